@@ -1,0 +1,138 @@
+"""Every error a user can meet.
+
+    EdgekitError                     1   anything below
+    ├── UsageError                   2   an option, name or recipe that cannot be (click's own errors share 2)
+    │   └── UnknownNameError         2   a name that no registry knows; carries the nearest one
+    ├── SourceError                  3   the model could not be loaded, or is not a module
+    │   ├── CaptureError             3   torch.export cannot capture it
+    │   └── NumericsError            3   NaN or infinity in weights or outputs
+    ├── DataError                    4   calibration, images or evaluation data cannot be used
+    ├── DeviceError                  5   the device cannot run what was asked
+    ├── MissingExtraError            6   an optional package is missing; carries the pip command
+    ├── ExportError                  7   a converter refused the model
+    │   └── UnsupportedOperatorError 7   ... because of an operator that it names
+    ├── QualityError                 8   the accuracy limit cannot be met: nothing is written
+    ├── BundleError                  9   not a bundle, or truncated, altered, hostile
+    │   └── SignatureError           9   ... or not signed by the key given
+    ├── OutputError                 10   the output path exists, or cannot be written; the disk is full
+    ├── InputError                  11   wrong names, dtypes or shapes given to a session
+    └── SessionError                12   a runtime failed to load or run an artifact
+
+The number is the exit code of the command line and stays what it is. 130 means interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgekitError(Exception):
+    """What happened, and `hint`: what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(EdgekitError):
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that is none of `known`."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
+        self.nearest = near[0] if near else None
+        hint = f"did you mean {self.nearest!r}? " if self.nearest else ""
+        super().__init__(f"unknown {kind} {name!r}", hint=f"{hint}known: {', '.join(self.known)}")
+
+
+class SourceError(EdgekitError):
+    exit_code = 3
+
+
+class CaptureError(SourceError):
+    pass
+
+
+class NumericsError(SourceError):
+    pass
+
+
+class DataError(EdgekitError):
+    exit_code = 4
+
+
+class DeviceError(EdgekitError):
+    exit_code = 5
+
+
+class MissingExtraError(EdgekitError):
+    """`package` is not installed; the extra of edgekit named `extra` brings it."""
+
+    exit_code = 6
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{purpose} needs {package}, which is not installed", hint=f'pip install "edgekit[{extra}]"')
+
+
+class ExportError(EdgekitError):
+    exit_code = 7
+
+
+class UnsupportedOperatorError(ExportError):
+    """A format has no way to express `operator`."""
+
+    def __init__(self, format: str, operator: str, *, detail: str = "", hint: str = "") -> None:
+        self.format, self.operator = format, operator
+        message = f"{format} cannot express the operator {operator}"
+        super().__init__(f"{message}: {detail}" if detail else message, hint=hint)
+
+
+class QualityError(EdgekitError):
+    """The artifact is too far from the float model; `layers` lists the worst as (name, sqnr_db)."""
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, layers: Iterable[tuple[str, float]] = (), hint: str = "") -> None:
+        self.layers = list(layers)
+        super().__init__(message, hint=hint)
+
+
+class BundleError(EdgekitError):
+    exit_code = 9
+
+
+class SignatureError(BundleError):
+    pass
+
+
+class OutputError(EdgekitError):
+    exit_code = 10
+
+
+class InputError(EdgekitError):
+    exit_code = 11
+
+
+class SessionError(EdgekitError):
+    exit_code = 12
+
+
+INTERRUPTED = 130
+
+
+def exit_codes() -> dict[int, str]:
+    """The exit code of each kind of failure, for documentation: code -> error class name."""
+    kinds = [EdgekitError, *EdgekitError.__subclasses__()]
+    return {kind.exit_code: kind.__name__ for kind in kinds} | {0: "success", INTERRUPTED: "interrupted"}

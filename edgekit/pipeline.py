@@ -1,0 +1,181 @@
+"""The build flow: source -> captured Model -> candidates, gated and timed -> the best one, packed as a Bundle."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from edgekit.bundle import Bundle
+from edgekit.candidates import Bench, Built, Candidate, choose, float_twin
+from edgekit.devices.device import Device, load_device
+from edgekit.errors import EdgekitError, OutputError
+from edgekit.exporters.base import Exporter
+from edgekit.model import Model
+from edgekit.packing import pack
+from edgekit.parity import Limits, Step, compare, judged_samples, run_model
+from edgekit.passes.base import Pipeline
+from edgekit.passes.capture import Capture
+from edgekit.passes.fold import FoldBatchNorm
+from edgekit.progress import Progress, silent
+from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions
+from edgekit.recipe import Recipe
+from edgekit.registry import EXPORTERS
+from edgekit.sources import resolve
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """`bundle` is on disk and verified; `summary` is what `export --json` prints."""
+
+    bundle: Bundle
+    built: tuple[Built, ...]
+    summary: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return self.summary
+
+
+def export(
+    source: str | torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    calibration: str | Path | Iterable[Any] | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Bundle:
+    """Takes a model to `device`, and proves it right. `options` are the fields of `Recipe` (device, output, ...).
+
+    `source`: a module, or what the command line takes. `example_inputs`: a tensor, tuple or dict by name.
+    `calibration`: a folder, or an iterable of inputs (a DataLoader will do). Raises UsageError for an unknown option,
+    and any EdgekitError of the build; nothing is then left at the output path.
+    """
+    label = source if isinstance(source, str) else type(source).__name__.lower()
+    recipe = Recipe.of({"source": label, **options}, origin="option")
+    data = str(calibration) if isinstance(calibration, Path) else calibration
+    return export_recipe(recipe, module=source, example_inputs=example_inputs, calibration=data, progress=progress).bundle
+
+
+def export_recipe(
+    recipe: Recipe,
+    *,
+    module: str | torch.nn.Module | None = None,
+    example_inputs: Any = None,
+    calibration: str | Iterable[Any] | None = None,
+    progress: Progress = silent,
+) -> ExportResult:
+    """The whole flow for `recipe`; `module`, `example_inputs` and `calibration` replace what the recipe names."""
+    start = time.perf_counter()
+    torch.manual_seed(recipe.seed)
+    device = load_device(recipe.device)
+    _formats(recipe, device)
+    progress("load", 0, 1)
+    original = resolve(
+        module if module is not None else recipe.source,
+        example_inputs=example_inputs,
+        calibration=calibration if calibration is not None else recipe.calibration,
+        calibration_samples=recipe.calibration_samples,
+        name=recipe.name,
+    )
+    output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
+    check_output(output, recipe.force)
+    model, steps = prepare(original, progress)
+    with TemporaryDirectory(prefix="edgekit-") as folder:
+        bench = Bench(
+            model=model,
+            device=device,
+            limits=Limits(recipe.max_drop, recipe.min_sqnr),
+            options=QuantizerOptions.of(recipe),
+            folder=Path(folder),
+            threads=recipe.threads,
+            progress=progress,
+        )
+        built = _build(recipe, bench)
+        winner, outcome = choose(built, device)
+        bundle, summary = pack(
+            recipe=recipe,
+            output=output,
+            device=device,
+            original=original,
+            winner=winner,
+            twin=float_twin(winner, outcome),
+            outcome=outcome,
+            steps=steps,
+            seconds=time.perf_counter() - start,
+        )
+    return ExportResult(bundle, tuple(outcome), summary)
+
+
+def prepare(original: Model, progress: Progress) -> tuple[Model, tuple[Step, ...]]:
+    """Captured and folded, each step compared with the eager module on real inputs."""
+    if original.onnx_path is not None:
+        return original, ()
+    samples = judged_samples(original)[:8]
+    captured = Capture()(original, progress)
+    eager = run_model(original.evolve_quietly(output_names=captured.output_names, module=_eval_copy(original)), samples)
+    exported = run_model(captured, samples)
+    folded = Pipeline([FoldBatchNorm()])(captured, progress)
+    steps = (compare("captured", eager, exported), compare("folded", exported, run_model(folded, samples)))
+    return folded, steps
+
+
+def _eval_copy(model: Model) -> torch.nn.Module:
+    return copy.deepcopy(model.module).eval()
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Raises OutputError now rather than after minutes of work."""
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists", hint="--force replaces it, -o names another")
+    folder = output.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"there is no folder {folder}", hint=f"mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} is not writable", hint="-o names another place")
+
+
+def _formats(recipe: Recipe, device: Device) -> list[str]:
+    """The formats to try, the device's own order. Raises DeviceError for one that it cannot run."""
+    if recipe.format == "auto":
+        return [name for name in device.formats if name in EXPORTERS]
+    device.unit_for(recipe.format)
+    return [recipe.format]
+
+
+def _exporter(format: str, recipe: Recipe) -> Exporter:
+    options: dict[str, Any] = {}
+    if recipe.opset is not None and format in ("onnx", "tensorrt"):
+        options["opset"] = recipe.opset
+    if recipe.channels_last and format == "litert":
+        options["channels_last_input"] = True
+    exporter: Exporter = EXPORTERS.load(format)(**options)
+    return exporter
+
+
+def _build(recipe: Recipe, bench: Bench) -> list[Built]:
+    """Every candidate, the float twin of each format first. A format whose packages are missing loses by that."""
+    built: list[Built] = []
+    for format in _formats(recipe, bench.device):
+        asked = recipe.quantize != "auto"
+        exporter = _exporter(format, recipe)
+        try:
+            exporter.check()
+            precisions = proposed_precisions(
+                bench.model, recipe.quantize, exporter.precisions, bench.device.precisions(format), format, bench.device.name
+            )
+        except EdgekitError as error:
+            if recipe.format != "auto":
+                raise
+            built.append(Built(Candidate(format, "-"), bench.model, why_not=error.message, error=error))
+            continue
+        for precision in precisions:
+            wanted = asked and (precision == recipe.quantize or recipe.quantize == "none")
+            built.append(bench.build(Candidate(format, precision, asked=wanted), exporter))
+    return built

@@ -1,0 +1,103 @@
+"""Name -> "module:attribute". A variant costs one row here; its module is imported when it is first used.
+
+Third parties add rows through entry points of the group `edgekit.<kind>` (`edgekit.exporters`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from edgekit.errors import UnknownNameError
+
+
+class Registry(Mapping[str, str]):
+    """The variants of one kind, by name. `registry.load(name)` imports and returns the object."""
+
+    def __init__(self, kind: str, rows: dict[str, str]) -> None:
+        self.kind = kind
+        self._own = rows
+
+    @cached_property
+    def _rows(self) -> dict[str, str]:
+        group = f"edgekit.{self.kind.replace(' ', '_')}s"
+        return {point.name: point.value for point in entry_points(group=group)} | self._own
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return self._rows[name]
+        except KeyError:
+            raise UnknownNameError(self.kind, name, self._rows) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def load(self, name: str) -> Any:
+        """Raises UnknownNameError for a name that nobody registered."""
+        module, _, attribute = self[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+
+EXPORTERS = Registry(
+    "exporter",
+    {
+        "onnx": "edgekit.exporters.onnx_exporter:OnnxExporter",
+        "tensorrt": "edgekit.exporters.tensorrt_exporter:TensorrtExporter",
+        "litert": "edgekit.exporters.litert_exporter:LitertExporter",
+        "executorch": "edgekit.exporters.executorch_exporter:ExecutorchExporter",
+        "inductor": "edgekit.exporters.inductor_exporter:InductorExporter",
+    },
+)
+
+SESSIONS = Registry(
+    "session",
+    {
+        "onnx": "edgekit.runtimes.onnx_session:OnnxSession",
+        "tensorrt": "edgekit.runtimes.onnx_session:TensorrtSession",
+        "litert": "edgekit.runtimes.litert_session:LitertSession",
+        "executorch": "edgekit.runtimes.executorch_session:ExecutorchSession",
+        "inductor": "edgekit.runtimes.inductor_session:InductorSession",
+        "torch": "edgekit.runtimes.torch_session:TorchSession",
+    },
+)
+
+QUANTIZERS = Registry(
+    "quantizer",
+    {
+        "int8": "edgekit.quantizers.static:StaticInt8",
+        "int8-dynamic": "edgekit.quantizers.dynamic:DynamicInt8",
+        "int8-weight-only": "edgekit.quantizers.weight_only:WeightOnlyInt8",
+        "int4-weight-only": "edgekit.quantizers.weight_only:WeightOnlyInt4",
+        "fp16": "edgekit.quantizers.half:Fp16",
+    },
+)
+
+OBSERVERS = Registry(
+    "observer",
+    {
+        "min-max": "edgekit.quantizers.observers:MinMax",
+        "percentile": "edgekit.quantizers.observers:Percentile",
+        "mse": "edgekit.quantizers.observers:MeanSquaredError",
+        "histogram": "edgekit.quantizers.observers:Histogram",
+    },
+)
+
+SAMPLES = Registry(
+    "sample",
+    {
+        "efficientnet-lite0": "edgekit.zoo.efficientnet:efficientnet_lite0",
+        "minilm": "edgekit.zoo.minilm:minilm",
+        "fashion-cnn": "edgekit.zoo.fashion:fashion_cnn",
+        "fashion-vit": "edgekit.zoo.fashion:fashion_vit",
+        "silero-vad": "edgekit.zoo.silero:silero_vad",
+    },
+)

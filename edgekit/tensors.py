@@ -1,0 +1,41 @@
+"""What a tensor looks like at the boundary of a model: name, dtype, shape."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+DTYPES: dict[str, np.dtype] = {
+    name: np.dtype(name)
+    for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """`shape` holds an int for a fixed dimension and a name (str) for a dynamic one."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(size, int) for size in self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes with every dynamic dimension taken as 1."""
+        return DTYPES[self.dtype].itemsize * math.prod(s if isinstance(s, int) else 1 for s in self.shape)
+
+    def mismatch(self, array: np.ndarray) -> str | None:
+        """Why `array` does not fit, or None where it does."""
+        if array.dtype != DTYPES[self.dtype]:
+            return f"dtype {array.dtype}, allowed {self.dtype}"
+        if len(array.shape) != len(self.shape) or any(
+            isinstance(want, int) and want != got for want, got in zip(self.shape, array.shape, strict=True)
+        ):
+            return f"shape {list(array.shape)}, allowed {list(self.shape)}"
+        return None

@@ -1,0 +1,1 @@
+"""Trained models that a user can name (registry SAMPLES). Their weights come from packages, never from a download."""

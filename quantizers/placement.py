@@ -1,0 +1,154 @@
+"""Which nodes run in integers, and which of their values need a grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekit.quantization import ActivationGrid, Scheme
+from edgekit.quantizers.anatomy import (
+    ELEMENTWISE,
+    MOVERS,
+    NORMALISATIONS,
+    REDUCTIONS,
+    aten,
+    clamp_bounds,
+    fused_source,
+    through_padding,
+    weighted_layer,
+)
+from edgekit.quantizers.calibration import Statistics
+from edgekit.quantizers.observers import Observer
+
+
+@dataclass
+class Placement:
+    """`layers`: nodes that run quantized, in graph order. `family`: node name -> the name that stands for its grid.
+
+    Names of one family share one grid: the ends of a concatenation, and what only moves values about.
+    """
+
+    layers: list[str] = field(default_factory=list)
+    family: dict[str, str] = field(default_factory=dict)
+
+    def join(self, name: str, other: str) -> None:
+        self.family.setdefault(name, name)
+        self.family.setdefault(other, other)
+        old, new = self.family[name], self.family[other]
+        for member, head in self.family.items():
+            if head == old:
+                self.family[member] = new
+
+
+def place(graph: GraphModule, scheme: Scheme, keep: set[str], elementwise: bool | None = None) -> Placement:
+    """Convolutions and products with a stored weight, and what lies between them where `elementwise` (add, mul, cat,
+    pooling, moves). None: not in networks that normalise by layer: their residual streams carry outliers that 8 bits
+    do not hold.
+    """
+    if elementwise is None:
+        elementwise = not any(node.target in NORMALISATIONS for node in graph.graph.nodes)
+    placement, integers = Placement(), set[Node]()
+    for node in graph.graph.nodes:
+        if node.name in keep or node.op != "call_function" or not _makes_floats(node):
+            continue
+        layer = weighted_layer(node)
+        if layer is not None and _makes_floats(layer.weight_node):
+            source = through_padding(layer.source)
+            placement.family.setdefault(source.name, source.name)
+        elif not (elementwise and _follows(node, integers, placement)):
+            continue
+        placement.layers.append(node.name)
+        end = fused_end(node)
+        integers.update((node, end))
+        if layer is None or layer.is_convolution or not scheme.float_outputs:
+            placement.family.setdefault(end.name, end.name)
+    if scheme.float_outputs:
+        _free_outputs(graph, placement)
+    return placement
+
+
+def fused_end(node: Node) -> Node:
+    """The clamp that the kernel of `node` applies itself, or `node`."""
+    users = list(node.users)
+    if len(users) == 1 and fused_source(users[0]) is node and clamp_bounds(users[0]) is not None:
+        return users[0]
+    return node
+
+
+def activation_grid(low: float, high: float, scheme: Scheme) -> ActivationGrid:
+    """The scheme's grid over [low, high], widened to hold zero exactly; a range of nothing becomes step 1."""
+    quant_min, quant_max = scheme.activation_range
+    low, high = min(low, 0.0), max(high, 0.0)
+    if scheme.symmetric_activations:
+        scale = max(-low, high) / quant_max
+        point = 0
+    else:
+        scale = (high - low) / (quant_max - quant_min)
+        point = 0
+    if scale < 1e-12:
+        scale, point = 1.0, 0
+    elif not scheme.symmetric_activations:
+        point = min(max(quant_min - round(low / scale), quant_min), quant_max)
+    # What the file formats store is float32: the grid must be that number too.
+    return ActivationGrid(float(_float32(scale)), point, scheme.activation_dtype, quant_min, quant_max)
+
+
+def grids(
+    placement: Placement, statistics: Statistics, observer: Observer, scheme: Scheme
+) -> dict[str, ActivationGrid]:
+    """A grid by node name; a family's range is the union of its members' ranges."""
+    quant_min, quant_max = scheme.activation_range
+    ranges: dict[str, tuple[float, float]] = {}
+    for name, head in placement.family.items():
+        seen = statistics.seen.get(name)
+        if seen is None:
+            continue
+        low, high = observer.range_of(seen, quant_max - quant_min, scheme.symmetric_activations)
+        known = ranges.get(head, (0.0, 0.0))
+        ranges[head] = min(known[0], low), max(known[1], high)
+    return {
+        name: activation_grid(*ranges[head], scheme) for name, head in placement.family.items() if head in ranges
+    }
+
+
+def _follows(node: Node, integers: set[Node], placement: Placement) -> bool:
+    """Whether every input of `node` is already there as integers; joins families where values only move."""
+    sources = node.all_input_nodes
+    if not sources or any(source not in integers for source in sources):
+        return False
+    if node.target in MOVERS:
+        placement.join(node.name, sources[0].name)
+    elif node.target is aten.cat.default:
+        for source in sources:
+            placement.join(source.name, node.name)
+    elif node.target in ELEMENTWISE:
+        return len(sources) == 2 and not node.kwargs.get("alpha") and _same_rank(*sources)
+    else:
+        return node.target in REDUCTIONS
+    return True
+
+
+def _free_outputs(graph: GraphModule, placement: Placement) -> None:
+    """No grid where nothing but the model's output reads a value."""
+    shared = [placement.family[name] for name in placement.family]
+    for node in graph.graph.nodes:
+        alone = node.name in placement.family and shared.count(placement.family[node.name]) == 1
+        if alone and weighted_layer(node) is not None and all(user.op == "output" for user in node.users):
+            del placement.family[node.name]
+
+
+def _makes_floats(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _same_rank(left: Node, right: Node) -> bool:
+    return left.meta["val"].dim() == right.meta["val"].dim()
+
+
+def _float32(value: float) -> float:
+    import numpy as np
+
+    return float(np.float32(value))

@@ -1,0 +1,104 @@
+"""From a precision's name to a quantized Model: what the build flow asks of this wing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from edgekit.errors import DataError, DeviceError
+from edgekit.model import Model
+from edgekit.progress import Progress
+from edgekit.quantization import Scheme
+from edgekit.quantizers.base import Quantizer
+from edgekit.quantizers.lower import to_pt2e
+from edgekit.quantizers.sensitivity import layer_sqnr
+from edgekit.recipe import Recipe
+from edgekit.registry import QUANTIZERS
+
+FLOAT = "fp32"
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d")
+
+
+@dataclass(frozen=True)
+class QuantizerOptions:
+    """What a user may say about every quantizer; a method takes those of these fields that it has itself."""
+
+    observer: str = "mse"
+    equalize: bool = True
+    bias_correction: bool = True
+    learned_rounding: bool = True
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> QuantizerOptions:
+        return cls(recipe.observer, recipe.equalize, recipe.bias_correction, recipe.learned_rounding)
+
+
+def quantize(
+    model: Model,
+    precision: str,
+    scheme: Scheme,
+    options: QuantizerOptions,
+    keep: tuple[tuple[str, str], ...],
+    progress: Progress,
+) -> Model:
+    """`model` quantized by the method that `precision` names; `keep` lists (layer, why) that stay float."""
+    method: type[Quantizer] = QUANTIZERS.load(precision)
+    own = {field.name for field in fields(method)}
+    chosen = {field.name: getattr(options, field.name) for field in fields(options) if field.name in own}
+    return method(scheme=scheme, keep=keep, **chosen)(model, progress)
+
+
+def simulate(model: Model) -> Model:
+    """The quantized Model as torch computes it: the reference that every artifact is held against."""
+    if model.quantization is None or not model.quantization.weights:
+        return model
+    return model.evolve_quietly(module=to_pt2e(model), quantization=None)
+
+
+def worst_layers(reference: Model, quantized: Model) -> list[tuple[str, float]]:
+    """(layer, SQNR in dB of its output against the float model), worst first."""
+    return sorted(layer_sqnr(reference, quantized), key=lambda row: row[1])
+
+
+def proposed_precisions(
+    model: Model, asked: str, carried: Sequence[str], runs: Sequence[str], format: str, device: str
+) -> list[str]:
+    """The precisions to build, fp32 first: it is what the others are compared with.
+
+    `carried`: what the exporter can write. `runs`: what the device's kernels have. `auto` takes static int8 for
+    models that spend their work in convolutions and dynamic int8 for the others, and fp16 where the device has it.
+    Raises DeviceError where `asked` cannot be had, DataError where static int8 lacks calibration data.
+    """
+    possible = [precision for precision in carried if precision in runs or precision == FLOAT]
+    if asked == "none":
+        return [FLOAT]
+    if asked != "auto":
+        if asked not in possible:
+            raise DeviceError(
+                f"{device} cannot run {format} in {asked}", hint=f"there it runs: {', '.join(possible)}; or --format auto"
+            )
+        if asked == "int8" and not model.calibration:
+            raise DataError("int8 needs calibration data, got none", hint="--calibration DIR, or --quantize int8-dynamic")
+        return [FLOAT, asked]
+    chosen = [FLOAT]
+    integer = "int8" if model.calibration and ("int8-dynamic" not in possible or mostly_convolutions(model)) else "int8-dynamic"
+    return chosen + [precision for precision in (integer, "fp16") if precision in possible]
+
+
+def mostly_convolutions(model: Model) -> bool:
+    """Whether more weights sit in convolutions than in linear layers and matrix products: static int8 pays there."""
+    convolutional = linear = 0
+    for node in model.graph.graph.nodes:
+        if node.op != "call_function" or not hasattr(node.target, "__name__"):
+            continue
+        name = str(node.target).split(".")[1] if "." in str(node.target) else ""
+        weight = sum(
+            source.meta["val"].numel()
+            for source in node.all_input_nodes
+            if source.op == "get_attr" and hasattr(source.meta.get("val"), "numel")
+        )
+        if name in CONVOLUTIONS:
+            convolutional += weight
+        elif name in ("linear", "addmm", "mm", "matmul"):
+            linear += weight
+    return convolutional > linear

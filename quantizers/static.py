@@ -1,0 +1,78 @@
+"""int8 weights and activations, on ranges found beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from torch.fx import GraphModule
+
+from edgekit.errors import UnknownNameError
+from edgekit.model import Model
+from edgekit.passes.fold import FoldBatchNorm
+from edgekit.progress import Progress
+from edgekit.quantization import Fallback, Quantization, WeightGrid
+from edgekit.quantizers.anatomy import WeightedLayer, layer_weight, replace_tensor, weighted_layers
+from edgekit.quantizers.base import Quantizer
+from edgekit.quantizers.calibration import calibrate
+from edgekit.quantizers.grids import on_grid, weight_grid
+from edgekit.quantizers.observers import Observer
+from edgekit.quantizers.placement import grids, place
+from edgekit.registry import OBSERVERS
+
+
+@dataclass(frozen=True)
+class StaticInt8(Quantizer):
+    """`observer`: a name of the registry OBSERVERS.
+
+    `elementwise`: also add, mul, cat, pooling and moves between quantized layers run in integers; None decides by the
+    network, see `placement.place`. `learned_rounding` chooses each weight's step by the layer's output error on
+    calibration data and corrects the bias with it; `bias_correction` alone only moves the bias.
+    `cache_dir`: learned rounding keeps each finished layer there and goes on where it was interrupted.
+    """
+
+    observer: str = "min-max"
+    equalize: bool = False
+    learned_rounding: bool = True
+    bias_correction: bool = True
+    elementwise: bool | None = None
+    cache_dir: Path | None = None
+
+    method: ClassVar[str] = "int8"
+    needs_calibration: ClassVar[bool] = True
+
+    def requires(self, model: Model) -> None:
+        super().requires(model)
+        if self.observer not in OBSERVERS:
+            raise UnknownNameError("observer", self.observer, OBSERVERS)
+
+    def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
+        model = FoldBatchNorm()(model, progress)
+        statistics = calibrate(model, progress)
+        keep = {name for name, _ in self.keep}
+        placement = place(model.graph, self.scheme, keep, self.elementwise)
+        observer: Observer = OBSERVERS.load(self.observer)()
+        graph = model.copy_graph()
+        layers = [layer for layer in weighted_layers(graph) if layer.node.name in placement.layers]
+        record = Quantization(
+            method=self.method,
+            scheme=self.scheme,
+            weights=weight_grids(graph, layers, self.scheme),
+            activations=grids(placement, statistics, observer, self.scheme),
+            layers=tuple(placement.layers),
+            fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
+        )
+        round_to_nearest(graph, record, layers)
+        detail = f"{len(layers)} layers, {len(record.activations)} activation grids, {self.observer}"
+        return replace(model, module=graph, quantization=record), detail
+
+
+def weight_grids(graph: GraphModule, layers: list[WeightedLayer], scheme) -> dict[str, WeightGrid]:
+    return {layer.weight: weight_grid(layer_weight(graph, layer), layer.axis, scheme) for layer in layers}
+
+
+def round_to_nearest(graph: GraphModule, record: Quantization, layers: list[WeightedLayer]) -> None:
+    """Puts the weights of `layers` onto their grids, in place."""
+    for layer in layers:
+        replace_tensor(graph, layer.weight, on_grid(layer_weight(graph, layer), record.weights[layer.weight]))
