@@ -96,7 +96,14 @@ def calibration_of(device: Device, unit: Unit) -> Calibration:
         for key, value in device.efficiency.items()
         if key.startswith(f"{unit.name}/")
     }
-    return reference_calibration("cpu" if _is_cpu(unit) else "gpu").overlaid(own)
+    return reference_calibration(family_of(device, unit)).overlaid(own)
+
+
+def family_of(device: Device, unit: Unit) -> str:
+    """Which reference stands in for a device that was not measured; processors of other makes are taken as ARM's."""
+    if not _is_cpu(unit):
+        return "gpu"
+    return "cpu-x86_64" if device.arch == "x86_64" else "cpu-aarch64"
 
 
 def roofs(device: Device, format: str, threads: int | None = None) -> tuple[Roof, ...]:
@@ -132,9 +139,7 @@ def bandwidth_gbps(unit: Unit, threads: int | None = None) -> float:
     return min(unit.bandwidth_gbps, single * _threads(unit, threads))
 
 
-def _time(
-    segment: Segment, unit: Unit, calibration: Calibration, threads: int | None, factor: float
-) -> SegmentTime:
+def _time(segment: Segment, unit: Unit, calibration: Calibration, threads: int | None, factor: float) -> SegmentTime:
     efficiency = calibration.efficiency(segment.kind, segment.precision)
     compute_s = segment.flops / (peak_gflops(unit, segment.precision, threads) * efficiency * 1e9)
     memory = calibration.efficiency("memory", segment.precision)

@@ -15,11 +15,13 @@ from edgekit.runtimes.session import SessionOptions
 
 
 def truncate(model: Model, layer: str) -> Model:
-    """The part of `model` that ends in the graph node `layer`, its only output; inputs it does not need are gone."""
+    """`model` up to the graph node `layer`: its outputs are that node's and all that later nodes would have read.
+
+    Inputs that it does not need are gone.
+    """
     graph = model.copy_graph()
-    nodes = {node.name: node for node in graph.graph.nodes}
-    output = graph.graph.output_node()
-    output.args = ((nodes[layer],),)
+    frontier = _frontier(graph, layer)
+    graph.graph.output_node().args = (tuple(frontier),)
     graph.graph.eliminate_dead_code()
     kept: list[str] = []
     for name, node in zip(model.example_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
@@ -46,10 +48,26 @@ def truncate(model: Model, layer: str) -> Model:
         dynamic={name: dims for name, dims in model.dynamic.items() if name in kept},
         calibration=tuple(_only(sample, kept) for sample in model.calibration),
         held_out=tuple(_only(sample, kept) for sample in model.held_out),
-        output_names=(layer,),
+        output_names=tuple(node.name for node in frontier),
         quantization=quantization,
         postprocess=None,
     )
+
+
+def _frontier(graph: torch.fx.GraphModule, layer: str) -> list[torch.fx.Node]:
+    """`layer` and the computed floating-point tensors that stand before it and are read after it."""
+    nodes = list(graph.graph.nodes)
+    place = {node: index for index, node in enumerate(nodes)}
+    end = next(index for index, node in enumerate(nodes) if node.name == layer)
+    alive = [
+        node
+        for node in nodes[: end + 1]
+        if node.op == "call_function"
+        and isinstance(node.meta.get("val"), torch.Tensor)
+        and node.meta["val"].is_floating_point()
+        and (node is nodes[end] or any(place[user] > end for user in node.users))
+    ]
+    return alive
 
 
 def _only(sample: Sample, names: list[str]) -> Sample:
@@ -59,11 +77,11 @@ def _only(sample: Sample, names: list[str]) -> Sample:
 def first_bad_layer(
     model: Model, reference: Model, exporter: Exporter, device: Device, limit_db: float, samples: int = 4
 ) -> tuple[str, float] | None:
-    """The first layer whose artifact leaves `reference` (the torch simulation) by more than `limit_db` SQNR.
+    """The first layer with which the artifact leaves `reference` (the torch simulation) below `limit_db` SQNR.
 
     `model` and `reference` share node names. Costs log2(layers) exports. None where every prefix holds.
     """
-    layers = [name for name in candidate_layers(model)]
+    layers = candidate_layers(model)
     distance: dict[int, float] = {}
 
     def sqnr_at(index: int) -> float:

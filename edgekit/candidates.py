@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from edgekit.costs import segments as count_segments
 from edgekit.devices.device import Device
 from edgekit.devices.latency import Prediction, predict
 from edgekit.devices.segment import Segment
-from edgekit.errors import EdgekitError, QualityError
+from edgekit.errors import EdgekitError, ExportError, QualityError
 from edgekit.exporters.base import Artifact, Exporter
+from edgekit.exporters.onnx_source import quantize_onnx
 from edgekit.model import Model
 from edgekit.parity import (
     FLOAT_SQNR_DB,
@@ -31,9 +33,11 @@ from edgekit.parity import (
 )
 from edgekit.progress import Progress
 from edgekit.quantization import Fallback
-from edgekit.quantizers.quantize import QuantizerOptions, quantize, worst_layers
+from edgekit.quantizers.quantize import QuantizerOptions, quantize, simulate, worst_layers
+from edgekit.quantizers.sensitivity import sensitivities
 from edgekit.runtimes.session import SessionOptions
 
+# Past this a model is better served in float.
 MAX_FALLBACKS = 8
 TIMED_RUNS = 30
 
@@ -54,7 +58,8 @@ class Candidate:
 class Built:
     """A candidate as it came out. `why_not` is set where it was refused or lost; `artifact` is None where none came.
 
-    `host_ms` is the median on this machine; `device` what the latency model expects of the target.
+    `host_ms` is the median on this machine; `device` what the latency model expects of the target. `answers`: the
+    artifact's outputs on the judged samples.
     """
 
     candidate: Candidate
@@ -65,6 +70,7 @@ class Built:
     segments: tuple[Segment, ...] = ()
     host_ms: float | None = None
     device: Prediction | None = None
+    answers: Outputs = field(default_factory=dict)
     fallbacks: tuple[Fallback, ...] = ()
     why_not: str = ""
     error: EdgekitError | None = None
@@ -107,16 +113,15 @@ class Bench:
             violation = self._violation(built)
             if violation is None:
                 return replace(built, host_ms=self._time(built), device=self._predict(built))
-            blamed = self._blame(built, exporter, keep) if len(keep) < MAX_FALLBACKS else None
-            if blamed is None:
-                layers = worst_layers(self.model, built.model)[:10] if built.model.quantization else []
+            blamed = self._blame(built, exporter) if len(keep) < MAX_FALLBACKS else ()
+            if not blamed:
                 error = QualityError(
                     f"{candidate}: {violation}",
-                    layers=layers,
+                    layers=worst_layers(self.model, built.model)[:10],
                     hint="raise --max-drop, give more calibration data, or --quantize none",
                 )
                 return replace(built, why_not=violation, error=error)
-            keep = (*keep, blamed)
+            keep = (*keep, *blamed)
 
     def _attempt(self, candidate: Candidate, exporter: Exporter, keep: tuple[Fallback, ...]) -> Built:
         self.progress(f"{candidate}: quantize", 0, 3)
@@ -127,7 +132,7 @@ class Bench:
         samples = judged_samples(self.model)
         steps: list[Step] = []
         simulated = self.reference
-        if model.quantization is not None:
+        if model.quantization is not None and model.onnx_path is None:
             simulated = self._simulate(model)
             steps.append(compare(f"quantized ({candidate.precision})", self.reference, simulated))
         with artifact.open(model, SessionOptions(threads=self.threads)) as session:
@@ -141,13 +146,21 @@ class Bench:
             judge(self.model, self.reference, actual),
             tuple(steps),
             count_segments(model, candidate.precision),
-            fallbacks=(*keep, *(record.fallbacks if record else ())),
+            answers=actual,
+            fallbacks=record.fallbacks if record else (),
         )
 
     def _quantize(self, precision: str, exporter: Exporter, keep: tuple[Fallback, ...]) -> Model:
+        scheme = exporter.scheme(self.device)
+        if self.model.onnx_path is not None and exporter.needs_torch_module:
+            raise ExportError(
+                f"{exporter.format} starts from a torch module, and {self.model.name} is a trained .onnx file",
+                hint="--format onnx or tensorrt, or give the module that the file was exported from",
+            )
         if precision == "fp32":
             return self.model
-        scheme = exporter.scheme(self.device)
+        if self.model.onnx_path is not None:
+            return quantize_onnx(self.model, precision, scheme)
         key = (precision, scheme, keep)
         if key not in self._quantized:
             self._quantized[key] = quantize(
@@ -156,8 +169,6 @@ class Bench:
         return self._quantized[key]
 
     def _simulate(self, model: Model) -> Outputs:
-        from edgekit.quantizers.quantize import simulate
-
         return run_model(simulate(model), judged_samples(self.model))
 
     def _violation(self, built: Built) -> str | None:
@@ -169,23 +180,28 @@ class Bench:
             return None
         return built.quality.violation(self.limits)
 
-    def _blame(self, built: Built, exporter: Exporter, keep: tuple[Fallback, ...]) -> Fallback | None:
-        """The layer to keep in float next: the runtime's first bad one, or the quantizer's most harmful one."""
+    def _blame(self, built: Built, exporter: Exporter) -> tuple[Fallback, ...]:
+        """The layers to keep in float next: the runtime's first bad one, or those that cost the most quality.
+
+        The latter double from one attempt to the next, taken by the noise that they make for the work that they are.
+        """
         assert built.quality is not None
         record = built.model.quantization
-        if record is None or not record.layers:
-            return None
+        if record is None or not record.weights or not record.activations:
+            return ()
         simulated = built.steps[0].sqnr_db
         if built.quality.sqnr_db < simulated - RUNTIME_LOSS_DB:
-            from edgekit.quantizers.quantize import simulate
-
             found = first_bad_layer(built.model, simulate(built.model), exporter, self.device, simulated)
             if found is not None and found[0] in record.layers:
-                return Fallback(found[0], "fp32", f"{exporter.format} computes it {found[1]:.1f} dB from its reference")
-        for layer, sqnr in worst_layers(self.model, built.model):
-            if layer in record.layers and layer not in {fallback.layer for fallback in keep}:
-                return Fallback(layer, "fp32", f"alone limits the output to {sqnr:.1f} dB")
-        return None
+                why = f"{exporter.format} computes it {found[1]:.1f} dB from its reference"
+                return (Fallback(found[0], "fp32", why),)
+        kept = len(record.fallbacks)
+        rows = sensitivities(self.model, built.model, progress=self.progress)
+        rows.sort(key=lambda row: -(10 ** (-row.sqnr_db / 10)) / max(row.mflops, 0.01))
+        return tuple(
+            Fallback(row.layer, "fp32", f"alone it limits the output to {row.sqnr_db:.1f} dB")
+            for row in rows[: max(1, kept)]
+        )
 
     def _time(self, built: Built) -> float:
         assert built.artifact is not None
@@ -242,7 +258,7 @@ def score(built: Built, device: Device, host_unit: str, scale: float) -> float:
     predicted = built.device.latency_ms
     if device.unit_for(built.candidate.format).name != host_unit:
         return predicted
-    return (predicted * built.host_ms * scale) ** 0.5
+    return math.sqrt(predicted * built.host_ms * scale)
 
 
 def _host_scale(alive: Sequence[Built], device: Device, host_unit: str) -> float:
@@ -276,6 +292,10 @@ def _only_asked(one: Built) -> Built:
 def float_twin(one: Built, built: Sequence[Built]) -> Built | None:
     """The fp32 candidate of the same format."""
     return next(
-        (other for other in built if other.candidate.format == one.candidate.format and other.candidate.precision == "fp32"),
+        (
+            other
+            for other in built
+            if other.candidate.format == one.candidate.format and other.candidate.precision == "fp32"
+        ),
         None,
     )

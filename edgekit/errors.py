@@ -28,9 +28,10 @@ from collections.abc import Iterable
 
 
 class EdgekitError(Exception):
-    """What happened, and `hint`: what to do about it."""
+    """What happened, and `hint`: what to do about it. `trail` is set by a pipeline: which pass failed, after which."""
 
     exit_code = 1
+    trail = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -38,7 +39,8 @@ class EdgekitError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+        message = f"{self.message} ({self.trail})" if self.trail else self.message
+        return f"{message}\n  hint: {self.hint}" if self.hint else message
 
 
 class UsageError(EdgekitError):
@@ -134,5 +136,5 @@ INTERRUPTED = 130
 
 def exit_codes() -> dict[int, str]:
     """The exit code of each kind of failure, for documentation: code -> error class name."""
-    kinds = [EdgekitError, *EdgekitError.__subclasses__()]
+    kinds: list[type[EdgekitError]] = [EdgekitError, *EdgekitError.__subclasses__()]
     return {kind.exit_code: kind.__name__ for kind in kinds} | {0: "success", INTERRUPTED: "interrupted"}

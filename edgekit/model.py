@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.bundle.manifest import Postprocess, Preprocess
+from edgekit.bundle.manifest import Postprocess, Preprocess, TextPreprocess
 from edgekit.errors import DataError, NumericsError, SourceError
 from edgekit.quantization import Quantization
 from edgekit.tensors import TensorSpec
@@ -60,6 +60,7 @@ class Model:
 
     `calibration` and `held_out` are samples shaped like the example inputs; ranges are found on the first, quality
     is judged on the second. `module` is the user's own, or once captured the torch.export graph (`graph`).
+    `labels`: the class of each held-out sample, where known. `previews`: a few files that a report may show.
     `onnx_path` is set for a trained .onnx file, which has no module.
     """
 
@@ -72,9 +73,10 @@ class Model:
     calibration: tuple[Sample, ...] = ()
     held_out: tuple[Sample, ...] = ()
     labels: tuple[int, ...] = ()
-    preprocess: Preprocess | None = None
+    preprocess: Preprocess | TextPreprocess | None = None
     postprocess: Postprocess | None = None
     tokenizer: Path | None = None
+    previews: tuple[Path, ...] = ()
     source: Source = Source("module", "", "")
     history: tuple[HistoryEntry, ...] = ()
     quantization: Quantization | None = None
@@ -101,7 +103,7 @@ class Model:
             example = self.example_inputs[name]
             loose = self.dynamic.get(name, {})
             fits = value.dim() == example.dim() and all(
-                got == want or dim in loose for dim, (got, want) in enumerate(zip(value.shape, example.shape))
+                got == want or dim in loose for dim, (got, want) in enumerate(zip(value.shape, example.shape, strict=True))
             )
             if not fits or value.dtype != example.dtype:
                 raise DataError(

@@ -19,7 +19,7 @@ from edgekit.devices.device import Device, load_device
 from edgekit.errors import EdgekitError, OutputError
 from edgekit.exporters.base import Exporter
 from edgekit.model import Model
-from edgekit.packing import pack
+from edgekit.packing import installed_versions, pack
 from edgekit.parity import Limits, Step, compare, judged_samples, run_model
 from edgekit.passes.base import Pipeline
 from edgekit.passes.capture import Capture
@@ -28,6 +28,7 @@ from edgekit.progress import Progress, silent
 from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions
 from edgekit.recipe import Recipe
 from edgekit.registry import EXPORTERS
+from edgekit.reporting import Evidence
 from edgekit.sources import resolve
 
 
@@ -60,7 +61,9 @@ def export(
     label = source if isinstance(source, str) else type(source).__name__.lower()
     recipe = Recipe.of({"source": label, **options}, origin="option")
     data = str(calibration) if isinstance(calibration, Path) else calibration
-    return export_recipe(recipe, module=source, example_inputs=example_inputs, calibration=data, progress=progress).bundle
+    return export_recipe(
+        recipe, module=source, example_inputs=example_inputs, calibration=data, progress=progress
+    ).bundle
 
 
 def export_recipe(
@@ -99,17 +102,21 @@ def export_recipe(
         )
         built = _build(recipe, bench)
         winner, outcome = choose(built, device)
-        bundle, summary = pack(
-            recipe=recipe,
-            output=output,
+        seconds = {"total": time.perf_counter() - start}
+        evidence = Evidence(
             device=device,
             original=original,
+            folded=model,
             winner=winner,
             twin=float_twin(winner, outcome),
             outcome=outcome,
+            reference=bench.reference,
             steps=steps,
-            seconds=time.perf_counter() - start,
+            threads=recipe.threads,
+            seconds=seconds,
+            versions=installed_versions(),
         )
+        bundle, summary = pack(recipe, output, evidence)
     return ExportResult(bundle, tuple(outcome), summary)
 
 
@@ -168,7 +175,12 @@ def _build(recipe: Recipe, bench: Bench) -> list[Built]:
         try:
             exporter.check()
             precisions = proposed_precisions(
-                bench.model, recipe.quantize, exporter.precisions, bench.device.precisions(format), format, bench.device.name
+                bench.model,
+                recipe.quantize,
+                exporter.precisions,
+                bench.device.precisions(format),
+                format,
+                bench.device.name,
             )
         except EdgekitError as error:
             if recipe.format != "auto":

@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from edgekit.devices.device import ALIASES, profile_names
 from edgekit.errors import UnknownNameError, UsageError
@@ -55,7 +55,7 @@ class Option:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
-    def check(self, value: object) -> Scalar:
+    def check(self, value: Any) -> Scalar:
         """The value as its field holds it. Raises UsageError or UnknownNameError."""
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
@@ -72,8 +72,7 @@ class Option:
             raise UnknownNameError(self.kind, str(value), self.choices())
         if self.minimum is not None and isinstance(value, int | float) and not value >= self.minimum:
             raise UsageError(f"{self.name} is {value}, allowed {self.minimum:g} or more")
-        checked: Scalar = value
-        return checked
+        return cast(Scalar, value)
 
 
 def _option(
@@ -178,10 +177,10 @@ class Recipe:
     equalize: bool = _option("even out weight ranges across layers (CLE) first", "Quantization", default=True)
     bias_correction: bool = _option("cancel the mean error that rounding leaves", "Quantization", default=True)
     learned_rounding: bool = _option(
-        "learn which way each weight rounds: minutes, resumable", "Quantization", default=False
+        "learn which way each weight rounds, layer by layer; resumable", "Quantization", default=True
     )
     max_drop: float | None = _option(
-        "refuse where more than this share of top-1 decisions is lost, in points (percent)",
+        "refuse where accuracy (or agreement with the float model) drops by more points (percent) than this",
         "Limits",
         default=None,
         metavar="POINTS",
@@ -204,7 +203,7 @@ class Recipe:
     )
     include_float: bool = _option("pack the float twin too, to evaluate against it later", "Output", default=False)
     sign: str | None = _option(
-        "ed25519 private key (`edgekit keygen` makes one) to sign with",
+        "private key to sign with (ed25519; `edgekit keygen` makes one)",
         "Output",
         default=None,
         metavar="KEY",
@@ -215,23 +214,23 @@ class Recipe:
     report: bool = _option("write the HTML report into the bundle", "Output", default=True, shapes_artifact=False)
     force: bool = _option("replace an existing output", "Output", default=False, shapes_artifact=False)
     name: str | None = _option("what the bundle calls the model", "Output", default=None, metavar="NAME")
-    seed: int = _option("for everything random", "Quantization", default=0, metavar="N", minimum=0)
+    seed: int = _option("seed of everything random", "Quantization", default=0, metavar="N", minimum=0)
 
     def __post_init__(self) -> None:
         for option in recipe_options():
             object.__setattr__(self, option.name, option.check(getattr(self, option.name)))
 
     @classmethod
-    def of(cls, values: Mapping[str, object], origin: str = "recipe") -> Recipe:
+    def of(cls, values: Mapping[str, object], origin: str = "recipe key") -> Recipe:
         """From names and values. Raises UnknownNameError, with the nearest key, and UsageError for a missing one."""
         known = {option.name: option for option in recipe_options()}
         for key in values:
             if key not in known:
-                raise UnknownNameError(f"{origin} key", key, known)
+                raise UnknownNameError(origin, key, known)
         for option in known.values():
             if option.required and option.name not in values:
-                hint = f"give {option.name.upper() if option.name == 'source' else option.flag}: {option.help}"
-                raise UsageError(f"the {origin} has no {option.name}", hint=hint)
+                hint = f"{option.name}: {option.help}"
+                raise UsageError(f"no {option.name} is given", hint=hint)
         return cls(**{key: known[key].check(value) for key, value in values.items()})  # type: ignore[arg-type]
 
     @classmethod

@@ -53,6 +53,8 @@ class ExecutorchExporter(Exporter):
         """The ExportedProgram that is lowered: PT2E form where integers are asked for, dimensions bounded."""
         import torch
 
+        from edgekit.exporters.executorch_graph import keep_mean_dimensions, open_attention
+        from edgekit.passes.capture import widen
         from edgekit.quantizers.lower import to_pt2e
 
         record = model.quantization
@@ -61,14 +63,13 @@ class ExecutorchExporter(Exporter):
             # 4-bit weights have kernels for activations quantized at run time only (8da4w)
             dynamic = record.method == "int4-weight-only"
             graph = to_pt2e(replace(model, quantization=replace(record, method="int8-dynamic")) if dynamic else model)
+        graph = open_attention(keep_mean_dimensions(graph if graph is not model.graph else model.copy_graph()))
         limits = self._limits(model)
         symbols = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in limits.items()}
         shapes = tuple(
             {dim: symbols[symbol] for dim, symbol in model.dynamic.get(name, {}).items()}
             for name in model.example_inputs
         )
-        from edgekit.passes.capture import widen
-
         try:
             return torch.export.export(
                 graph, tuple(widen(model).values()), dynamic_shapes=shapes if limits else None, strict=False
@@ -77,7 +78,8 @@ class ExecutorchExporter(Exporter):
             raise ExportError(f"executorch: torch.export refused the graph: {_headline(error)}") from error
 
     def _limits(self, model: Model) -> dict[str, int]:
-        given, limits = dict(self.limits), {}
+        given = dict(self.limits)
+        limits: dict[str, int] = {}
         for sample in (model.example_inputs, *model.calibration, *model.held_out):
             for name, dims in model.dynamic.items():
                 for dim, symbol in dims.items():
@@ -113,7 +115,9 @@ def _lower(program: Any, *, dynamic_weights: bool) -> tuple[Any, tuple[str, ...]
 def _explain(error: Exception) -> ExportError:
     missing = re.search(r"[Mm]issing (?:out variants|operators?)[^'\"]*['\"]([\w:.]+)", str(error))
     if missing:
-        return UnsupportedOperatorError("executorch", missing.group(1), hint="replace the operator, or use --format onnx")
+        return UnsupportedOperatorError(
+            "executorch", missing.group(1), hint="replace the operator, or use --format onnx"
+        )
     node = re.search(r"(?:torch\.ops\.)?((?:aten|quantized_decomposed|torchao)[.:]+[\w.]+)", str(error))
     if node:
         return UnsupportedOperatorError("executorch", node.group(1), detail=_headline(error))
@@ -139,8 +143,9 @@ def delegation_notes(graph: Any) -> tuple[str, ...]:
     inside = 0
     portable: Counter[str] = Counter()
     for node in graph.graph.nodes:
-        if node.op == "get_attr" and hasattr(found := getattr(graph, str(node.target), None), "original_module"):
-            inside += sum(_computes(inner) for inner in found.original_module.graph.nodes)
+        lowered = getattr(graph, str(node.target), None) if node.op == "get_attr" else None
+        if lowered is not None and hasattr(lowered, "original_module"):
+            inside += sum(_computes(inner) for inner in lowered.original_module.graph.nodes)
         elif _computes(node):
             portable[_operator_name(node)] += 1
     notes = [f"XNNPACK runs {inside} of {inside + portable.total()} operators"]
@@ -152,7 +157,9 @@ def delegation_notes(graph: Any) -> tuple[str, ...]:
 
 def _computes(node: Any) -> bool:
     """Edge operators only: neither delegate calls nor arithmetic on sizes."""
-    return node.op == "call_function" and hasattr(node.target, "_op")
+    from torch._ops import OpOverload
+
+    return node.op == "call_function" and isinstance(getattr(node.target, "_op", None), OpOverload)
 
 
 def _operator_name(node: Any) -> str:

@@ -1,4 +1,4 @@
-"""From a captured graph to a finished ONNX graph: conversion, named errors, clean-up, checks, the same bytes each time."""
+"""From a captured graph to a finished ONNX graph: conversion, named errors, clean-up, checks, stable bytes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import GraphModule
 
+from edgekit import __version__
 from edgekit.errors import EdgekitError, ExportError, UnsupportedOperatorError
 from edgekit.model import Model
 from edgekit.passes.capture import export_program
@@ -23,7 +24,7 @@ PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 # What torch.onnx says of an operator that it has no translation for.
 _NO_TRANSLATION = (
-    re.compile(r"No (?:ONNX function|decompositions registered|appropriate overload).{0,60}?OpOverload\(op='([\w.:]+)'"),
+    re.compile(r"No (?:ONNX function|decompositions registered).{0,60}?OpOverload\(op='([\w.:]+)'"),
     re.compile(r"No (?:ONNX function|decompositions registered) .{0,40}?(aten[\w.:]+)"),
     re.compile(r"Cannot find .{0,40}?OpOverload\(op='([\w.:]+)'"),
 )
@@ -173,13 +174,15 @@ def to_proto(converted: ir.Model) -> onnx.ModelProto:
     return proto
 
 
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    return ir.from_proto(proto)
+
+
 def finish(proto: onnx.ModelProto, format: str) -> bytes:
     """Shapes inferred, traces of the machine removed, checked, serialized: the same bytes for the same graph.
 
     Raises ExportError where onnx.checker finds a fault.
     """
-    from edgekit import __version__
-
     try:
         proto = onnx.shape_inference.infer_shapes(proto, check_type=True, data_prop=True)
         for graph in _graphs(proto.graph):

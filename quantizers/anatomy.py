@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
 
+INTEGERS = {"int8": torch.int8, "uint8": torch.uint8}
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default}
 TRANSPOSED_CONVOLUTIONS = {
     aten.conv_transpose1d.default,
@@ -49,7 +50,12 @@ CLAMPS = {
     aten.clamp_min.default,
     aten.clamp_min_.default,
 }
-NORMALISATIONS = {aten.layer_norm.default, aten.scaled_dot_product_attention.default, aten.softmax.int, aten.rms_norm.default}
+NORMALISATIONS = {
+    aten.layer_norm.default,
+    aten.scaled_dot_product_attention.default,
+    aten.softmax.int,
+    aten.rms_norm.default,
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class WeightedLayer:
 
 def weighted_layer(node: Node) -> WeightedLayer | None:
     """The layer that `node` is; None for any other node, and where the weight is computed rather than stored."""
+    axis: int | None
     if node.op != "call_function":
         return None
     if node.target in CONVOLUTIONS or node.target is aten.linear.default:
@@ -122,7 +129,7 @@ def clamp_bounds(node: Node) -> tuple[float, float] | None:
     """What values `node` lets through, where it is a clamp with constant bounds; None otherwise."""
     if node.op != "call_function" or node.target not in CLAMPS:
         return None
-    name = node.target.__name__.split(".")[0].rstrip("_")  # type: ignore[union-attr]
+    name = str(node.target).split(".")[1].rstrip("_")
     if name == "relu":
         return 0.0, float("inf")
     if name == "relu6":
@@ -141,8 +148,8 @@ def is_zero_pad(node: Node) -> bool:
     if node.op != "call_function":
         return False
     if node.target is aten.constant_pad_nd.default:
-        return argument(node, 2, "value", 0) == 0
-    return (
+        return bool(argument(node, 2, "value", 0) == 0)
+    return bool(
         node.target is aten.pad.default
         and argument(node, 2, "mode", "constant") == "constant"
         and not argument(node, 3, "value", None)
@@ -175,9 +182,14 @@ def reading_ends(node: Node) -> list[Node]:
     return ends
 
 
+def attribute_named(graph: GraphModule, name: str) -> Any:
+    """What a get_attr node with this target reads: mostly a tensor, sometimes a structure or a submodule."""
+    return functools.reduce(getattr, name.split("."), graph)  # type: ignore[arg-type]
+
+
 def tensor_named(graph: GraphModule, name: str) -> Tensor:
     """A parameter, buffer or constant by the dotted name that a get_attr node has for its target."""
-    value = functools.reduce(getattr, name.split("."), graph)  # type: ignore[arg-type]
+    value = attribute_named(graph, name)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}, not a tensor")
     return value

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401 - registers torch.ops.quantized_decomposed
+import torch.ao.quantization.fx._decomposed
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -24,6 +24,7 @@ from edgekit.errors import SourceError
 from edgekit.model import Model
 from edgekit.quantization import ActivationGrid, Quantization
 from edgekit.quantizers.anatomy import (
+    INTEGERS,
     WeightedLayer,
     add_tensor,
     aten,
@@ -38,7 +39,6 @@ from edgekit.quantizers.anatomy import (
 from edgekit.quantizers.grids import quantize_weight
 
 qd = torch.ops.quantized_decomposed
-INTEGERS = {"int8": torch.int8, "uint8": torch.uint8}
 
 
 def to_pt2e(model: Model) -> GraphModule:
@@ -98,6 +98,8 @@ class Lowering:
         quantized = quantize_weight(weight, grid)
         stored = add_tensor(self.graph, f"{layer.weight}_int8", quantized, layer.node)
         scale = grid.scale.to(torch.float32)
+        target: Any
+        args: tuple[Any, ...]
         limits = (-(2 ** (grid.bits - 1)), 2 ** (grid.bits - 1) - 1)
         if grid.axis is None:
             target, args = qd.dequantize_per_tensor.default, (float(scale), int(grid.zero_point), -127, 127, torch.int8)

@@ -31,7 +31,7 @@ class Seen:
 
 
 class Observer(ABC):
-    """Subclasses are frozen dataclasses; `levels` is how many steps the grid has, `symmetric` that zero is its middle."""
+    """Subclasses are frozen dataclasses. `levels`: steps of the grid; `symmetric`: zero is its middle."""
 
     @abstractmethod
     def range_of(self, seen: Seen, levels: int, symmetric: bool) -> tuple[float, float]:
@@ -60,8 +60,8 @@ class Percentile(Observer):
         share = np.cumsum(seen.counts) / max(seen.counts.sum(), 1)
         tail = (1 - self.percent / 100) / (2 if seen.minimum < 0 < seen.maximum else 1)
         edges = np.linspace(seen.minimum, seen.maximum, BINS + 1)
-        low = float(edges[np.searchsorted(share, tail, side="right")]) if seen.minimum < 0 else seen.minimum
-        high = float(edges[min(np.searchsorted(share, 1 - tail) + 1, BINS)]) if seen.maximum > 0 else seen.maximum
+        low = float(edges[int(np.searchsorted(share, tail, side="right"))]) if seen.minimum < 0 else seen.minimum
+        high = float(edges[min(int(np.searchsorted(share, 1 - tail)) + 1, BINS)]) if seen.maximum > 0 else seen.maximum
         return low, high
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -108,9 +109,7 @@ def grids(
         low, high = observer.range_of(seen, quant_max - quant_min, scheme.symmetric_activations)
         known = ranges.get(head, (0.0, 0.0))
         ranges[head] = min(known[0], low), max(known[1], high)
-    return {
-        name: activation_grid(*ranges[head], scheme) for name, head in placement.family.items() if head in ranges
-    }
+    return {name: activation_grid(*ranges[head], scheme) for name, head in placement.family.items() if head in ranges}
 
 
 def _follows(node: Node, integers: set[Node], placement: Placement) -> bool:
@@ -124,7 +123,7 @@ def _follows(node: Node, integers: set[Node], placement: Placement) -> bool:
         for source in sources:
             placement.join(source.name, node.name)
     elif node.target in ELEMENTWISE:
-        return len(sources) == 2 and not node.kwargs.get("alpha") and _same_rank(*sources)
+        return len(sources) == 2 and "alpha" not in node.kwargs and _same_rank(*sources)
     else:
         return node.target in REDUCTIONS
     return True
@@ -145,10 +144,8 @@ def _makes_floats(node: Node) -> bool:
 
 
 def _same_rank(left: Node, right: Node) -> bool:
-    return left.meta["val"].dim() == right.meta["val"].dim()
+    return bool(left.meta["val"].dim() == right.meta["val"].dim())
 
 
 def _float32(value: float) -> float:
-    import numpy as np
-
     return float(np.float32(value))

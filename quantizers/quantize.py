@@ -56,7 +56,9 @@ def simulate(model: Model) -> Model:
 
 
 def worst_layers(reference: Model, quantized: Model) -> list[tuple[str, float]]:
-    """(layer, SQNR in dB of its output against the float model), worst first."""
+    """(layer, SQNR in dB of its output against the float model), worst first; [] for what has no torch graph."""
+    if quantized.onnx_path is not None:
+        return []
     return sorted(layer_sqnr(reference, quantized), key=lambda row: row[1])
 
 
@@ -75,18 +77,25 @@ def proposed_precisions(
     if asked != "auto":
         if asked not in possible:
             raise DeviceError(
-                f"{device} cannot run {format} in {asked}", hint=f"there it runs: {', '.join(possible)}; or --format auto"
+                f"{device} cannot run {format} in {asked}",
+                hint=f"there it runs: {', '.join(possible)}; or --format auto",
             )
         if asked == "int8" and not model.calibration:
-            raise DataError("int8 needs calibration data, got none", hint="--calibration DIR, or --quantize int8-dynamic")
+            raise DataError(
+                "int8 needs calibration data, got none", hint="--calibration DIR, or --quantize int8-dynamic"
+            )
         return [FLOAT, asked]
-    chosen = [FLOAT]
-    integer = "int8" if model.calibration and ("int8-dynamic" not in possible or mostly_convolutions(model)) else "int8-dynamic"
-    return chosen + [precision for precision in (integer, "fp16") if precision in possible]
+    static = bool(model.calibration) and ("int8-dynamic" not in possible or mostly_convolutions(model))
+    return [FLOAT, *(one for one in ("int8" if static else "int8-dynamic", "fp16") if one in possible)]
 
 
 def mostly_convolutions(model: Model) -> bool:
-    """Whether more weights sit in convolutions than in linear layers and matrix products: static int8 pays there."""
+    """Whether more weights sit in convolutions than in linear layers and matrix products: static int8 pays there.
+
+    A trained .onnx file is taken to: the gate and the clock correct that.
+    """
+    if model.onnx_path is not None:
+        return True
     convolutional = linear = 0
     for node in model.graph.graph.nodes:
         if node.op != "call_function" or not hasattr(node.target, "__name__"):

@@ -9,14 +9,16 @@ from typing import ClassVar
 from torch.fx import GraphModule
 
 from edgekit.errors import UnknownNameError
-from edgekit.model import Model
+from edgekit.model import Model, Sample
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.progress import Progress
-from edgekit.quantization import Fallback, Quantization, WeightGrid
+from edgekit.quantization import Fallback, Quantization, Scheme, WeightGrid
 from edgekit.quantizers.anatomy import WeightedLayer, layer_weight, replace_tensor, weighted_layers
 from edgekit.quantizers.base import Quantizer
 from edgekit.quantizers.calibration import calibrate
+from edgekit.quantizers.equalization import EqualizeLayers
 from edgekit.quantizers.grids import on_grid, weight_grid
+from edgekit.quantizers.learned_rounding import LearnedRounding
 from edgekit.quantizers.observers import Observer
 from edgekit.quantizers.placement import grids, place
 from edgekit.registry import OBSERVERS
@@ -29,6 +31,7 @@ class StaticInt8(Quantizer):
     `elementwise`: also add, mul, cat, pooling and moves between quantized layers run in integers; None decides by the
     network, see `placement.place`. `learned_rounding` chooses each weight's step by the layer's output error on
     calibration data and corrects the bias with it; `bias_correction` alone only moves the bias.
+    `samples` bounds how many of the calibration data both of these take; ranges are found on all.
     `cache_dir`: learned rounding keeps each finished layer there and goes on where it was interrupted.
     """
 
@@ -37,6 +40,7 @@ class StaticInt8(Quantizer):
     learned_rounding: bool = True
     bias_correction: bool = True
     elementwise: bool | None = None
+    samples: int = 32
     cache_dir: Path | None = None
 
     method: ClassVar[str] = "int8"
@@ -49,6 +53,8 @@ class StaticInt8(Quantizer):
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         model = FoldBatchNorm()(model, progress)
+        if self.equalize:
+            model = EqualizeLayers()(model, progress)
         statistics = calibrate(model, progress)
         keep = {name for name, _ in self.keep}
         placement = place(model.graph, self.scheme, keep, self.elementwise)
@@ -63,12 +69,23 @@ class StaticInt8(Quantizer):
             layers=tuple(placement.layers),
             fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
         )
-        round_to_nearest(graph, record, layers)
+        if self.learned_rounding or self.bias_correction:
+            LearnedRounding(
+                model.graph,
+                graph,
+                record,
+                _spread(model.calibration, self.samples),
+                progress,
+                self.cache_dir,
+                self.learned_rounding,
+            ).run()
+        else:
+            round_to_nearest(graph, record, layers)
         detail = f"{len(layers)} layers, {len(record.activations)} activation grids, {self.observer}"
         return replace(model, module=graph, quantization=record), detail
 
 
-def weight_grids(graph: GraphModule, layers: list[WeightedLayer], scheme) -> dict[str, WeightGrid]:
+def weight_grids(graph: GraphModule, layers: list[WeightedLayer], scheme: Scheme) -> dict[str, WeightGrid]:
     return {layer.weight: weight_grid(layer_weight(graph, layer), layer.axis, scheme) for layer in layers}
 
 
@@ -76,3 +93,10 @@ def round_to_nearest(graph: GraphModule, record: Quantization, layers: list[Weig
     """Puts the weights of `layers` onto their grids, in place."""
     for layer in layers:
         replace_tensor(graph, layer.weight, on_grid(layer_weight(graph, layer), record.weights[layer.weight]))
+
+
+def _spread(samples: tuple[Sample, ...], count: int) -> tuple[Sample, ...]:
+    """At most `count` of `samples`, evenly spread: neighbours are often crops of one picture."""
+    if len(samples) <= count:
+        return samples
+    return tuple(samples[index * len(samples) // count] for index in range(count))

@@ -18,9 +18,9 @@ class InductorSession(TorchSession):
     format: ClassVar[str] = "inductor"
 
     def _open(self) -> Callable[..., Any]:
-        import torch._inductor.package
+        from torch._inductor.package.package import load_package
 
-        package = torch._inductor.package.load_package(str(self.path), run_single_threaded=True)
+        package = load_package(str(self.path), run_single_threaded=True)
         self._device = str(package.get_metadata().get("AOTI_DEVICE_KEY", "cpu"))
         # the loader runs flat tensors; its Python wrapper would parse the call's structure again at every run
         self._loader = package.loader

@@ -51,6 +51,7 @@ class Session(ABC):
             (spec, DTYPES[spec.dtype], spec.shape if spec.is_static else None) for spec in self.inputs
         )
         self._closed = False
+        self._on_close: list[Callable[[], None]] = []
         if not path.exists():
             raise SessionError(f"no artifact at {path}", hint="check the path, or export again")
         self._load()
@@ -100,10 +101,18 @@ class Session(ABC):
         for _ in range(self.options.warmup):
             self.run(feeds)
 
+    def on_close(self, release: Callable[[], None]) -> None:
+        """`release` is called once this session has let go of its artifact."""
+        self._on_close.append(release)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._close()
+            try:
+                self._close()
+            finally:
+                while self._on_close:
+                    self._on_close.pop()()
 
     def __enter__(self) -> Session:
         return self

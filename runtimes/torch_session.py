@@ -74,7 +74,6 @@ class TorchSession(Session):
         shared = any(np.may_share_memory(array, tensor.numpy()) for tensor in tensors if tensor.device.type == "cpu")
         return array.copy() if shared else array
 
-
     @contextmanager
     def _threads(self) -> Iterator[None]:
         wanted, before = self.options.threads, self._torch.get_num_threads()

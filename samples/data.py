@@ -1,27 +1,31 @@
 """Real data for the samples and benchmarks, taken from Debian packages without root privilege.
 
-`apt-get download` fetches a package, `dpkg-deb -x` unpacks it into a cache ($EDGEKIT_CACHE, ~/.cache/edgekit).
+`apt-get download` fetches a package, `dpkg-deb -x` unpacks it into a folder ($EDGEKIT_DATA, or ~/.cache/edgekit/data).
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from edgekit.errors import DataError
+from edgekit.zoo.photographs import CALIBRATION, HELD_OUT, photograph
 
 FASHION_MNIST = "dataset-fashion-mnist"
 
 
 def cache_dir() -> Path:
-    return Path(os.environ.get("EDGEKIT_CACHE") or Path.home() / ".cache" / "edgekit") / "data"
+    return Path(os.environ.get("EDGEKIT_DATA") or Path.home() / ".cache" / "edgekit" / "data")
 
 
 def fetch_debian(package: str, directory: Path | None = None) -> Path:
@@ -87,3 +91,89 @@ def _idx(path: Path) -> np.ndarray:
     rank = raw[3]
     shape = np.frombuffer(raw, ">i4", rank, offset=4)
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+
+
+# Photographs among the pictures of Debian's packages; the rest are drawings and renderings.
+_WALLPAPERS = {
+    "plasma-workspace-wallpapers": (
+        "usr/share/wallpapers",
+        (
+            "Autumn/contents/images/2560x1600.jpg",
+            "BytheWater/contents/images/2560x1600.jpg",
+            "ColorfulCups/contents/images/2560x1600.jpg",
+            "DarkestHour/contents/images/2560x1600.jpg",
+            "EveningGlow/contents/images/2560x1600.jpg",
+            "FallenLeaf/contents/images/2560x1600.jpg",
+            "OneStandsOut/contents/images/2560x1600.jpg",
+            "Path/contents/images/2560x1600.jpg",
+        ),
+    ),
+    "mate-backgrounds": (
+        "usr/share/backgrounds/mate",
+        (
+            "abstract/Elephants.jpg",
+            "nature/Aqua.jpg",
+            "nature/Blinds.jpg",
+            "nature/Dune.jpg",
+            "nature/FreshFlower.jpg",
+            "nature/Garden.jpg",
+            "nature/GreenMeadow.jpg",
+            "nature/LadyBird.jpg",
+            "nature/RainDrops.jpg",
+            "nature/Storm.jpg",
+            "nature/TwoWings.jpg",
+            "nature/Wood.jpg",
+            "nature/YellowFlower.jpg",
+        ),
+    ),
+    "visp-images-data": (
+        "usr/share/visp-images-data/ViSP-images",
+        ("Solvay/Solvay_conference_1927_Version2_2126x1463.jpg",),
+    ),
+}
+_STAMPS = "tuxpaint-stamps-default"
+_STAMP_FOLDERS = ("animals", "food", "household", "plants", "vehicles")
+_STAMP_MINIMUM_SIDE = 150
+
+
+def photographs() -> list[Path]:
+    """Natural photographs: those of the scikit-image and scikit-learn wheels, of Debian's desktops, and Tux Paint's
+    cut-out animals, food, plants, things and vehicles of 150 pixels and more. Sorted, without repeats.
+
+    Raises DataError or MissingExtraError where one of the packages cannot be had.
+    """
+    found = [photograph(name) for name in (*CALIBRATION, *HELD_OUT)]
+    for package, (folder, names) in _WALLPAPERS.items():
+        root = fetch_debian(package) / folder
+        found += [root / name for name in names]
+    stamps = fetch_debian(_STAMPS) / "usr/share/tuxpaint/stamps"
+    for folder in _STAMP_FOLDERS:
+        found += [file for file in sorted((stamps / folder).rglob("*.png")) if _is_photograph(file)]
+    return found
+
+
+def _is_photograph(stamp: Path) -> bool:
+    """Not a cartoon, not a recoloured or mirrored twin, and not a thumbnail."""
+    if "cartoon" in stamp.parts or stamp.stem.endswith(("_mirror", "_flip")) or stamp.is_symlink():
+        return False
+    with Image.open(stamp) as image:
+        return min(image.size) >= _STAMP_MINIMUM_SIDE
+
+
+def split_photographs(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """(calibration, held out), by photograph and for good: about one in four is calibrated on, three are judged.
+
+    The wheels' photographs keep the split of the sample efficientnet-lite0. Of the others the first letters of the
+    name decide, so that pictures of the same thing (`cat1`, `cat2`) fall on the same side.
+    """
+    fixed = {photograph(name) for name in CALIBRATION}, {photograph(name) for name in HELD_OUT}
+    calibration = [path for path in paths if path in fixed[0] or (path not in fixed[1] and _subject(path) % 4 == 0)]
+    chosen = set(calibration)
+    return calibration, [path for path in paths if path not in chosen]
+
+
+def _subject(path: Path) -> int:
+    """A number that all pictures of one subject share."""
+    name = path.parent.parent.parent.name if path.parent.name == "images" else path.stem
+    match = re.match(r"[A-Za-z]+", name)
+    return zlib.crc32((match.group() if match else name).lower().encode())

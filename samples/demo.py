@@ -1,6 +1,6 @@
 """The main job on a real model: EfficientNet-Lite0 for a Raspberry Pi 5 and for a Jetson, run on photographs.
 
-    make demo            or            python samples/demo.py --out out
+make demo            or            python samples/demo.py --out out
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekit.zoo.photographs import HELD_OUT, photograph_path
+from edgekit.zoo.photographs import HELD_OUT, photograph
 
 DEVICES = ("raspberry-pi-5", "jetson")
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the bundles and their reports")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    photographs = [str(photograph_path(name)) for name in HELD_OUT[:3]]
+    photographs = [str(photograph(name)) for name in HELD_OUT[:3]]
     for device in DEVICES:
         bundle = str(out / f"efficientnet-lite0-{device}.edgekit")
         edgekit("export", "efficientnet-lite0", "--device", device, "-o", bundle, "--force")

@@ -1,12 +1,12 @@
 """What lies where in a bundle, and the index that seals it. The same rules hold for a directory and for an archive.
 
-    index.json        size and sha256 of every file below; what a signature is made over
-    manifest.json     what the bundle is: deterministic
-    report.json       what was measured
-    report.html       the same for people
-    parts/<file>      artifacts and what must lie beside them
-    assets/<file>     data that pre- and postprocessing need
-    signature.json    optional, ed25519
+index.json        size and sha256 of every file below; what a signature is made over
+manifest.json     what the bundle is: deterministic
+report.json       what was measured
+report.html       the same for people
+parts/<file>      artifacts and what must lie beside them
+assets/<file>     data that pre- and postprocessing need
+signature.json    optional, ed25519
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def check_path(path: str, origin: str) -> None:
     """Raises BundleError for a path that no bundle holds: `..`, absolute, backslash, drive, unknown folder."""
     if _PATH.fullmatch(path) is None:
         raise BundleError(
-            f"{origin} holds the path {path[:200]!r}, allowed parts/<file>, assets/<file> and the four files at the top",
+            f"{origin} holds the path {path[:200]!r}, allowed parts/<file>, assets/<file> and the known files",
             hint="do not use this bundle: it was not written by edgekit; fetch it again from where it was made",
         )
 
@@ -88,7 +88,8 @@ def parse_index(data: bytes, origin: str) -> Index:
     missing = {MANIFEST, REPORT, REPORT_HTML} - index.files.keys()
     if missing:
         raise BundleError(
-            f"the index of {origin} lacks {', '.join(sorted(missing))}", hint="export the bundle again, or fetch it again"
+            f"the index of {origin} lacks {', '.join(sorted(missing))}",
+            hint="export the bundle again, or fetch it again",
         )
     if index.to_bytes() != data:
         raise BundleError(f"the index of {origin} was edited", hint="fetch the bundle again from where it was made")
@@ -113,7 +114,9 @@ def parse(kind: type[ModelT], data: bytes, name: str, origin: str) -> ModelT:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(key) for key in first["loc"])
         raise BundleError(
-            f"{name} of {origin} does not fit: {where}: {first['msg']}" if where else f"{name} of {origin}: {first['msg']}",
+            f"{name} of {origin} does not fit: {where}: {first['msg']}"
+            if where
+            else f"{name} of {origin}: {first['msg']}",
             hint="fetch the bundle again from where it was made, or export it again",
         ) from error
 

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgekit.devices.segment import Segment
 from edgekit.tensors import TensorSpec
@@ -52,6 +53,15 @@ class Preprocess(Strict):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocess:
+        channels = 3 if self.mode == "RGB" else 1
+        if not 1 <= self.crop <= self.resize <= 16384:
+            raise ValueError(f"resize {self.resize} and crop {self.crop}, allowed 1 <= crop <= resize <= 16384")
+        if len(self.mean) != channels or len(self.std) != channels or not all(std > 0 for std in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std}, allowed {channels} each, std above zero")
+        return self
 
 
 class TextPreprocess(Strict):
@@ -132,7 +142,7 @@ class Provenance(Strict):
     source_kind: str
     source: str
     source_sha256: str
-    recipe: dict[str, str | int | float | bool | list[str] | None]
+    recipe: dict[str, str | int | float | bool | None]
 
 
 class Manifest(Strict):
@@ -149,6 +159,28 @@ class Manifest(Strict):
     grids: tuple[Grid, ...] = ()
     history: tuple[HistoryLine, ...] = ()
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        parts, variants = [part.name for part in self.parts], [variant.name for variant in self.variants]
+        for names in (parts, variants):
+            if len(set(names)) != len(names):
+                raise ValueError(f"names repeat: {names}")
+        for variant in self.variants:
+            if not variant.parts or not set(variant.parts) <= set(parts):
+                raise ValueError(
+                    f"variant {variant.name!r} takes {list(variant.parts)}, allowed one or more of {parts}"
+                )
+        if isinstance(self.preprocess, TextPreprocess):
+            assets = [file.file for file in self.assets]
+            if self.preprocess.tokenizer not in assets:
+                raise ValueError(f"the tokenizer {self.preprocess.tokenizer!r} is not among the assets {assets}")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: sorted keys, two spaces, UTF-8. The sha256 of these bytes is the bundle's digest."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8") + b"\n"
 
     def part(self, name: str | None = None) -> Part:
         """The part of that name; without one, the first part of the default variant. KeyError for an unknown one."""

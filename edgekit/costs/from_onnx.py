@@ -21,7 +21,14 @@ POOLS = {
     "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax", "Resize",
     "Upsample", "ReduceL2", "ReduceMin",
 }  # fmt: skip
-NORMS = {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "Softmax", "LogSoftmax", "BatchNormalization"}
+NORMS = {
+    "LayerNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "Softmax",
+    "LogSoftmax",
+    "BatchNormalization",
+}
 ABSORBED = {"Relu", "Clip", "BatchNormalization", "Add"}
 ELEMENT_FLOPS = {
     "Gelu": 12, "Sigmoid": 7, "Tanh": 8, "Exp": 6, "Erf": 10, "Log": 6, "Pow": 6, "Sqrt": 2, "HardSwish": 4,
@@ -66,7 +73,7 @@ class _Graph:
 def onnx_program(model: Model) -> Program:
     """Control flow (If, Loop) counts as a kernel without work. Raises SourceError for a file that is not ONNX."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     assert model.onnx_path is not None
     try:
@@ -135,7 +142,9 @@ def _cost(node: Any, graph: _Graph, weights: list[str]) -> tuple[str, float]:
     if name in NORMS:
         return "norm", float(ELEMENT_FLOPS.get(name, 2) * elements)
     if name in POOLS:
-        window = next((math.prod(entry.ints) for entry in node.attribute if entry.name == "kernel_shape"), 1)
+        kernel = next((tuple(entry.ints) for entry in node.attribute if entry.name == "kernel_shape"), ())
+        image = graph.shape(node.input[0])[-len(kernel) :] if kernel else ()
+        window = math.prod(min(size, axis) for size, axis in zip(kernel, image, strict=False))
         return "pool", float(max(read, elements * window))
     if name in ("If", "Loop", "Scan"):
         return "other", 0.0

@@ -23,6 +23,7 @@ MOVEMENT = {
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tile", "scatter", "slice_scatter", "select_scatter",
     "narrow", "movedim", "swapaxes", "meshgrid", "reflection_pad1d", "reflection_pad2d", "replication_pad2d",
 }  # fmt: skip
+PADS = {"pad", "constant_pad_nd"}
 POOLS = {
     "max_pool2d", "max_pool1d", "avg_pool2d", "avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool1d", "mean",
     "sum", "amax", "amin", "adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
@@ -73,7 +74,9 @@ def torch_program(model: Model) -> Program:
     operators = [
         _operator(node, shapes, constant)
         for node in nodes
-        if node.op in ("call_function", "call_method", "call_module") and node.name not in constant and shapes[node.name]
+        if node.op in ("call_function", "call_method", "call_module")
+        and node.name not in constant
+        and shapes[node.name]
     ]
     outputs = [node.name for node in graph.graph.output_node().all_input_nodes if node.name not in constant]
     inputs = [node.name for node in nodes if node.op == "placeholder"]
@@ -120,7 +123,7 @@ def _operator(
     kind, flops = _cost(node, name, shapes, elements, read)
     if name in ("embedding", "index_select", "gather"):
         weight_elements = min(weight_elements, elements)
-    if name in VIEWS and not inputs:
+    if kind == "view" and not inputs:
         kind = "movement"
     return Operator(
         name=node.name,
@@ -160,14 +163,14 @@ def _cost(
         return "attention", 2.0 * scores * (query[-1] + value[-1]) + 10.0 * scores
     if name in RECURRENT:
         return "matmul", _recurrent(node, shapes)
-    if name in VIEWS:
+    if name in VIEWS or (name in PADS and _is_absorbed_pad(node)):
         return "view", 0.0
     if name in MOVEMENT:
         return "movement", 0.0
     if name in NORMS or name == "batch_norm":
         return "norm", float(ELEMENT_FLOPS.get(name, 8) * max(elements, read if name not in ELEMENT_FLOPS else 0))
     if name in POOLS:
-        return "pool", float(_window(node, name) * elements if "pool2d" in name else max(read, elements))
+        return "pool", float(max(_window(node, name, shape(0)) * elements, read))
     if name == "to" or name == "_to_copy":
         return "elementwise", 0.0
     return "elementwise", float(ELEMENT_FLOPS.get(name, 1) * elements)
@@ -184,9 +187,7 @@ def _convolution(
     return ("depthwise" if depthwise else "conv"), 2.0 * elements * math.prod(weight[1:])
 
 
-def _contracted(
-    shapes: dict[str, list[tuple[tuple[int, ...], torch.dtype]]], node: fx.Node, elements: int
-) -> float:
+def _contracted(shapes: dict[str, list[tuple[tuple[int, ...], torch.dtype]]], node: fx.Node, elements: int) -> float:
     """The length of the contracted axes of a two-operand einsum, whose batch axes cannot be told from its free ones:
     sqrt(|A| |B| / |C|) is exact without batch axes, an upper bound with them."""
     sizes = [math.prod(shapes[source.name][0][0]) for source in node.all_input_nodes]
@@ -200,9 +201,18 @@ def _recurrent(node: fx.Node, shapes: dict[str, list[tuple[tuple[int, ...], torc
     return 2.0 * steps * sum(math.prod(shape) for shape in leaves[1:] if len(shape) == 2)
 
 
-def _window(node: fx.Node, name: str) -> int:
-    if name.startswith("adaptive"):
+def _is_absorbed_pad(node: fx.Node) -> bool:
+    """Nothing is padded, or only convolutions read it: they pad by themselves."""
+    amounts = node.args[1]
+    assert isinstance(amounts, list | tuple)
+    return not any(amounts) or all(operator_name(user) in CONVOLUTIONS for user in node.users)
+
+
+def _window(node: fx.Node, name: str, image: tuple[int, ...]) -> int:
+    """Elements under the pooling window, which may be larger than the image."""
+    if not name.endswith("pool2d") or name.startswith("adaptive"):
         return 1
     kernel = node.args[1]
-    sizes = list(kernel) if isinstance(kernel, list | tuple) else [kernel, kernel]
-    return math.prod(int(str(size)) for size in sizes)
+    sizes = list(kernel) if isinstance(kernel, list | tuple) else [kernel]
+    sizes = sizes * 2 if len(sizes) == 1 else sizes
+    return math.prod(min(int(str(size)), axis) for size, axis in zip(sizes, image[-2:], strict=True))

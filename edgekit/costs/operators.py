@@ -78,7 +78,9 @@ class _Group:
 def fuse(program: Program) -> list[_Group]:
     """The kernels, in order; views vanish, and what can be absorbed is."""
     source = _storage(program)
-    uses = Counter(source[name] for operator in program.operators if operator.kind != "view" for name in operator.inputs)
+    uses = Counter(
+        source[name] for operator in program.operators if operator.kind != "view" for name in operator.inputs
+    )
     uses.update(source[name] for name in program.outputs)
     made_by: dict[str, _Group] = {}
     groups: list[_Group] = []
@@ -100,9 +102,7 @@ def fuse(program: Program) -> list[_Group]:
     return groups
 
 
-def _host(
-    operator: Operator, reads: list[str], made_by: dict[str, _Group], uses: Counter[str]
-) -> _Group | None:
+def _host(operator: Operator, reads: list[str], made_by: dict[str, _Group], uses: Counter[str]) -> _Group | None:
     """The kernel that absorbs `operator`: the latest producer of an input that nobody else reads."""
     if not operator.absorbed:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import final
 
 from edgekit.errors import EdgekitError
 from edgekit.model import Model
@@ -29,7 +28,6 @@ class Pass(ABC):
     def ensures(self, before: Model, after: Model) -> None:  # noqa: B027
         """Raises an EdgekitError where the promise of this pass does not hold."""
 
-    @final
     def __call__(self, model: Model, progress: Progress = silent) -> Model:
         self.requires(model)
         start = time.perf_counter()
@@ -45,13 +43,17 @@ class Pipeline(Pass):
     def __init__(self, passes: Sequence[Pass]) -> None:
         self.passes = tuple(passes)
 
+    def __call__(self, model: Model, progress: Progress = silent) -> Model:
+        """The history gets a line for each pass, none for the pipeline."""
+        return self.apply(model, progress)[0]
+
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         done: list[str] = []
         for step in self.passes:
             try:
                 model = step(model, progress)
             except EdgekitError as error:
-                error.add_note(f"in pass {step.name}, after {', '.join(done) or 'none'}")
+                error.trail = f"in pass {step.name}, after {', '.join(done) or 'none'}"
                 raise
             done.append(step.name)
         return model, ", ".join(done)

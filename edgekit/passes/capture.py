@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
+from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
 from edgekit.errors import CaptureError, EdgekitError, NumericsError
 from edgekit.model import Model, Sample, forward_arguments
@@ -47,8 +49,11 @@ class Capture(Pass):
     """torch.export of a copy of the module in eval mode. A Model that is captured already passes through."""
 
     def requires(self, model: Model) -> None:
-        for name, value in [*model.module.named_parameters(), *model.module.named_buffers()]:
-            if value.is_floating_point() and not torch.isfinite(value).all():
+        buffers = {name for name, _ in model.module.named_buffers()}
+        for name, value in model.module.state_dict().items():
+            # A mask keeps minus infinity in a buffer on purpose; NaN is never meant.
+            broken = torch.isnan(value) if name in buffers else ~torch.isfinite(value)
+            if value.is_floating_point() and broken.any():
                 raise NumericsError(
                     f"the weight {name!r} holds NaN or infinity",
                     hint="the checkpoint is damaged or diverged in training",
@@ -135,11 +140,26 @@ def _export(module: torch.nn.Module, model: Model, dynamic: dict[str, dict[int, 
         shapes = by_input if kwargs else tuple(by_input.values())
     try:
         with torch.no_grad(), _quiet_torch():
-            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            try:
+                return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            except UserError as error:
+                bounded = _bounded(shapes, error)
+            return torch.export.export(module, args, kwargs, dynamic_shapes=bounded, strict=False)
     except EdgekitError:
         raise
     except Exception as error:  # torch.export raises anything, the user's own exceptions included
         raise _explain(error) from error
+
+
+def _bounded(shapes: Any, error: UserError) -> Any:
+    """`shapes` with the upper limits that the model itself sets (a table of 512 positions, say).
+
+    Raises `error` again where it asks for anything else: a dimension that turns out fixed is not dynamic.
+    """
+    fixes = str(error).partition("Suggested fixes:")[2].partition("\n\n")[0].strip()
+    if not shapes or not fixes or not all(" = Dim(" in line for line in fixes.splitlines()):
+        raise error
+    return refine_dynamic_shapes_from_suggested_fixes(f"Suggested fixes:\n{fixes}", shapes)
 
 
 @contextmanager

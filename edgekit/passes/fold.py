@@ -43,6 +43,8 @@ class FoldBatchNorm(Pass):
         dropped = sum(_drop_identity(graph, node) for node in list(graph.graph.nodes))
         folded = sum(_fold(graph, node) for node in list(graph.graph.nodes))
         padded = sum(_fold_padding(node) for node in list(graph.graph.nodes))
+        if not folded + dropped + padded:
+            return model, "nothing to fold"
         graph.graph.eliminate_dead_code()
         _forget_unused(graph)
         graph.graph.lint()
@@ -51,7 +53,9 @@ class FoldBatchNorm(Pass):
         return replace(model, module=graph), detail
 
 
-def scale_and_shift(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+def scale_and_shift(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
     """Batch normalisation at inference as y = scale * x + shift, each [channels], in float64."""
     scale = torch.rsqrt(var.double() + eps)
     if weight is not None:
@@ -134,7 +138,11 @@ def _fold_padding(conv: Node) -> bool:
     if any(value not in ("constant", 0, 0.0, None) for value in rest) or pad.kwargs:
         return False
     amounts = pad.args[1]
-    if not isinstance(amounts, (list, tuple)) or len(amounts) != 4 or not all(isinstance(a, int) and a >= 0 for a in amounts):
+    if (
+        not isinstance(amounts, (list, tuple))
+        or len(amounts) != 4
+        or not all(isinstance(a, int) and a >= 0 for a in amounts)
+    ):
         return False
     left, right, top, bottom = (int(amount) for amount in amounts)  # type: ignore[arg-type]
     args: list[Any] = [*conv.args, *[None, [1, 1], [0, 0], [1, 1], 1][len(conv.args) - 2 :]]
@@ -176,7 +184,7 @@ def _is_constant(value: object) -> bool:
 def _tensor(graph: GraphModule, value: object) -> Tensor | None:
     if not isinstance(value, Node):
         return None
-    found = functools.reduce(getattr, str(value.target).split("."), graph)  # type: ignore[arg-type]
+    found: Any = functools.reduce(getattr, str(value.target).split("."), graph)
     assert isinstance(found, Tensor)
     return found.detach()
 

@@ -1,0 +1,5 @@
+"""What was measured, as data and as a page."""
+
+from edgekit.report.model import EvaluationReport
+
+__all__ = ["EvaluationReport"]

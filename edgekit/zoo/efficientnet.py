@@ -50,6 +50,7 @@ def efficientnet_lite0() -> Model:
         calibration=calibration,
         held_out=_samples(HELD_OUT, VIEWS_PER_HELD_OUT_PHOTOGRAPH),
         preprocess=PREPROCESS,
+        previews=tuple(photograph(name) for name in HELD_OUT),
         postprocess=Postprocess(kind="classification", output="logits", labels=imagenet_labels()),
         source=Source("sample", "efficientnet-lite0", digest_module(module)),
     )

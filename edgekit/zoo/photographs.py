@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from edgekit.bundle.manifest import Preprocess
+from edgekit.runtimes.preprocess import decode_image, normalize
 from edgekit.zoo.packages import package_folder
 
 CALIBRATION = (
@@ -52,8 +53,7 @@ def views(path: Path, preprocess: Preprocess, count: int = 16) -> list[Tensor]:
     """`count` <= 16 tensors [1, 3, crop, crop]: eight squares of the photograph, then the same mirrored."""
     if not 1 <= count <= 2 * len(_VIEWS):
         raise ValueError(f"count {count}, allowed 1 to {2 * len(_VIEWS)}")
-    with Image.open(path) as file:
-        image = file.convert(preprocess.mode)
+    image = decode_image(path, preprocess.mode)
     straight = [_square(image, preprocess, *view) for view in _VIEWS]
     mirrored = [view.flip(-1) for view in straight]
     return (straight + mirrored)[:count]
@@ -65,6 +65,4 @@ def _square(image: Image.Image, preprocess: Preprocess, side: float, across: flo
     left, top = (image.width - length) * across, (image.height - length) * down
     resample = Image.Resampling[preprocess.interpolation.upper()]
     small = image.resize((preprocess.crop,) * 2, resample, box=(left, top, left + length, top + length))
-    pixels = np.asarray(small, np.float32).reshape(preprocess.crop, preprocess.crop, -1)
-    values = (pixels - np.asarray(preprocess.mean, np.float32)) / np.asarray(preprocess.std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+    return torch.from_numpy(normalize(np.asarray(small), preprocess))

@@ -1,0 +1,178 @@
+"""`edgekit export`: its options are the fields of Recipe."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli.command import GroupedOption, NameType
+from edgekit.cli.command import command as make_command
+from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.cli.wording import count_text, db_text, ms_text, percent_text, quality_text, size_text
+from edgekit.devices.device import load_device
+from edgekit.recipe import Option, Recipe, read_recipe, recipe_options
+
+if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
+    from edgekit.report.model import Candidate, EvaluationReport
+
+TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
+
+
+def _click_option(option: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Unset options stay None, so that a recipe file's value stands."""
+    choices = f" One of {', '.join(option.choices())}." if option.choices is not None else ""
+    default = "" if option.default is None or option.required else f"  [default: {_shown(option)}]"
+    settings: dict[str, Any] = {
+        "default": None,
+        "help": option.help[:1].upper() + option.help[1:] + "." + choices + default,
+        "heading": option.group,
+        "cls": GroupedOption,
+    }
+    if option.type is bool:
+        return click.option(f"{option.flag}/--no-{option.flag[2:]}", option.name, **settings)
+    names = [*([option.short] if option.short else []), option.flag, option.name]
+    if option.choices is not None:
+        settings |= {"type": NameType(option.kind, option.choices), "metavar": "NAME"}
+    elif option.suggestions is not None:
+        settings |= {"type": NameType(option.name, option.suggestions, closed=False), "metavar": option.metavar}
+    else:
+        settings |= {"type": click.Path() if option.is_path else TYPES[option.type], "metavar": option.metavar}
+    return click.option(*names, **settings)
+
+
+def _shown(option: Option) -> str:
+    if option.type is bool:
+        return "on" if option.default else "off"
+    return str(option.default)
+
+
+def recipe_parameters(function: Callable[..., None]) -> Callable[..., None]:
+    """The source as the argument, every other field of Recipe as an option."""
+    for option in reversed(list(recipe_options())):
+        if option.name == "source":
+            kind = NameType("source", option.suggestions or (lambda: ()), closed=False)
+            function = click.argument("source", required=False, type=kind)(function)
+        else:
+            function = _click_option(option)(function)
+    return function
+
+
+@make_command(
+    """
+    edgekit export efficientnet-lite0 --device jetson -o cats.edgekit
+    edgekit export my_package.models:build --device raspberry-pi --calibration photos/ --max-drop 1.0
+    edgekit export ./my-huggingface-model --device android --format executorch
+    edgekit export detector.onnx --device jetson --quantize fp16
+    edgekit export --recipe release.toml --device raspberry-pi-4
+    """,
+    name="export",
+)
+@recipe_parameters
+@click.option(
+    "--recipe",
+    "recipe_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="TOML file whose keys are the option names, with _ for -; options given here win.",
+)
+def command(out: Output, recipe_file: str | None, **options: Any) -> None:
+    """Take the model SOURCE to a device, and prove it right.
+
+    SOURCE is a sample's name, package.module:callable, a .pt2 or .onnx file, or a Hugging Face directory. Each format
+    and precision that the device runs is built, compared with the float model on real data and timed; the best within
+    the limits is packed as a bundle. Where the limits cannot be met nothing is written (exit code 8).
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    file = read_recipe(recipe_file) if recipe_file is not None else {}
+    recipe = Recipe.of({**file, **given}, origin="recipe key")
+    load_device(recipe.device)  # a wrong name is told before torch takes seconds to load
+    with out.working() as progress:
+        progress("import torch and the converters", 0, 0)
+        from edgekit.pipeline import export_recipe
+        from edgekit.report.model import EvaluationReport
+
+        result = export_recipe(recipe, progress=progress)
+    out.emit(result.to_json())
+    if not out.json:
+        _show(out, EvaluationReport.from_json(result.bundle.report), result.bundle)
+
+
+def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
+    out.table(_candidates(report))
+    if report.fallbacks:
+        columns = (Column("layer", style="cyan"), Column("kept in"), Column("why"))
+        rows = [(line.layer, line.precision, line.why) for line in report.fallbacks]
+        out.line()
+        out.table(Table(columns, rows, "Layers in higher precision"))
+    out.line()
+    out.table(facts(_chosen(report, bundle)))
+    for note in report.notes:
+        out.remark(f"note: {note}")
+    path = shlex.quote(str(bundle.path))
+    out.line()
+    out.line(f"next: edgekit run {path} --input FILE")
+    out.line(f"      edgekit inspect {path} --report report.html")
+    out.line(f"      edgekit benchmark {path} --threads {report.latency_ms.threads if report.latency_ms else 1}")
+
+
+def _candidates(report: EvaluationReport) -> Table:
+    """What was tried. `x float`: how many times the speed of the same format in fp32, on this machine."""
+    columns = (
+        Column("candidate", style="cyan"),
+        Column("agreement", number=True),
+        Column("SQNR dB", number=True),
+        Column("host ms", number=True),
+        Column("x float", number=True),
+        Column("device ms", number=True),
+        Column("size", number=True),
+        Column("verdict"),
+    )
+    floats = {one.format: one.host_p50_ms for one in report.candidates if one.precision == "fp32"}
+    rows = [
+        (
+            f"{one.format} {one.precision}",
+            percent_text(one.agreement),
+            db_text(one.sqnr_db),
+            ms_text(one.host_p50_ms),
+            _ratio(floats.get(one.format), one.host_p50_ms),
+            _range(one),
+            size_text(one.size_bytes) if one.size_bytes is not None else "-",
+            Cell("chosen", "bold green") if one.chosen else Cell(one.why_not, "yellow"),
+        )
+        for one in report.candidates
+    ]
+    return Table(columns, rows, f"Candidates for {report.device_title or report.device}")
+
+
+def _range(one: Candidate) -> str:
+    if one.predicted_ms is None:
+        return "-"
+    return f"{ms_text(one.predicted_ms)} ({ms_text(one.predicted_low_ms)}-{ms_text(one.predicted_high_ms)})"
+
+
+def _ratio(float_ms: float | None, own_ms: float | None) -> str:
+    return f"{float_ms / own_ms:.2f}" if float_ms and own_ms else "-"
+
+
+def _chosen(report: EvaluationReport, bundle: Bundle) -> list[tuple[str, str | Cell]]:
+    rows: list[tuple[str, str | Cell]] = [
+        ("bundle", Cell(f"{bundle.path} ({size_text(bundle.size_bytes)})", "bold")),
+        ("holds", f"{report.format} {report.precision} for {report.device}"),
+    ]
+    if report.quality is not None:
+        rows.append(("quality", quality_text(report.quality)))
+    latency = report.latency_ms
+    if latency is not None and latency.host is not None:
+        gain = f", {latency.speedup:.2f}x its float twin" if latency.speedup else ""
+        rows.append(("here", f"{ms_text(latency.host)} ms at {count_text(latency.threads, 'thread')}{gain}"))
+    if bundle.signed_by is not None:
+        rows.append(("signed by", f"{bundle.signed_by[:16]}..."))
+    if report.seconds:
+        rows.append(("took", f"{report.seconds.get('total', sum(report.seconds.values())):.1f} s"))
+    if report.peak_memory_bytes is not None:
+        rows.append(("peak memory", size_text(report.peak_memory_bytes)))
+    return rows

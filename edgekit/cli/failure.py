@@ -1,0 +1,91 @@
+"""How a command ends that does not succeed: message, hint and exit code, for people or as JSON."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from edgekit import errors
+from edgekit.cli.streams import paint
+from edgekit.errors import INTERRUPTED, EdgekitError, QualityError, UsageError
+
+
+def ending(action: Callable[[], object], arguments: list[str]) -> int:
+    """Runs `action`; its exit code. What went wrong is told on stderr, and on stdout where --json was asked."""
+    as_json, verbose = "--json" in arguments, bool({"-v", "--verbose"} & set(arguments))
+    try:
+        code = action()
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        return _tell(_translated(error), as_json, verbose)
+    except EdgekitError as error:
+        return _tell(error, as_json, verbose)
+    except (click.Abort, KeyboardInterrupt):
+        _report("Interrupted", "interrupted: nothing half-written is left", "", INTERRUPTED, as_json, {})
+        return INTERRUPTED
+    except Exception as error:
+        _trace(verbose)
+        message = f"unexpected {type(error).__name__}: {error}"
+        hint = "run again with -v for the traceback, and report it with the command line"
+        _report(type(error).__name__, message, hint, EdgekitError.exit_code, as_json, {})
+        return EdgekitError.exit_code
+
+
+def exit_code_rows() -> list[tuple[int, str, str]]:
+    """(code, error class, meaning); the meanings are those that errors.py states at its top."""
+    stated = re.findall(r"^[ │├└─]*(\w+) +(\d+) +(.+)$", errors.__doc__ or "", re.MULTILINE)
+    meanings = {name: meaning for name, _, meaning in stated}
+    own = {"success": "done", "EdgekitError": "anything else", "interrupted": "Ctrl-C: nothing half-written is left"}
+    return [(code, name, own.get(name) or meanings.get(name, "")) for code, name in sorted(errors.exit_codes().items())]
+
+
+def _translated(error: click.ClickException) -> UsageError:
+    """click's own complaints in our form."""
+    if isinstance(error, click.NoSuchOption):
+        near = f"did you mean {' or '.join(sorted(error.possibilities))}? " if error.possibilities else ""
+        return UsageError(f"no such option {error.option_name}", hint=near + _see_help(error))
+    message = error.format_message()
+    return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=_see_help(error))
+
+
+def _see_help(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"`{context.command_path if context else 'edgekit'} --help` shows what there is"
+
+
+def _tell(error: EdgekitError, as_json: bool, verbose: bool) -> int:
+    _trace(verbose)
+    details: dict[str, Any] = {}
+    if isinstance(error, QualityError):
+        details["layers"] = [{"name": name, "sqnr_db": sqnr} for name, sqnr in error.layers]
+    notes = [*getattr(error, "__notes__", ())]
+    message = "\n".join([error.message, *(f"  {note}" for note in notes)])
+    _report(type(error).__name__, message, error.hint, error.exit_code, as_json, details)
+    if isinstance(error, QualityError) and error.layers:
+        from edgekit.cli.output import Column, Table, draw
+
+        rows = [(name, f"{sqnr:.1f}") for name, sqnr in error.layers]
+        draw(Table((Column("worst layers"), Column("SQNR dB", number=True)), rows), sys.stderr)
+    return error.exit_code
+
+
+def _report(kind: str, message: str, hint: str, exit_code: int, as_json: bool, details: dict[str, Any]) -> None:
+    click.echo(f"{paint('error:', 'bold red', sys.stderr)} {message}", err=True, color=True)
+    if hint:
+        click.echo(f"{paint('hint:', 'cyan', sys.stderr)} {hint}", err=True, color=True)
+    if as_json:
+        from edgekit.cli.output import SCHEMA_VERSION, dump
+
+        failure = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code, **details}
+        click.echo(dump({"schema_version": SCHEMA_VERSION, "error": failure}))
+
+
+def _trace(verbose: bool) -> None:
+    if verbose or os.environ.get("EDGEKIT_DEBUG"):
+        traceback.print_exc()

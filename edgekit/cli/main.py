@@ -1,0 +1,105 @@
+"""`edgekit`: the table of commands, and how every one of them ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from edgekit.cli.command import CONTEXT, NamedGroup
+from edgekit.cli.failure import ending, exit_code_rows
+from edgekit.errors import EdgekitError
+
+# name -> (module of edgekit.cli, what it does); the module holds the command under the attribute `command`
+COMMANDS = {
+    "export": ("export", "Take a model to a device: quantize, lower, prove, pack."),
+    "inspect": ("inspect", "Show what a bundle holds and where it comes from."),
+    "run": ("run", "Run a bundle on images, arrays or text."),
+    "benchmark": ("benchmark", "Time a bundle on this machine, beside its bare runtime."),
+    "evaluate": ("evaluate", "Accuracy, or agreement with the float model, on a folder of data."),
+    "devices": ("devices", "List, show or probe devices."),
+    "doctor": ("doctor", "What is installed, what can run here, and what adds the rest."),
+    "verify": ("verify", "Check a bundle's hashes and its signature."),
+    "keygen": ("keygen", "Make a key pair to sign bundles with."),
+    "completion": ("completion", "Print a shell's completion script."),
+    "exit-codes": ("exit_codes", "List the exit codes and what they mean."),
+}
+
+EXAMPLES = """\
+edgekit export efficientnet-lite0 --device jetson -o cats.edgekit
+edgekit run cats.edgekit --input photo.jpg
+edgekit doctor"""
+
+
+class Edgekit(NamedGroup):
+    """Imports a command's module when it is asked for, and turns every failure into its exit code."""
+
+    examples = EXAMPLES
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = import_module(f"edgekit.cli.{COMMANDS[cmd_name][0]}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table: no command is imported to be listed."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, _, meaning in exit_code_rows()])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        arguments = list(sys.argv[1:] if args is None else args)
+
+        def action() -> object:
+            return super(Edgekit, self).main(
+                arguments,
+                "edgekit",
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
+
+        try:
+            code = ending(action, arguments)
+        except BrokenPipeError:
+            # Nobody reads any more; without this Python complains once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = EdgekitError.exit_code
+        sys.exit(code)
+
+
+@click.group(cls=Edgekit, context_settings=CONTEXT, invoke_without_command=True)
+@click.version_option(package_name="edgekit", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Takes a PyTorch model to every edge device, and proves it right."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> NoReturn:
+    """Being asked to end (a service manager, a timeout) cleans up like Ctrl-C: nothing half-written stays."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cli.main()

@@ -1,0 +1,204 @@
+"""The winner becomes a Bundle: its parts, a deterministic manifest, and beside it a report of what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import edgekit
+from edgekit.bundle import Bundle, write_bundle
+from edgekit.bundle.manifest import (
+    FallbackLine,
+    Grid,
+    HistoryLine,
+    Manifest,
+    Part,
+    PartFile,
+    Provenance,
+    TensorEntry,
+    Variant,
+)
+from edgekit.candidates import Built
+from edgekit.costs import peak_activation_bytes
+from edgekit.model import Model
+from edgekit.quantization import Quantization
+from edgekit.recipe import Recipe
+from edgekit.report.html import render
+from edgekit.report.model import EvaluationReport
+from edgekit.reporting import Evidence, build_report
+
+PACKAGES = (
+    "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "executorch", "litert-torch", "ai-edge-litert",
+    "ai-edge-quantizer", "transformers", "numpy",
+)  # fmt: skip
+
+
+def pack(recipe: Recipe, output: Path, evidence: Evidence) -> tuple[Bundle, dict[str, Any]]:
+    """Writes the bundle and reads it back, verified; the second value is what `export --json` prints.
+
+    Raises OutputError with nothing left behind.
+    """
+    packed = [("model", evidence.winner)]
+    twin = evidence.twin
+    if recipe.include_float and twin is not None and twin.artifact is not None and twin is not evidence.winner:
+        packed.append(("float", twin))
+    manifest = build_manifest(recipe, evidence.device.name, evidence.original, packed)
+    report = build_report(evidence)
+    write_bundle(
+        output,
+        manifest,
+        part_files(packed, evidence.original),
+        report.to_json(),
+        render(report) if recipe.report else "",
+        sign_key=Path(recipe.sign) if recipe.sign else None,
+        force=recipe.force,
+        as_directory=recipe.directory,
+    )
+    return Bundle.open(output), summary(output, manifest, report)
+
+
+def summary(output: Path, manifest: Manifest, report: EvaluationReport) -> dict[str, Any]:
+    """The object of `export --json`, without its schema version."""
+    plain = report.to_json()
+    latency = plain["latency_ms"] or {}
+    return {
+        "bundle": str(output),
+        "parts": [
+            {
+                "name": part.name,
+                "file": part.file,
+                "format": part.format,
+                "tier": part.tier,
+                "precision": part.precision,
+                "size_bytes": part.size_bytes,
+                "sha256": part.sha256,
+            }
+            for part in manifest.parts
+        ],
+        "quality": plain["quality"],
+        "latency_ms": {
+            "host": latency.get("host"),
+            "float_host": latency.get("float_host"),
+            "threads": latency.get("threads"),
+            "isa": latency.get("isa"),
+            "predicted": latency.get("predicted"),
+        },
+        "candidates": plain["candidates"],
+        "fallbacks": plain["fallbacks"],
+        "seconds": report.seconds["total"],
+        "peak_memory_bytes": report.peak_memory_bytes,
+    }
+
+
+def build_manifest(recipe: Recipe, device: str, original: Model, packed: Sequence[tuple[str, Built]]) -> Manifest:
+    """`packed`: (part name, what it holds), the default first."""
+    winner = packed[0][1]
+    record = winner.model.quantization
+    return Manifest(
+        name=original.name,
+        task=original.task,
+        device=device,
+        parts=tuple(_part(name, built) for name, built in packed),
+        variants=tuple(Variant(name=_variant_name(built), parts=(name,)) for name, built in packed),
+        preprocess=original.preprocess,
+        postprocess=original.postprocess,
+        assets=() if original.tokenizer is None else (_file(original.tokenizer),),
+        fallbacks=tuple(FallbackLine(layer=f.layer, precision=f.precision, why=f.why) for f in winner.fallbacks),
+        grids=_grids(record) if record is not None else (),
+        history=tuple(HistoryLine(name=e.name, detail=e.detail, size_bytes=e.size_bytes) for e in winner.model.history),
+        provenance=Provenance(
+            edgekit=edgekit.__version__,
+            versions=installed_versions(),
+            source_kind=original.source.kind,
+            source=original.source.reference,
+            source_sha256=original.source.digest,
+            recipe=recipe.provenance(),
+        ),
+    )
+
+
+def part_files(packed: Sequence[tuple[str, Built]], original: Model) -> dict[str, Path | bytes]:
+    """Path in the bundle -> the file that goes there."""
+    files: dict[str, Path | bytes] = {}
+    for _, built in packed:
+        assert built.artifact is not None
+        for path in (built.artifact.path, *built.artifact.companions):
+            files[f"parts/{path.name}"] = path
+    if original.tokenizer is not None:
+        files[f"assets/{original.tokenizer.name}"] = original.tokenizer
+    return files
+
+
+def installed_versions() -> dict[str, str]:
+    """Of each package that had a hand in the artifact."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _variant_name(built: Built) -> str:
+    return f"{built.candidate.format}-{built.candidate.precision}"
+
+
+def _part(name: str, built: Built) -> Part:
+    artifact = built.artifact
+    assert artifact is not None
+    file = _file(artifact.path)
+    return Part(
+        file=file.file,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        name=name,
+        format=artifact.format,
+        precision=artifact.precision,
+        companions=tuple(_file(path) for path in artifact.companions),
+        inputs=tuple(TensorEntry.of(spec) for spec in built.model.input_specs),
+        outputs=tuple(TensorEntry.of(spec) for spec in built.model.output_specs),
+        segments=built.segments,
+        peak_activation_bytes=peak_activation_bytes(built.model),
+        notes=artifact.notes,
+    )
+
+
+def _file(path: Path) -> PartFile:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return PartFile(file=path.name, size_bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def _grids(record: Quantization) -> tuple[Grid, ...]:
+    weights = [
+        Grid(
+            name=name,
+            kind="weight",
+            bits=grid.bits,
+            channels=grid.scale.numel(),
+            scale_min=float(grid.scale.min()),
+            scale_max=float(grid.scale.max()),
+            zero_point=int(grid.zero_point.flatten()[0]) if grid.zero_point.numel() else 0,
+        )
+        for name, grid in record.weights.items()
+    ]
+    activations = [
+        Grid(
+            name=name,
+            kind="activation",
+            bits=8,
+            channels=1,
+            scale_min=grid.scale,
+            scale_max=grid.scale,
+            zero_point=grid.zero_point,
+        )
+        for name, grid in record.activations.items()
+    ]
+    return (*weights, *activations)

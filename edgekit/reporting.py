@@ -1,0 +1,254 @@
+"""What was measured, gathered into the report that a bundle carries."""
+
+from __future__ import annotations
+
+import base64
+import io
+import platform
+import resource
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgekit.candidates import Built
+from edgekit.costs import peak_activation_bytes
+from edgekit.devices.device import Device
+from edgekit.devices.latency import roofs
+from edgekit.model import Model
+from edgekit.parity import Outputs, Step
+from edgekit.quantizers.quantize import worst_layers
+from edgekit.report.evaluate import evaluate_accuracy, evaluate_agreement
+from edgekit.report.model import (
+    Candidate,
+    Energy,
+    EvaluationReport,
+    Fallback,
+    Latency,
+    Layer,
+    Memory,
+    ParityStep,
+    Predicted,
+    Quality,
+    Roofline,
+    RooflinePoint,
+    Sample,
+)
+from edgekit.runtimes.host import isa
+from edgekit.runtimes.predict import timed_prediction, top_labels
+from edgekit.runtimes.preprocess import decode_image, make_feeder
+from edgekit.runtimes.session import Session, SessionOptions
+from edgekit.runtimes.timing import benchmark
+
+PREVIEWS = 6
+THUMBNAIL_SIDE = 160
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the build flow learned, for one report. `twin` is the float artifact of the winner's format."""
+
+    device: Device
+    original: Model
+    folded: Model
+    winner: Built
+    twin: Built | None
+    outcome: Sequence[Built]
+    reference: Outputs
+    steps: tuple[Step, ...]
+    threads: int
+    seconds: dict[str, float]
+    versions: dict[str, str]
+
+
+def build_report(evidence: Evidence) -> EvaluationReport:
+    """Opens the winner once more: for its percentiles, the stages around it, and what it says of the previews."""
+    winner, device, original = evidence.winner, evidence.device, evidence.original
+    artifact = winner.artifact
+    assert artifact is not None
+    with artifact.open(winner.model, SessionOptions(threads=evidence.threads)) as session:
+        feeds = {name: value.numpy() for name, value in original.example_inputs.items()}
+        timing = benchmark(session, feeds, runs=50, limit_s=10, warmup_s=1)
+        stages, samples = _previews(original, session, evidence.folded)
+    float_size = evidence.twin.artifact.size_bytes if evidence.twin and evidence.twin.artifact else None
+    return EvaluationReport(
+        bundle=original.name,
+        title=original.name,
+        task=original.task,
+        device=device.name,
+        device_title=device.title,
+        format=artifact.format,
+        precision=artifact.precision,
+        quality=_quality(evidence),
+        layers=_layers(evidence),
+        latency_ms=_latency(evidence, timing.p50_ms, timing.p95_ms, timing.runs),
+        memory=Memory(
+            artifact_bytes=artifact.size_bytes,
+            peak_activation_bytes=peak_activation_bytes(winner.model),
+            peak_rss_bytes=None,
+        ),
+        roofline=_roofline(winner, device),
+        flops=sum(segment.flops for segment in winner.segments),
+        energy=_energy(winner, device),
+        compression_ratio=float_size / artifact.size_bytes if float_size else None,
+        float_size_bytes=float_size,
+        stages_ms=stages,
+        candidates=tuple(_candidate(one, one.candidate == winner.candidate) for one in evidence.outcome),
+        parity=tuple(
+            ParityStep(step=step.name, sqnr_db=step.sqnr_db, max_abs=step.max_abs)
+            for step in (*evidence.steps, *winner.steps)
+        ),
+        fallbacks=tuple(Fallback(layer=f.layer, precision=f.precision, why=f.why) for f in winner.fallbacks),
+        samples=samples,
+        seconds={**evidence.seconds, **{entry.name: entry.seconds for entry in winner.model.history}},
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        host=_host(),
+        isa=isa(),
+        versions=evidence.versions,
+        notes=artifact.notes,
+    )
+
+
+def _quality(evidence: Evidence) -> Quality | None:
+    original, winner = evidence.original, evidence.winner
+    primary = original.postprocess.output if original.postprocess else next(iter(evidence.reference))
+    reference, actual = evidence.reference[primary], winner.answers[primary]
+    held_out = bool(original.held_out)
+    if not np.issubdtype(reference.dtype, np.floating):
+        return None
+    if original.labels and len(original.labels) == len(actual):
+        return evaluate_accuracy(original.labels, actual, reference, held_out=held_out)
+    task = original.postprocess.kind if original.postprocess else "other"
+    return evaluate_agreement(reference, actual, task=task, held_out=held_out)
+
+
+def _layers(evidence: Evidence) -> tuple[Layer, ...]:
+    record = evidence.winner.model.quantization
+    if record is None or evidence.original.onnx_path is not None:
+        return ()
+    quantized = set(record.layers)
+    order = {node.name: index for index, node in enumerate(evidence.folded.graph.graph.nodes)}
+    rows = sorted(worst_layers(evidence.folded, evidence.winner.model), key=lambda row: order.get(row[0], 0))
+    return tuple(
+        Layer(name=name, sqnr_db=sqnr, precision=record.method if name in quantized else "fp32") for name, sqnr in rows
+    )
+
+
+def _latency(evidence: Evidence, p50_ms: float, p95_ms: float, runs: int) -> Latency:
+    """`host` is the number that the candidates were compared by, so that ratio and table agree."""
+    winner, twin = evidence.winner, evidence.twin
+    host = winner.host_ms if winner.host_ms is not None else p50_ms
+    float_host = twin.host_ms if twin is not None else None
+    predicted = () if winner.device is None else (_predicted(evidence.device, winner),)
+    return Latency(
+        host=host,
+        host_p95=p95_ms,
+        float_host=float_host,
+        speedup=float_host / host if float_host else None,
+        threads=evidence.threads,
+        isa=isa(),
+        runs=runs,
+        predicted=predicted,
+    )
+
+
+def _predicted(device: Device, built: Built) -> Predicted:
+    assert built.device is not None
+    return Predicted(
+        device=device.name, p50=built.device.latency_ms, low=built.device.low_ms, high=built.device.high_ms
+    )
+
+
+def _roofline(built: Built, device: Device) -> Roofline | None:
+    if built.device is None:
+        return None
+    lines = roofs(device, built.candidate.format)
+    points = tuple(
+        RooflinePoint(
+            name=time.name,
+            kind=time.kind,
+            precision=time.precision,
+            flop_per_byte=time.intensity,
+            gflops=time.gflops,
+            milliseconds=time.latency_ms,
+        )
+        for time in built.device.by_segment
+        if time.gflops > 0
+    )
+    return Roofline(
+        device=device.name,
+        unit=device.unit_for(built.candidate.format).name,
+        bandwidth_gbps=lines[0].bandwidth_gbps,
+        peaks_gflops={line.precision: line.peak_gflops for line in lines},
+        points=points,
+    )
+
+
+def _energy(built: Built, device: Device) -> Energy | None:
+    if built.device is None or "load" not in device.power_w:
+        return None
+    return Energy(
+        energy_mj=device.power_w["load"] * built.device.latency_ms,
+        estimated=True,
+        method=f"{device.power_w['load']:g} W under load x predicted latency",
+    )
+
+
+def _candidate(one: Built, chosen: bool) -> Candidate:
+    return Candidate(
+        format=one.candidate.format,
+        precision=one.candidate.precision,
+        chosen=chosen,
+        why_not="" if chosen else one.why_not,
+        sqnr_db=one.quality.sqnr_db if one.quality else None,
+        agreement=one.quality.top1_agreement if one.quality else None,
+        host_p50_ms=one.host_ms,
+        predicted_ms=one.device.latency_ms if one.device else None,
+        predicted_low_ms=one.device.low_ms if one.device else None,
+        predicted_high_ms=one.device.high_ms if one.device else None,
+        size_bytes=one.artifact.size_bytes if one.artifact else None,
+    )
+
+
+def _previews(original: Model, session: Session, folded: Model) -> tuple[dict[str, float], tuple[Sample, ...]]:
+    """Stage medians in ms over the preview files, and what artifact and float model say of each."""
+    if not original.previews or original.preprocess is None:
+        return {}, ()
+    feeder = make_feeder(original.preprocess, session.inputs, original.tokenizer)
+    laps: list[dict[str, float]] = []
+    samples: list[Sample] = []
+    for path in original.previews[:PREVIEWS]:
+        prediction = timed_prediction(feeder, session, original.postprocess, path)
+        laps.append(prediction.latency_ms)
+        if not prediction.top:
+            continue
+        feeds = {name: torch.from_numpy(value) for name, value in feeder(path).items()}
+        answers = {name: value.numpy() for name, value in folded.forward(feeds).items()}
+        samples.append(
+            Sample(
+                name=path.name,
+                thumbnail=_thumbnail(path),
+                top=prediction.top,
+                float_top=top_labels(answers, original.postprocess, 5),
+            )
+        )
+    stages = {stage: statistics.median(lap[stage] for lap in laps) for stage in laps[0]}
+    return stages, tuple(samples)
+
+
+def _thumbnail(path: Path) -> str:
+    image = decode_image(path)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _host() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    return platform.machine()

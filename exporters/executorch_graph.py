@@ -1,0 +1,109 @@
+"""Graph forms that XNNPACK takes: attention as plain products, means that keep their dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+
+
+def keep_mean_dimensions(graph: GraphModule) -> GraphModule:
+    """A 4-dimensional mean over (2, 3) becomes one that keeps its dimensions, and a squeeze; in place.
+
+    Where the mean is quantized its integers are squeezed between a second pair of the same grid, which changes none.
+    """
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target is aten.mean.dim and _is_spatial(node):
+            _keep(graph, node)
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def _is_spatial(node: Node) -> bool:
+    args: tuple[Any, ...] = node.args
+    source, dims = args[0].meta.get("val"), args[1]
+    keeps = args[2] if len(args) > 2 else node.kwargs.get("keepdim", False)
+    if not isinstance(source, Tensor) or source.dim() != 4 or keeps or node.kwargs.get("dtype") is not None:
+        return False
+    return sorted(dim % 4 for dim in dims) == [2, 3]
+
+
+def _keep(graph: GraphModule, node: Node) -> None:
+    users = list(node.users)
+    packs = [user for user in users if user.target is QUANTIZE]
+    node.args = (node.args[0], node.args[1], True)
+    node.kwargs = {}
+    nodes = graph.graph
+    last = node
+    if len(users) == 1 and packs:
+        grid = packs[0].args[1:]
+        with nodes.inserting_before(packs[0]):
+            packed = nodes.call_function(QUANTIZE, (node, *grid))
+            last = nodes.call_function(DEQUANTIZE, (packed, *grid))
+    with nodes.inserting_before(users[0]) if last is not node else nodes.inserting_after(node):
+        squeezed = nodes.call_function(aten.squeeze.dims, (last, [2, 3]))
+    squeezed.meta["val"] = node.meta.get("val")
+    for user in users:
+        user.replace_input_with(node, squeezed)
+
+
+def open_attention(graph: GraphModule) -> GraphModule:
+    """Attention becomes a call of `attention`, which the next torch.export traces into products and a softmax.
+
+    torch's own decomposition guards rows without any key by comparisons that only slow portable kernels run.
+    """
+    for node in graph.graph.nodes:
+        if node.target is aten.scaled_dot_product_attention.default:
+            node.target = attention
+    graph.recompile()
+    return graph
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """query [B, H, N, D], key [B, H, M, D], value [B, H, M, E] -> [B, H, N, E], as torch's in eval mode.
+
+    Finite numbers stand in for minus infinity, and what a mask of booleans forbids is multiplied by zero after the
+    softmax: a row that may look nowhere gives zeros, like torch.
+    """
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+    lead, rows, columns = query.shape[:-2], query.shape[-2], key.shape[-2]
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    if is_causal:
+        attn_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril()
+    scores = torch.bmm(_batched(query * factor), _batched(key).transpose(1, 2))
+    allowed = None
+    if attn_mask is not None:
+        scores = scores.reshape(*lead, rows, columns)
+        bias = attn_mask
+        if attn_mask.dtype == torch.bool:
+            allowed = attn_mask.to(query.dtype)
+            bias = (allowed - 1.0) * (torch.finfo(query.dtype).max / 2)
+        scores = scores + bias
+    weights = torch.softmax(scores, -1)
+    if allowed is not None:
+        weights = weights * allowed
+    result = torch.bmm(_batched(weights), _batched(value))
+    return result.reshape(*lead, rows, value.shape[-1])
+
+
+def _batched(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, *tensor.shape[-2:])

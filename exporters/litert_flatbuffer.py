@@ -1,0 +1,213 @@
+"""Edits on a finished .tflite: a float interface around integer kernels, and a count of what runs how."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekit.quantization import WeightGrid
+
+IDENTIFIER = b"TFL3"
+SMALLEST_STORED_BYTES = 1024  # a smaller constant gains less than the operator that unpacks it costs
+INTEGERS = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT16)
+OPERATOR_NAMES = {
+    code: name
+    for name, code in vars(schema.BuiltinOperator).items()
+    if isinstance(code, int) and not name.startswith("_")
+}
+# Operators that move values or leave their meaning alone: their precision says nothing about the model's.
+MOVEMENT = {"TRANSPOSE", "RESHAPE", "QUANTIZE", "DEQUANTIZE", "PAD", "PADV2", "SLICE", "STRIDED_SLICE", "CAST", "SHAPE"}
+
+
+def read_model(content: bytes) -> Any:
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def write_model(model: Any) -> bytes:
+    import flatbuffers  # type: ignore[import-untyped]
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def restore_float_interface(content: bytes) -> bytes:
+    """Quantized inputs get a QUANTIZE in front and quantized outputs a DEQUANTIZE behind, as the model's own dtypes.
+
+    The converter takes such operators at the edge of the graph away and leaves integers for the caller to scale.
+    """
+    model = read_model(content)
+    graph = model.subgraphs[0]
+    inputs = _wrap_all(model, graph, graph.inputs, schema.BuiltinOperator.QUANTIZE)
+    outputs = _wrap_all(model, graph, graph.outputs, schema.BuiltinOperator.DEQUANTIZE)
+    if not inputs and not outputs:
+        return content
+    graph.inputs = [inputs.get(index, index) for index in graph.inputs]
+    graph.outputs = [outputs.get(index, index) for index in graph.outputs]
+    for signature in model.signatureDefs or ():
+        for entry in signature.inputs:
+            entry.tensorIndex = inputs.get(entry.tensorIndex, entry.tensorIndex)
+        for entry in signature.outputs:
+            entry.tensorIndex = outputs.get(entry.tensorIndex, entry.tensorIndex)
+    return write_model(model)
+
+
+def _is_quantized(tensor: Any) -> bool:
+    found = tensor.quantization
+    return tensor.type in INTEGERS and found is not None and found.scale is not None and len(found.scale) > 0
+
+
+def _wrap_all(model: Any, graph: Any, indices: Iterable[int], builtin: int) -> dict[int, int]:
+    """Quantized tensor -> its new float twin."""
+    found = [index for index in dict.fromkeys(indices) if _is_quantized(graph.tensors[index])]
+    return {index: _wrap(model, graph, index, builtin) for index in found}
+
+
+def _wrap(model: Any, graph: Any, index: int, builtin: int) -> int:
+    """Adds the float twin of a tensor and the operator between them; the twin's index."""
+    quantized = graph.tensors[index]
+    twin = schema.TensorT()
+    twin.type = schema.TensorType.FLOAT32
+    twin.shape, twin.shapeSignature, twin.hasRank = quantized.shape, quantized.shapeSignature, quantized.hasRank
+    twin.buffer = 0  # the format keeps buffer 0 empty, for tensors made at run time
+    twin.name = quantized.name
+    quantized.name = quantized.name + b"_quantized"
+    graph.tensors.append(twin)
+    new = len(graph.tensors) - 1
+    step = schema.OperatorT()
+    step.opcodeIndex = _operator_code(model, builtin)
+    is_input = builtin == schema.BuiltinOperator.QUANTIZE
+    step.inputs, step.outputs = ([new], [index]) if is_input else ([index], [new])
+    graph.operators.insert(0 if is_input else len(graph.operators), step)
+    return new
+
+
+def _operator_code(model: Any, builtin: int, version: int = 1) -> int:
+    for place, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin and code.version == version:
+            return place
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def operators(content: bytes) -> list[tuple[str, bool]]:
+    """(name, whether it computes on integers) of each operator, by the type of its first output."""
+    model = read_model(content)
+    graph = model.subgraphs[0]
+    found = []
+    for step in graph.operators:
+        code = model.operatorCodes[step.opcodeIndex]
+        name = OPERATOR_NAMES.get(code.builtinCode, str(code.builtinCode))
+        if code.customCode:
+            name = code.customCode.decode()
+        found.append((name, _is_quantized(graph.tensors[step.outputs[0]])))
+    return found
+
+
+def integer_notes(content: bytes) -> tuple[str, ...]:
+    """How much of a statically quantized file runs on integers, and what does not."""
+    computing = [(name, quantized) for name, quantized in operators(content) if name not in MOVEMENT]
+    left = Counter(name for name, quantized in computing if not quantized)
+    notes = [f"{len(computing) - left.total()} of {len(computing)} operators run on integers"]
+    if left:
+        notes.append("in float: " + ", ".join(f"{name} x{count}" for name, count in left.most_common()))
+    return tuple(notes)
+
+
+def store_half(content: bytes) -> tuple[bytes, int]:
+    """Float constants whose values are half-precision numbers are stored as such, behind a DEQUANTIZE.
+
+    Gives the new file and how many constants it holds in half precision.
+    """
+
+    def pack(values: np.ndarray) -> tuple[np.ndarray, None] | None:
+        half = values.astype(np.float16)
+        return (half, None) if np.array_equal(half.astype(np.float32), values) else None
+
+    return _store(content, schema.TensorType.FLOAT16, pack)
+
+
+def store_on_grids(content: bytes, grids: Iterable[WeightGrid]) -> tuple[bytes, int]:
+    """Float constants that lie on one of `grids`, per channel, are stored in 8 bits behind a DEQUANTIZE.
+
+    The converter lays weights out anew, so that a constant is known by its scales: those of one dimension that bring
+    every value onto an integer. Gives the new file and how many constants it holds so.
+    """
+    known = [grid.scale.numpy().astype(np.float32).reshape(-1) for grid in grids if grid.group_size is None]
+
+    def pack(values: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, int]] | None:
+        for scale in known:
+            for axis in range(values.ndim):
+                found = _integers(values, scale, axis)
+                if found is not None:
+                    return found, (scale, axis)
+        return None
+
+    return _store(content, schema.TensorType.INT8, pack)
+
+
+def _integers(values: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray | None:
+    """int8 of `values` / `scale` along `axis`; None where they do not lie on that grid."""
+    if scale.size not in (1, values.shape[axis]):
+        return None
+    shape = [1] * values.ndim
+    shape[axis] = scale.size
+    steps = values / scale.reshape(shape)
+    nearest = np.rint(steps)
+    fits = np.abs(nearest).max(initial=0) <= 127 and np.allclose(steps, nearest, rtol=0, atol=1e-3)
+    return nearest.astype(np.int8) if fits else None
+
+
+def _store(
+    content: bytes, kind: int, pack: Callable[[np.ndarray], tuple[np.ndarray, tuple[np.ndarray, int] | None] | None]
+) -> tuple[bytes, int]:
+    model = read_model(content)
+    graph = model.subgraphs[0]
+    packed: dict[int, int] = {}
+    for index, tensor in enumerate(list(graph.tensors)):
+        data = model.buffers[tensor.buffer].data
+        if tensor.type != schema.TensorType.FLOAT32 or data is None or len(data) < SMALLEST_STORED_BYTES:
+            continue
+        values = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
+        found = pack(values)
+        if found is None:
+            continue
+        packed[index] = _store_constant(model, graph, index, kind, *found)
+    steps = []
+    for index, stored in packed.items():
+        step = schema.OperatorT()
+        step.opcodeIndex = _operator_code(model, schema.BuiltinOperator.DEQUANTIZE, version=3)
+        step.inputs, step.outputs = [stored], [index]
+        steps.append(step)
+    graph.operators = [*steps, *graph.operators]
+    return write_model(model), len(packed)
+
+
+def _store_constant(
+    model: Any, graph: Any, index: int, kind: int, data: np.ndarray, grid: tuple[np.ndarray, int] | None
+) -> int:
+    """Adds the packed twin of a constant, whose own buffer is emptied; the twin's index."""
+    wide = graph.tensors[index]
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    twin = schema.TensorT()
+    twin.type, twin.shape, twin.hasRank = kind, wide.shape, wide.hasRank
+    twin.name = wide.name + b"_stored"
+    twin.buffer = len(model.buffers) - 1
+    if grid is not None:
+        scale, axis = grid
+        twin.quantization = schema.QuantizationParametersT()
+        twin.quantization.scale = scale
+        twin.quantization.zeroPoint = np.zeros(scale.size, np.int64)
+        twin.quantization.quantizedDimension = axis if scale.size > 1 else 0
+    graph.tensors.append(twin)
+    wide.buffer = 0  # now made at run time
+    return len(graph.tensors) - 1

@@ -1,0 +1,93 @@
+"""ONNX for ONNX Runtime: standard operators, QDQ for static int8, one self-contained file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from edgekit.devices.device import Device
+from edgekit.errors import ExportError
+from edgekit.exporters.base import Artifact, Exporter
+from edgekit.model import Model
+from edgekit.quantization import Scheme
+from edgekit.quantizers.schemes import scheme_named
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# The newest that every ONNX Runtime we install (1.22 and later) optimises fully; it brings 4-bit integers.
+OPSET = 21
+
+
+class OnnxExporter(Exporter):
+    """fp16 is taken as the Fp16 quantizer left the graph; a trained .onnx file is quantized as a graph."""
+
+    format: ClassVar[str] = "onnx"
+    suffix: ClassVar[str] = ".onnx"
+    extra: ClassVar[str] = "export"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    precisions: ClassVar[tuple[str, ...]] = (
+        "fp32",
+        "int8",
+        "int8-dynamic",
+        "int8-weight-only",
+        "int4-weight-only",
+        "fp16",
+    )
+    needs_torch_module: ClassVar[bool] = False
+
+    def scheme(self, device: Device) -> Scheme:
+        """x86 multiplies u8 by s8: with VNNI exactly, without it 7-bit weights keep the sum from saturating."""
+        if device.arch not in ("x86_64", "amd64"):
+            return scheme_named("onnx-arm")
+        features = {feature for unit in device.units for feature in unit.isa}
+        return scheme_named("onnx-x86" if any("vnni" in name for name in features) else "onnx-x86-no-vnni")
+
+    def export(self, model: Model, directory: Path, device: Device) -> Artifact:
+        self.check()
+        precision = precision_of(model, self)
+        from edgekit.exporters.onnx_graph import finish, to_proto, write
+        from edgekit.exporters.onnx_qdq import quantize_biases
+
+        if model.onnx_path is not None:
+            from edgekit.exporters.onnx_source import quantize_source
+
+            proto, notes = quantize_source(model, self.format)
+        else:
+            converted, notes = lower(model, OPSET, self.format)
+            quantize_biases(converted.graph)
+            proto = to_proto(converted)
+        path = directory / f"{model.name}-{precision}{self.suffix}"
+        write(finish(proto, self.format), path)
+        return Artifact(self.format, precision, path, notes=notes)
+
+
+def precision_of(model: Model, exporter: Exporter) -> str:
+    """The name of the method that quantized `model`. Raises ExportError where the format cannot carry it."""
+    precision = "fp32" if model.quantization is None else model.quantization.method
+    if precision not in exporter.precisions:
+        raise ExportError(
+            f"{exporter.format} cannot carry {precision}", hint=f"it carries: {', '.join(exporter.precisions)}"
+        )
+    return precision
+
+
+def lower(model: Model, opset: int, format: str) -> tuple[ir.Model, tuple[str, ...]]:
+    """The ONNX graph of a captured Model at its precision, and notes for the report."""
+    from edgekit.exporters.onnx_graph import convert, simplify
+    from edgekit.exporters.onnx_qdq import transpose_weights
+    from edgekit.exporters.onnx_weights import quantize_weights
+    from edgekit.quantizers.lower import to_pt2e
+
+    record = model.quantization
+    notes: tuple[str, ...] = ()
+    if record is not None and record.method == "int8":
+        converted = convert(model, to_pt2e(model), opset, format)
+    else:
+        converted = convert(model, model.graph, opset, format)
+    if record is not None and record.method not in ("int8", "fp16"):
+        kept = quantize_weights(converted, model)
+        notes = (f"float weights: {', '.join(kept)}",) if kept else ()
+    simplify(converted)
+    transpose_weights(converted.graph)
+    return converted, notes

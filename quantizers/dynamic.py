@@ -1,0 +1,58 @@
+"""int8 weights, activations rounded at run time to the range that each one then has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from edgekit.errors import SourceError
+from edgekit.model import Model
+from edgekit.passes.fold import FoldBatchNorm
+from edgekit.progress import Progress
+from edgekit.quantization import Fallback, Quantization
+from edgekit.quantizers.anatomy import layer_weight, weighted_layers
+from edgekit.quantizers.base import Quantizer
+from edgekit.quantizers.grids import weight_grid
+from edgekit.quantizers.learned_rounding import LearnedRounding
+from edgekit.quantizers.static import round_to_nearest
+
+
+@dataclass(frozen=True)
+class DynamicInt8(Quantizer):
+    """Linear-like layers (linear, addmm, matmul with a stored weight); convolutions stay float, as every runtime's
+    dynamic kernels are for matrix products.
+
+    `learned_rounding` is used where the Model has calibration data; `samples` bounds how many of them.
+    """
+
+    learned_rounding: bool = True
+    samples: int = 32
+
+    method: ClassVar[str] = "int8-dynamic"
+
+    def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
+        model = FoldBatchNorm()(model, progress)
+        graph = model.copy_graph()
+        keep = {name for name, _ in self.keep}
+        layers = [layer for layer in weighted_layers(graph) if not layer.is_convolution and layer.node.name not in keep]
+        layers = [layer for layer in layers if layer.axis is not None and layer_weight(graph, layer).dim() == 2]
+        if not layers:
+            raise SourceError(
+                f"{model.name} has no linear layer to quantize dynamically", hint="use --quantize int8 or fp16"
+            )
+        record = Quantization(
+            method=self.method,
+            scheme=self.scheme,
+            weights={
+                layer.weight: weight_grid(layer_weight(graph, layer), layer.axis, self.scheme) for layer in layers
+            },
+            layers=tuple(layer.node.name for layer in layers),
+            fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
+        )
+        learned = self.learned_rounding and bool(model.calibration)
+        if learned:
+            LearnedRounding(model.graph, graph, record, model.calibration[: self.samples], progress).run()
+        else:
+            round_to_nearest(graph, record, layers)
+        how = "learned rounding" if learned else "nearest rounding"
+        return replace(model, module=graph, quantization=record), f"{len(layers)} layers, {how}"

@@ -1,0 +1,119 @@
+"""The float network and its quantized twin, walked node by node on the same samples, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from edgekit.model import Sample
+from edgekit.quantization import ActivationGrid, Quantization
+from edgekit.quantizers.anatomy import attribute_named, fused_source, reading_ends
+
+Values = list[Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What `node` gives: `exact` from the float network, `rounded` from the quantized one, one entry a sample."""
+
+    node: Node
+    exact: Values
+    rounded: Values
+
+
+Visitor = Callable[[Node, Values, Values], None]
+
+
+def walk(
+    exact: GraphModule,
+    rounded: GraphModule,
+    record: Quantization,
+    samples: Sequence[Sample],
+    before: Visitor | None = None,
+) -> Iterator[Pair]:
+    """Yields each node of `rounded` once it has been run in both graphs, in order; values live until their last use.
+
+    `before(node, exact sources, rounded sources)` sees each quantized layer's first input before it runs and may put
+    other weights into `rounded`. The values are those of the graph that `to_pt2e` makes.
+    """
+    twins = {node.name: node for node in exact.graph.nodes}
+    nodes = list(rounded.graph.nodes)
+    layers = set(record.layers)
+    integer_nodes = {node for node in nodes if node.name in layers}
+    readers = {end for node in integer_nodes for end in reading_ends(node)}
+    last_use = {source: node for node in nodes for source in node.all_input_nodes}
+    ends: dict[Node, list[Node]] = {}
+    for source, node in last_use.items():
+        ends.setdefault(node, []).append(source)
+    floats: dict[Node, Values] = {}
+    values: dict[Node, Values] = {}
+    on_grid: dict[Node, Values] = {}
+    for node in nodes:
+        if node.op == "output":
+            break
+        if node.name in layers and before is not None:
+            source = _first_source(node)
+            before(node, floats[source], (on_grid if node in readers else values).get(source, values[source]))
+        floats[node] = _run(exact, twins.get(node.name, node), node, floats, floats, samples)
+        values[node] = _run(rounded, node, node, values, on_grid if node in readers else values, samples)
+        grid = record.activations.get(node.name)
+        if grid is not None:
+            on_grid[node] = [fake_quantize(value, grid) for value in values[node]]
+            if node in integer_nodes or fused_source(node) in integer_nodes:
+                values[node] = on_grid[node]
+        yield Pair(node, floats[node], values[node])
+        for source in ends.get(node, ()):
+            for store in (floats, values, on_grid):
+                store.pop(source, None)
+
+
+def fake_quantize(value: Tensor, grid: ActivationGrid) -> Tensor:
+    """`value` after a trip to the integers of `grid` and back; float32."""
+    inverse = 1.0 / grid.scale
+    steps = torch.round(value * inverse) + grid.zero_point
+    return (steps.clamp_(grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale
+
+
+def _first_source(node: Node) -> Node:
+    return next(source for source in node.all_input_nodes if source.op != "get_attr")
+
+
+def _run(
+    graph: GraphModule,
+    twin: Node,
+    node: Node,
+    values: dict[Node, Values],
+    preferred: dict[Node, Values],
+    samples: Sequence[Sample],
+) -> Values:
+    """`twin`, with its inputs looked up under the names of `node`'s inputs."""
+    count = len(samples)
+    if node.op == "placeholder":
+        position = [n for n in node.graph.nodes if n.op == "placeholder"].index(node)
+        return [list(sample.values())[position] for sample in samples]
+    if node.op == "get_attr":
+        return []
+    call = graph.get_submodule(str(twin.target)) if node.op == "call_module" else twin.target
+    sources = zip(node.all_input_nodes, twin.all_input_nodes, strict=True)
+    attributes = {
+        source.name: attribute_named(graph, str(same.target)) for source, same in sources if source.op == "get_attr"
+    }
+    results = []
+    for index in range(count):
+
+        def look_up(source: Node, index: int = index) -> Any:
+            if source.op == "get_attr":  # read late: `before` may just have changed it
+                return attributes[source.name]
+            return preferred.get(source, values[source])[index]
+
+        args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
+        with torch.no_grad():
+            results.append(call(*args, **kwargs))  # type: ignore[operator]
+    return results

@@ -1,0 +1,135 @@
+"""Rounding a weight matrix so that its product, not its entries, stays close: pure functions of tensors.
+
+For inputs x (float network) and x' (what really arrives, already rounded), both centred, the output error of a row w'
+is  E |w x - w' x'|^2.  With H = E x' x'^T and K = E x x'^T it is, up to a constant, (w' - t) H (w' - t)^T where
+t = w K H^-1: the float row that best makes up for the errors of the layers before. What remains is to find the
+nearest grid point in the metric H, by successive rounding with error feedback (Frantar et al. 2023, GPTQ, section 3)
+and then coordinate descent. The objective is that of AdaRound (Nagel et al. 2020, equation 21, asymmetric form).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Running sums over positions of centred products; `G` groups, `K` inputs a group.
+
+    exact, rounded: [G, K] sums; cross: [G, K, K] of x x'^T; gram: [G, K, K] of x' x'^T.
+    """
+
+    exact: Tensor
+    rounded: Tensor
+    cross: Tensor
+    gram: Tensor
+    count: int = 0
+
+    @classmethod
+    def zeros(cls, groups: int, inputs: int) -> Moments:
+        square = (groups, inputs, inputs)
+        return cls(torch.zeros(square[:2]), torch.zeros(square[:2]), torch.zeros(square), torch.zeros(square))
+
+    def add(self, exact: Tensor, rounded: Tensor, means_only: bool = False) -> None:
+        """`exact`, `rounded`: [G, K, positions]."""
+        self.exact += exact.sum(2)
+        self.rounded += rounded.sum(2)
+        self.count += exact.shape[2]
+        if means_only:
+            return
+        transposed = rounded.transpose(1, 2)
+        self.cross.baddbmm_(exact, transposed)
+        self.gram.baddbmm_(rounded, transposed)
+
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        return self.exact / self.count, self.rounded / self.count
+
+    def covariances(self) -> tuple[Tensor, Tensor]:
+        """(cross, gram), centred, [G, K, K] each, in float64."""
+        exact, rounded = (mean.double() for mean in self.means)
+        cross = self.cross.double() / self.count - exact[:, :, None] * rounded[:, None, :]
+        gram = self.gram.double() / self.count - rounded[:, :, None] * rounded[:, None, :]
+        return cross, gram
+
+
+def damped_metric(moments: Moments, damping: float) -> Tensor:
+    """[G, K, K] float64: the covariance of x', plus `damping` times its mean variance on the diagonal.
+
+    The damping keeps directions that the calibration data happen not to take from being given away for free.
+    """
+    _, gram = moments.covariances()
+    level = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12) * damping
+    return gram + torch.eye(gram.shape[1], dtype=gram.dtype) * level[:, None, None]
+
+
+def compensated_rows(rows: Tensor, moments: Moments, ridge: float) -> Tensor:
+    """t = w (K + r I) (H + r I)^-1 for `rows` [G, R, K], float64, r being `ridge` times the mean variance.
+
+    A large ridge holds t to w: with few samples a small one fits their errors instead of the layers'.
+    """
+    cross, gram = moments.covariances()
+    level = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12) * ridge
+    held = torch.eye(gram.shape[1], dtype=gram.dtype) * level[:, None, None]
+    return torch.linalg.solve(gram + held, rows.double() @ (cross + held), left=False)
+
+
+def round_rows(targets: Tensor, metric: Tensor, scale: Tensor, limit: int, anchors: Tensor, passes: int = 3) -> Tensor:
+    """Integer steps [G, R, K], float32, with small (q * scale - target) metric (q * scale - target)^T for each row.
+
+    scale: [G, R]. anchors: [G, R, K], the step (+-limit) that an entry has to keep, 0 where it is free.
+    """
+    steps = _feed_back(targets, metric, scale, limit, anchors)
+    return _descend(steps, targets, metric, scale, limit, anchors, passes)
+
+
+def _feed_back(targets: Tensor, metric: Tensor, scale: Tensor, limit: int, anchors: Tensor) -> Tensor:
+    """One column after the other, largest variance first; each column's error moves the columns to come."""
+    order = metric.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
+    inverse = torch.linalg.inv(_permuted(metric, order))
+    # inv(H) = U^T U with U upper triangular: row j of U holds how column j's error moves the later ones.
+    upper = torch.linalg.cholesky(inverse).transpose(1, 2).float()
+    index = order[:, None, :].expand_as(targets)
+    work = targets.gather(2, index).float()
+    held = anchors.gather(2, index)
+    steps = torch.empty_like(work)
+    for column in range(work.shape[2]):
+        wanted = work[:, :, column]
+        step = torch.clamp(torch.round(wanted / scale), -limit, limit)
+        step = torch.where(held[:, :, column] != 0, held[:, :, column], step)
+        steps[:, :, column] = step
+        error = (wanted - step * scale) / upper[:, column, column, None]
+        work[:, :, column + 1 :] -= error[:, :, None] * upper[:, column, None, column + 1 :]
+    return torch.empty_like(steps).scatter_(2, index, steps)
+
+
+def _descend(
+    steps: Tensor, targets: Tensor, metric: Tensor, scale: Tensor, limit: int, anchors: Tensor, passes: int
+) -> Tensor:
+    """Each entry in turn to its best step with the others fixed, until nothing moves or `passes` are over."""
+    metric = metric.float()
+    slope = (steps * scale[:, :, None] - targets.float()) @ metric
+    for _ in range(passes):
+        moved = False
+        for column in range(steps.shape[2]):
+            old = steps[:, :, column]
+            curvature = metric[:, column, column, None] * scale
+            best = torch.clamp(torch.round(old - slope[:, :, column] / curvature), -limit, limit)
+            best = torch.where(anchors[:, :, column] != 0, anchors[:, :, column], best)
+            change = (best - old) * scale
+            if change.any():
+                moved = True
+                slope += change[:, :, None] * metric[:, column, None, :]
+                steps[:, :, column] = best
+        if not moved:
+            break
+    return steps
+
+
+def _permuted(metric: Tensor, order: Tensor) -> Tensor:
+    size = metric.shape[1]
+    rows = metric.gather(1, order[:, :, None].expand(-1, -1, size))
+    return rows.gather(2, order[:, None, :].expand(-1, size, -1))

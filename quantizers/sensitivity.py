@@ -1,0 +1,153 @@
+"""Where quantization hurts: the error behind each layer, what each layer alone costs, which layers to keep in float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.model import Model, Sample
+from edgekit.progress import Progress, silent
+from edgekit.quantization import Fallback, Quantization
+from edgekit.quantizers.anatomy import (
+    layer_weight,
+    replace_tensor,
+    tensor_named,
+    through_padding,
+    weighted_layer,
+    weighted_layers,
+)
+from edgekit.quantizers.base import Quantizer
+from edgekit.quantizers.lockstep import walk
+from edgekit.report.metrics import sqnr_db
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`sqnr_db` of the model's outputs with this layer alone quantized; `mflops` of one inference of it."""
+
+    layer: str
+    sqnr_db: float
+    mflops: float
+
+
+def layer_sqnr(float_model: Model, quantized_model: Model, samples: int = 8) -> list[tuple[str, float]]:
+    """(layer, dB) for each quantized node, in the order in which they run, on held-out data (else calibration).
+
+    Both graphs have to be of one origin: nodes are matched by name.
+    """
+    record = quantized_model.quantization
+    if record is None or not record.layers:
+        return []
+    inputs = (quantized_model.held_out or quantized_model.calibration)[:samples]
+    layers = set(record.layers)
+    rows: list[tuple[str, float]] = []
+    for pair in walk(float_model.graph, quantized_model.graph, record, inputs):
+        if pair.node.name in layers and isinstance(pair.exact[0], torch.Tensor):
+            wanted = np.concatenate([value.numpy().ravel() for value in pair.exact])
+            got = np.concatenate([value.numpy().ravel() for value in pair.rounded])
+            rows.append((pair.node.name, sqnr_db(wanted, got)))
+    return rows
+
+
+def simulate(model: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """The outputs of the quantized Model, one flat array a sample, as its integer path gives them."""
+    record = model.quantization
+    assert record is not None
+    return _outputs(model.graph, model.graph, record, samples)
+
+
+def sensitivities(model: Model, quantized: Model, samples: int = 4, progress: Progress = silent) -> list[Sensitivity]:
+    """What each weighted layer costs alone, most expensive first (lowest dB).
+
+    `model` is the float graph that `quantized` was made of (batch norms folded); each layer in turn gets its rounded
+    weight and its input grid, the others stay float.
+    """
+    record = quantized.quantization
+    assert record is not None
+    inputs = (model.calibration or model.held_out)[:samples]
+    wanted = np.concatenate(_outputs(model.graph, model.graph, Quantization("none", record.scheme), inputs))
+    rows = []
+    layers = [layer for layer in weighted_layers(model.graph) if layer.node.name in record.layers]
+    for done, layer in enumerate(layers):
+        graph = model.copy_graph()
+        replace_tensor(graph, layer.weight, tensor_named(quantized.graph, layer.weight))
+        if layer.bias_node is not None:
+            bias = str(layer.bias_node.target)
+            replace_tensor(graph, bias, tensor_named(quantized.graph, bias))
+        sources = {node.name for node in _origins(layer.node)}
+        alone = replace(
+            record,
+            layers=(layer.node.name,),
+            activations={name: grid for name, grid in record.activations.items() if name in sources},
+        )
+        got = np.concatenate(_outputs(graph, graph, alone, inputs))
+        rows.append(Sensitivity(layer.node.name, sqnr_db(wanted, got), _mflops(model.graph, layer.node)))
+        progress("measure sensitivity", done + 1, len(layers))
+    return sorted(rows, key=lambda row: row.sqnr_db)
+
+
+def choose_fallbacks(
+    model: Model, quantizer: Quantizer, target_sqnr_db: float, progress: Progress = silent
+) -> tuple[Fallback, ...]:
+    """The layers to keep in float so that the outputs reach `target_sqnr_db` on held-out data; () where none needs to.
+
+    Layers are taken by the noise that they remove for each MFLOP that they cost, doubling the number from one try
+    to the next. Raises nothing where even all of them do not suffice: the caller's gate measures the result.
+    """
+    judged = (model.held_out or model.calibration)[:16]
+    wanted = np.concatenate(_outputs(model.graph, model.graph, Quantization("none", quantizer.scheme), judged))
+
+    def reached(quantized: Model) -> float:
+        return sqnr_db(wanted, np.concatenate(simulate(quantized, judged)))
+
+    quantized = quantizer(model, progress)
+    if reached(quantized) >= target_sqnr_db:
+        return ()
+    ranked = sensitivities(model, quantized, progress=progress)
+    ranked.sort(key=lambda row: -(10 ** (-row.sqnr_db / 10)) / max(row.mflops, 0.01))
+    count = 1
+    while True:
+        chosen = ranked[:count]
+        whys = tuple((row.layer, f"alone it leaves {row.sqnr_db:.1f} dB") for row in chosen)
+        attempt = replace(quantizer, keep=(*quantizer.keep, *whys))
+        if count >= len(ranked) or reached(attempt(model, progress)) >= target_sqnr_db:
+            return tuple(Fallback(layer, "float32", why) for layer, why in whys)
+        count *= 2
+
+
+def _outputs(
+    exact: GraphModule, graph: GraphModule, record: Quantization, samples: Sequence[Sample]
+) -> list[np.ndarray]:
+    """Runs `graph` with the grids of `record`; [flat float outputs] a sample."""
+    results = output_nodes(graph)
+    found: dict[str, list[torch.Tensor]] = {}
+    for pair in walk(exact, graph, record, samples):
+        if pair.node in results:
+            found[pair.node.name] = pair.rounded
+    return [
+        np.concatenate([found[node.name][index].float().numpy().ravel() for node in results])
+        for index in range(len(samples))
+    ]
+
+
+def output_nodes(graph: GraphModule) -> list[Node]:
+    """The nodes that the graph gives back."""
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    return [node for node in output.all_input_nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+
+
+def _origins(node: Node) -> list[Node]:
+    return [through_padding(source) for source in node.all_input_nodes if source.op != "get_attr"]
+
+
+def _mflops(graph: GraphModule, node: Node) -> float:
+    layer = weighted_layer(node)
+    assert layer is not None
+    weight, value = layer_weight(graph, layer), node.meta["val"]
+    channels = weight.shape[layer.axis or 0]
+    return 2 * weight.numel() / channels * math.prod(int(size) for size in value.shape) / 1e6

@@ -1,0 +1,28 @@
+"""What stands beside every timing: the instruction set, and the most memory that this process has held."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+from edgekit.devices.machine import this_machine
+
+
+def isa() -> str:
+    """The architecture, then its features: "x86_64 avx2 avx512_vnni"."""
+    machine = this_machine()
+    return " ".join((machine.arch, *machine.isa))
+
+
+def peak_memory_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """The most memory that this process has held at once.
+
+    From VmHWM where Linux has it: getrusage also counts what the process was before exec.
+    """
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

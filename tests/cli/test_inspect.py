@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+Invoke = Callable[..., Result]
+InvokeJson = Callable[..., dict[str, Any]]
+
+
+def test_it_shows_parts_shapes_scales_history_and_provenance(invoke: Invoke, bundle: Path) -> None:
+    text = invoke("inspect", bundle).stdout
+    for wanted in (
+        "brightest (classification)",
+        "main.onnx",
+        "[1, 3, 8, 8]",
+        "alone limits the output to 18.5 dB",
+        "Scales (12)",
+        "7 operators",
+        "nowhere_at_all:build (callable)",
+        "device=raspberry-pi-5, seed=0",
+        "shorter side to 8 (bicubic), crop 8, (x - 127.5) / 127.5, NCHW",
+    ):
+        assert wanted in text
+
+
+def test_plain_output_has_no_escape_and_no_frame(invoke: Invoke, bundle: Path) -> None:
+    text = invoke("inspect", bundle).stdout
+    assert "\x1b" not in text
+    assert not set("─│┌━") & set(text)
+
+
+def test_scales_are_cut_unless_all_are_asked_for(invoke: Invoke, bundle: Path) -> None:
+    short = invoke("inspect", bundle)
+    assert "layer_11" not in short.stdout
+    assert "4 more scales" in short.stderr
+    assert "layer_11" in invoke("inspect", bundle, "--scales").stdout
+    assert invoke("inspect", bundle, "-q").stderr == ""
+
+
+def test_json_holds_the_whole_manifest(invoke_json: InvokeJson, bundle: Path) -> None:
+    payload = invoke_json("inspect", bundle)
+    assert payload["manifest"]["parts"][0]["inputs"] == [{"name": "image", "dtype": "float32", "shape": [1, 3, 8, 8]}]
+    assert len(payload["manifest"]["grids"]) == 12
+    assert payload["report"]["device"] == "raspberry-pi-5"
+    assert payload["signed_by"] is None
+    assert len(payload["digest"]) == 64
+
+
+def test_the_report_is_written_once_and_replaced_only_with_force(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    invoke("inspect", bundle, "--report", page)
+    assert page.read_text().startswith("<!doctype html>")
+    assert "--force" in invoke("inspect", bundle, "--report", page, code=10).stderr
+    invoke("inspect", bundle, "--report", page, "--force")
+
+
+def test_a_report_that_cannot_be_written_is_an_output_error(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
+    invoke("inspect", bundle, "--report", tmp_path / "missing" / "report.html", code=10)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nonsense", None])
+def test_what_is_no_bundle_ends_with_9(invoke: Invoke, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.edgekit"
+    if content is not None:
+        path.write_bytes(content)
+    invoke("inspect", path, code=9)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgekit.devices.device import Device, load_device
+from edgekit.errors import ExportError, UnsupportedOperatorError
+from edgekit.exporters.litert_exporter import LitertExporter
+from edgekit.model import Model
+from edgekit.passes.capture import Capture
+from edgekit.quantizers.lower import to_pt2e
+from edgekit.quantizers.schemes import LITERT
+from edgekit.quantizers.static import StaticInt8
+from edgekit.report.metrics import sqnr_db
+
+# float32 kernels that sum in another order keep more than 20 of 24 bits
+FLOAT_SQNR_DB = 100.0
+
+
+@pytest.fixture(scope="module")
+def device() -> Device:
+    return load_device("raspberry-pi-5")
+
+
+@pytest.fixture(scope="module")
+def quantized(convolutional: Model) -> Model:
+    return StaticInt8(LITERT, learned_rounding=False, bias_correction=False)(convolutional)
+
+
+def outputs(artifact, model: Model, samples) -> np.ndarray:
+    with artifact.open(model) as session:
+        runs = [session.run({name: value.numpy() for name, value in sample.items()}) for sample in samples]
+    return np.concatenate([run[model.output_names[0]] for run in runs])
+
+
+def reference(model: Model, samples) -> np.ndarray:
+    return np.concatenate([model.forward(sample)[model.output_names[0]].numpy() for sample in samples])
+
+
+@pytest.mark.parametrize("network", ["convolutional", "transformer"])
+def test_float_agrees_with_torch(network: str, device: Device, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(network)
+    artifact = LitertExporter().export(model, tmp_path, device)
+    assert artifact.path == tmp_path / f"{network}-fp32.tflite"
+    samples = model.calibration
+    assert sqnr_db(reference(model, samples), outputs(artifact, model, samples)) > FLOAT_SQNR_DB
+
+
+def test_int8_runs_wholly_on_integers_with_our_scales(quantized: Model, device: Device, tmp_path: Path) -> None:
+    artifact = LitertExporter().export(quantized, tmp_path, device)
+    total = artifact.notes[0].split()[2]
+    assert artifact.notes == (f"{total} of {total} operators run on integers",)
+    simulated = to_pt2e(quantized)
+    with torch.no_grad():
+        wanted = np.concatenate([simulated(*sample.values())[0].numpy() for sample in quantized.calibration])
+    got = outputs(artifact, quantized, quantized.calibration)
+    # the integer kernels round halves otherwise than torch: one step of the output grid, rarely two
+    step = list(quantized.quantization.activations.values())[-1].scale  # type: ignore[union-attr]
+    assert np.abs(got - wanted).max() <= 2 * step * (1 + 1e-5)
+    assert np.abs(got - wanted).mean() <= step / 2
+
+
+def test_the_interface_of_an_integer_file_stays_float(quantized: Model, device: Device, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = LitertExporter().export(quantized, tmp_path, device).path
+    interpreter = Interpreter(str(path))
+    details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+    assert [detail["dtype"] for detail in details] == [np.float32, np.float32]
+
+
+def test_the_same_model_gives_the_same_bytes(quantized: Model, device: Device, tmp_path: Path) -> None:
+    first = LitertExporter().export(quantized, tmp_path, device).path.read_bytes()
+    assert LitertExporter().export(quantized, tmp_path, device).path.read_bytes() == first
+
+
+def test_a_layer_kept_in_float_is_named_in_the_notes(convolutional: Model, device: Device, tmp_path: Path) -> None:
+    names = [node.name for node in convolutional.graph.graph.nodes if "conv2d" in node.name]
+    quantizer = StaticInt8(LITERT, keep=((names[1], "test"),), learned_rounding=False, bias_correction=False)
+    artifact = LitertExporter().export(quantizer(convolutional), tmp_path, device)
+    assert "DEPTHWISE_CONV_2D x1" in artifact.notes[1]
+
+
+def test_channels_last_takes_nhwc_without_a_transpose(convolutional: Model, device: Device, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    from edgekit.exporters.litert_flatbuffer import operators
+
+    path = LitertExporter(channels_last_input=True).export(convolutional, tmp_path, device).path
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    image = convolutional.calibration[1]["image"]
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image.permute(0, 2, 3, 1).numpy())
+    interpreter.invoke()
+    got = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    assert sqnr_db(reference(convolutional, [{"image": image}]), got) > FLOAT_SQNR_DB
+    assert operators(path.read_bytes())[0][0] != "TRANSPOSE"
+
+
+def test_a_dynamic_batch_stays_dynamic(device: Device, tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    model = Capture()(Model("batch", module, {"x": torch.rand(1, 4)}, dynamic={"x": {0: "batch"}}))
+    artifact = LitertExporter().export(model, tmp_path, device)
+    with artifact.open(model) as session:
+        for size in (1, 5, 2):
+            sample = {"x": torch.rand(size, 4)}
+            got = session.run({"x": sample["x"].numpy()})[model.output_names[0]]
+            assert sqnr_db(reference(model, [sample]), got) > FLOAT_SQNR_DB
+
+
+def test_an_operator_without_a_lowering_is_named(device: Device, tmp_path: Path) -> None:
+    class Special(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    model = Capture()(Model("special", Special(), {"x": torch.rand(3)}))
+    with pytest.raises(UnsupportedOperatorError, match="bessel_j0"):
+        LitertExporter().export(model, tmp_path, device)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_precision_that_the_format_lacks_is_refused(quantized: Model, device: Device, tmp_path: Path) -> None:
+    record = quantized.quantization
+    assert record is not None
+    other = replace(quantized, quantization=replace(record, method="int4-weight-only"))
+    with pytest.raises(ExportError, match="int4-weight-only"):
+        LitertExporter().export(other, tmp_path, device)
+
+
+def test_nothing_is_printed(
+    convolutional: Model, device: Device, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    LitertExporter().export(convolutional, tmp_path, device)
+    assert capfd.readouterr().out == ""
