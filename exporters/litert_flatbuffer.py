@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-
-from edgekit.quantization import WeightGrid
 
 IDENTIFIER = b"TFL3"
 SMALLEST_STORED_BYTES = 1024  # a smaller constant gains less than the operator that unpacks it costs
@@ -126,88 +124,33 @@ def store_half(content: bytes) -> tuple[bytes, int]:
 
     Gives the new file and how many constants it holds in half precision.
     """
-
-    def pack(values: np.ndarray) -> tuple[np.ndarray, None] | None:
-        half = values.astype(np.float16)
-        return (half, None) if np.array_equal(half.astype(np.float32), values) else None
-
-    return _store(content, schema.TensorType.FLOAT16, pack)
-
-
-def store_on_grids(content: bytes, grids: Iterable[WeightGrid]) -> tuple[bytes, int]:
-    """Float constants that lie on one of `grids`, per channel, are stored in 8 bits behind a DEQUANTIZE.
-
-    The converter lays weights out anew, so that a constant is known by its scales: those of one dimension that bring
-    every value onto an integer. Gives the new file and how many constants it holds so.
-    """
-    known = [grid.scale.numpy().astype(np.float32).reshape(-1) for grid in grids if grid.group_size is None]
-
-    def pack(values: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, int]] | None:
-        for scale in known:
-            for axis in range(values.ndim):
-                found = _integers(values, scale, axis)
-                if found is not None:
-                    return found, (scale, axis)
-        return None
-
-    return _store(content, schema.TensorType.INT8, pack)
-
-
-def _integers(values: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray | None:
-    """int8 of `values` / `scale` along `axis`; None where they do not lie on that grid."""
-    if scale.size not in (1, values.shape[axis]):
-        return None
-    shape = [1] * values.ndim
-    shape[axis] = scale.size
-    steps = values / scale.reshape(shape)
-    nearest = np.rint(steps)
-    fits = np.abs(nearest).max(initial=0) <= 127 and np.allclose(steps, nearest, rtol=0, atol=1e-3)
-    return nearest.astype(np.int8) if fits else None
-
-
-def _store(
-    content: bytes, kind: int, pack: Callable[[np.ndarray], tuple[np.ndarray, tuple[np.ndarray, int] | None] | None]
-) -> tuple[bytes, int]:
     model = read_model(content)
     graph = model.subgraphs[0]
-    packed: dict[int, int] = {}
+    readers = Counter(tensor.buffer for each in model.subgraphs for tensor in each.tensors)
+    steps = []
     for index, tensor in enumerate(list(graph.tensors)):
         data = model.buffers[tensor.buffer].data
         if tensor.type != schema.TensorType.FLOAT32 or data is None or len(data) < SMALLEST_STORED_BYTES:
             continue
-        values = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
-        found = pack(values)
-        if found is None:
+        values = np.frombuffer(bytes(data), np.float32)
+        half = values.astype(np.float16)
+        if readers[tensor.buffer] > 1 or not np.array_equal(half.astype(np.float32), values):
             continue
-        packed[index] = _store_constant(model, graph, index, kind, *found)
-    steps = []
-    for index, stored in packed.items():
         step = schema.OperatorT()
         step.opcodeIndex = _operator_code(model, schema.BuiltinOperator.DEQUANTIZE, version=3)
-        step.inputs, step.outputs = [stored], [index]
+        step.inputs, step.outputs = [_store_constant(model, graph, index, half)], [index]
         steps.append(step)
     graph.operators = [*steps, *graph.operators]
-    return write_model(model), len(packed)
+    return write_model(model), len(steps)
 
 
-def _store_constant(
-    model: Any, graph: Any, index: int, kind: int, data: np.ndarray, grid: tuple[np.ndarray, int] | None
-) -> int:
-    """Adds the packed twin of a constant, whose own buffer is emptied; the twin's index."""
+def _store_constant(model: Any, graph: Any, index: int, half: np.ndarray) -> int:
+    """Puts `half` into the constant's buffer, under a new tensor; its index. The old one is now made at run time."""
     wide = graph.tensors[index]
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(data.tobytes(), np.uint8)
-    model.buffers.append(buffer)
+    model.buffers[wide.buffer].data = np.frombuffer(half.tobytes(), np.uint8)
     twin = schema.TensorT()
-    twin.type, twin.shape, twin.hasRank = kind, wide.shape, wide.hasRank
+    twin.type, twin.shape, twin.hasRank = schema.TensorType.FLOAT16, wide.shape, wide.hasRank
     twin.name = wide.name + b"_stored"
-    twin.buffer = len(model.buffers) - 1
-    if grid is not None:
-        scale, axis = grid
-        twin.quantization = schema.QuantizationParametersT()
-        twin.quantization.scale = scale
-        twin.quantization.zeroPoint = np.zeros(scale.size, np.int64)
-        twin.quantization.quantizedDimension = axis if scale.size > 1 else 0
+    twin.buffer, wide.buffer = wide.buffer, 0
     graph.tensors.append(twin)
-    wide.buffer = 0  # now made at run time
     return len(graph.tensors) - 1

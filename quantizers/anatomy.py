@@ -184,7 +184,7 @@ def reading_ends(node: Node) -> list[Node]:
 
 def attribute_named(graph: GraphModule, name: str) -> Any:
     """What a get_attr node with this target reads: mostly a tensor, sometimes a structure or a submodule."""
-    return functools.reduce(getattr, name.split("."), graph)  # type: ignore[arg-type]
+    return functools.reduce(getattr, name.split("."), graph)
 
 
 def tensor_named(graph: GraphModule, name: str) -> Tensor:

@@ -78,15 +78,15 @@ class Lowering:
     def run(self) -> None:
         layers = set(self.record.layers)
         nodes = [node for node in self.graph.graph.nodes if node.name in layers]
+        if self.record.method == "int8-dynamic":
+            for node in nodes:
+                self._lower_dynamic(node)
         for node in nodes:
             layer = weighted_layer(node)
             if layer is not None and layer.weight in self.record.weights:
                 self._lower_weight(layer)
         if self.record.activations:
             self._lower_activations(nodes)
-        elif self.record.method == "int8-dynamic":
-            for node in nodes:
-                self._lower_dynamic(node)
         self.graph.graph.eliminate_dead_code()
         drop_unused_tensors(self.graph)
         self.graph.graph.lint()

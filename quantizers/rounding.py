@@ -74,15 +74,21 @@ def compensated_rows(rows: Tensor, moments: Moments, ridge: float) -> Tensor:
     cross, gram = moments.covariances()
     level = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12) * ridge
     held = torch.eye(gram.shape[1], dtype=gram.dtype) * level[:, None, None]
-    return torch.linalg.solve(gram + held, rows.double() @ (cross + held), left=False)
+    solved: Tensor = torch.linalg.solve(gram + held, rows.double() @ (cross + held), left=False)
+    return solved
 
 
 def round_rows(targets: Tensor, metric: Tensor, scale: Tensor, limit: int, anchors: Tensor, passes: int = 3) -> Tensor:
-    """Integer steps [G, R, K], float32, with small (q * scale - target) metric (q * scale - target)^T for each row.
+    """Integer steps [G, R, K], float32, with small (q * scale - target) metric (q * scale - target)^T for each row,
+    never larger than rounding to nearest leaves.
 
     scale: [G, R]. anchors: [G, R, K], the step (+-limit) that an entry has to keep, 0 where it is free.
     """
-    steps = _feed_back(targets, metric, scale, limit, anchors)
+    fed = _feed_back(targets, metric, scale, limit, anchors)
+    nearest = torch.clamp(torch.round(targets / scale[:, :, None]), -limit, limit).float()
+    nearest = torch.where(anchors != 0, anchors, nearest)
+    better = _loss(fed, targets, metric, scale) <= _loss(nearest, targets, metric, scale)
+    steps = torch.where(better[:, :, None], fed, nearest)
     return _descend(steps, targets, metric, scale, limit, anchors, passes)
 
 
@@ -127,6 +133,12 @@ def _descend(
         if not moved:
             break
     return steps
+
+
+def _loss(steps: Tensor, targets: Tensor, metric: Tensor, scale: Tensor) -> Tensor:
+    """[G, R]: the quadratic form of each row's error."""
+    error = (steps * scale[:, :, None] - targets).float()
+    return ((error @ metric.float()) * error).sum(2)
 
 
 def _permuted(metric: Tensor, order: Tensor) -> Tensor:

@@ -70,15 +70,8 @@ class StaticInt8(Quantizer):
             fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
         )
         if self.learned_rounding or self.bias_correction:
-            LearnedRounding(
-                model.graph,
-                graph,
-                record,
-                _spread(model.calibration, self.samples),
-                progress,
-                self.cache_dir,
-                self.learned_rounding,
-            ).run()
+            samples = _spread(model.calibration, self.samples)
+            LearnedRounding(model.graph, graph, record, samples, progress, self.cache_dir, self.learned_rounding).run()
         else:
             round_to_nearest(graph, record, layers)
         detail = f"{len(layers)} layers, {len(record.activations)} activation grids, {self.observer}"
