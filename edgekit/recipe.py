@@ -174,7 +174,7 @@ class Recipe:
     observer: str = _option(
         "how activation ranges are found", "Quantization", default="mse", kind="observer", choices=lambda: OBSERVERS
     )
-    equalize: bool = _option("even out weight ranges across layers (CLE) first", "Quantization", default=True)
+    equalize: bool = _option("even out weight ranges across layers (CLE) first", "Quantization", default=False)
     bias_correction: bool = _option("cancel the mean error that rounding leaves", "Quantization", default=True)
     learned_rounding: bool = _option(
         "learn which way each weight rounds, layer by layer; resumable", "Quantization", default=True

@@ -15,9 +15,9 @@ DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def keep_mean_dimensions(graph: GraphModule) -> GraphModule:
-    """A 4-dimensional mean over (2, 3) becomes one that keeps its dimensions, and a squeeze; in place.
+    """A 4-dimensional mean over (2, 3) becomes one that keeps its dimensions, then flattened; in place.
 
-    Where the mean is quantized its integers are squeezed between a second pair of the same grid, which changes none.
+    Where the mean is quantized its integers are flattened between a second pair of the same grid, which changes none.
     """
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target is aten.mean.dim and _is_spatial(node):
@@ -49,10 +49,10 @@ def _keep(graph: GraphModule, node: Node) -> None:
             packed = nodes.call_function(QUANTIZE, (node, *grid))
             last = nodes.call_function(DEQUANTIZE, (packed, *grid))
     with nodes.inserting_before(users[0]) if last is not node else nodes.inserting_after(node):
-        squeezed = nodes.call_function(aten.squeeze.dims, (last, [2, 3]))
-    squeezed.meta["val"] = node.meta.get("val")
+        flat = nodes.call_function(aten.flatten.using_ints, (last, 1))
+    flat.meta["val"] = node.meta.get("val")
     for user in users:
-        user.replace_input_with(node, squeezed)
+        user.replace_input_with(node, flat)
 
 
 def open_attention(graph: GraphModule) -> GraphModule:

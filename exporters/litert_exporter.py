@@ -1,0 +1,218 @@
+"""LiteRT: a .tflite through litert-torch, integer kernels with the scales of our own record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from edgekit.devices.device import Device
+from edgekit.errors import ExportError, UnsupportedOperatorError
+from edgekit.exporters.base import Artifact, Exporter
+from edgekit.exporters.quiet import Noise, converters_silenced
+from edgekit.model import Model, Sample
+from edgekit.quantization import Scheme
+
+# How the converter reads quantize and dequantize nodes: as integer kernels with fixed scales (STATIC), or as integer
+# weights (DYNAMIC): of kernels that scale their input at run time, and, in its strict mode, of float kernels.
+MODES = {"int8": "STATIC", "int8-dynamic": "DYNAMIC", "int8-weight-only": "DYNAMIC STRICT"}
+
+
+@dataclass(frozen=True)
+class LitertExporter(Exporter):
+    """`channels_last_input`: the file takes images as [N, H, W, C], as cameras deliver them, without a transpose.
+
+    The Model itself stays NCHW: `Artifact.open` is for files that keep the Model's own layout.
+    """
+
+    channels_last_input: bool = False
+
+    format: ClassVar[str] = "litert"
+    suffix: ClassVar[str] = ".tflite"
+    extra: ClassVar[str] = "export"
+    packages: ClassVar[tuple[str, ...]] = ("litert_torch", "ai_edge_litert")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weight-only")
+
+    def scheme(self, device: Device) -> Scheme:
+        from edgekit.quantizers.schemes import LITERT
+
+        return LITERT
+
+    def export(self, model: Model, directory: Path, device: Device) -> Artifact:
+        self.check()
+        precision = model.quantization.method if model.quantization else "fp32"
+        if precision not in self.precisions:
+            raise ExportError(
+                f"litert carries {', '.join(self.precisions)}, got {precision}", hint="pick another --quantize"
+            )
+        with converters_silenced() as noise:
+            content, notes = self._convert(model, precision, noise)
+        path = directory / f"{model.name}-{precision}{self.suffix}"
+        path.write_bytes(content)
+        return Artifact(self.format, precision, path, notes=notes)
+
+    def _convert(self, model: Model, precision: str, noise: Noise) -> tuple[bytes, tuple[str, ...]]:
+        from edgekit.exporters import litert_flatbuffer as flatbuffer
+        from edgekit.passes.capture import widen
+
+        module, inputs = self._graph(model, precision), model.example_inputs
+        dynamic = model.dynamic
+        if self.channels_last_input:
+            from edgekit.exporters.litert_graph import channels_last, channels_last_dimensions
+
+            module, inputs = channels_last(model, module)
+            dynamic = channels_last_dimensions(model)
+        inputs = widen(replace(model, example_inputs=inputs, dynamic=dynamic, calibration=(), held_out=()))
+        content = convert(module, inputs, dynamic, MODES.get(precision), noise)
+        if precision == "fp16":
+            content, stored = flatbuffer.store_half(content)
+            return content, (f"{stored} weights are stored in half precision and computed with in single",)
+        content = flatbuffer.restore_float_interface(content)
+        return content, flatbuffer.integer_notes(content) if precision == "int8" else ()
+
+    def _graph(self, model: Model, precision: str) -> Any:
+        """What is converted: PT2E form for integer kernels, else a graph in single precision."""
+        from edgekit.exporters.litert_graph import in_single_precision, quantize_paddings, unfold_weights
+        from edgekit.quantizers.lower import to_pt2e
+
+        if precision == "fp16":
+            return in_single_precision(model.copy_graph())
+        if precision not in MODES:
+            return model.graph
+        record = model.quantization
+        assert record is not None
+        if precision == "int8-dynamic":  # the kernels choose the activations' scales themselves
+            record = replace(record, method="int8-weight-only")
+        return quantize_paddings(unfold_weights(to_pt2e(replace(model, quantization=record))))
+
+
+def convert(module: Any, inputs: Sample, dynamic: dict[str, dict[int, str]], mode: str | None, noise: Noise) -> bytes:
+    """The .tflite. An operator without a lowering is decomposed further and tried once more.
+
+    Raises UnsupportedOperatorError or ExportError.
+    """
+    from edgekit.exporters.litert_graph import teach_layout_of_paddings
+
+    teach_layout_of_paddings()
+    args, shapes = tuple(inputs.values()), _shapes(inputs, dynamic)
+    attempts: list[Callable[[], bytes]] = [lambda: _convert_once(module, args, shapes, mode)]
+    if mode is None:  # decomposing to core aten would take quantized layers apart
+        attempts.append(lambda: _convert_once(_decompose(module, args, shapes), args, shapes, mode))
+    if dynamic:  # no lowering for a product of unknown size: a file of fixed size often resizes all the same
+        attempts.append(lambda: _convert_resizable(module, inputs, dynamic, mode))
+    failures = []
+    for attempt in attempts:
+        try:
+            return attempt()
+        except Exception as error:  # torch, MLIR and the flatbuffer writer raise what they like
+            failures.append(error)
+    raise _explain(failures[0], noise.text) from failures[0]
+
+
+def _convert_once(module: Any, args: tuple[Any, ...], shapes: Any, mode: str | None) -> bytes:
+    import litert_torch
+
+    module.training = False
+    with nullcontext() if mode == "DYNAMIC" else _only_marked_layers_quantized():
+        converted = litert_torch.convert(module, args, dynamic_shapes=shapes, quant_config=_config(mode))
+        return bytes(converted.model_content())
+
+
+@contextmanager
+def _only_marked_layers_quantized() -> Iterator[None]:
+    """Left alone, the converter also quantizes the weights of a float layer that integers happen to surround.
+
+    Its strict mode keeps to the quantize nodes, and litert-torch has no argument for it.
+    """
+    from litert_torch._convert import litert_converter
+
+    extension = litert_converter.converter_api_ext
+
+    def strict() -> Any:
+        config = extension.ConvertToTFLConfig()
+        config.strict_qdq_mode = True
+        return config
+
+    names = {name: getattr(extension, name) for name in dir(extension) if not name.startswith("__")}
+    litert_converter.converter_api_ext = SimpleNamespace(**{**names, "ConvertToTFLConfig": strict})
+    try:
+        yield
+    finally:
+        litert_converter.converter_api_ext = extension
+
+
+def _convert_resizable(module: Any, inputs: Sample, dynamic: dict[str, dict[int, str]], mode: str | None) -> bytes:
+    """A file of the example's size that gives the module's numbers at other sizes too. Raises ExportError."""
+    import numpy as np
+    import torch
+    from ai_edge_litert.interpreter import Interpreter
+
+    content = _convert_once(module, tuple(inputs.values()), None, mode)
+    for size in (1, 3):
+        resized = dict(inputs)
+        for name, dims in dynamic.items():
+            for dim in dims:
+                first = resized[name].narrow(dim, 0, 1)
+                resized[name] = first.repeat_interleave(size, dim)
+        with torch.no_grad():
+            wanted = torch.utils._pytree.tree_leaves(module(*resized.values()))
+        runner = Interpreter(model_content=content).get_signature_runner()
+        given = {
+            name: list(resized.values())[int(name.rpartition("_")[2])].numpy() for name in runner.get_input_details()
+        }
+        got = runner(**given)
+        for place, value in enumerate(wanted):
+            actual = got[f"output_{place}"]
+            if actual.shape != tuple(value.shape) or not np.allclose(actual, value.numpy(), rtol=0.1, atol=0.1):
+                raise ExportError(f"litert cannot resize the model to {size}")
+    return content
+
+
+def _decompose(module: Any, args: tuple[Any, ...], shapes: Any) -> Any:
+    import torch
+
+    program = torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
+    return program.run_decompositions().module()
+
+
+def _shapes(inputs: Sample, dynamic: dict[str, dict[int, str]]) -> Any:
+    if not dynamic:
+        return None
+    import torch
+
+    # unnamed: a named one would need the upper limit that, say, a table of positions sets
+    return tuple(dict.fromkeys(dynamic.get(name, {}), torch.export.Dim.DYNAMIC) for name in inputs)
+
+
+def _config(mode: str | None) -> Any:
+    if mode is None:
+        return None
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    # Only the mode is read off this quantizer: the graph's own quantize nodes carry the scales.
+    settings = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=mode != "STATIC")
+    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(settings))
+
+
+def _explain(error: Exception, printed: str) -> ExportError:
+    """Names the operator, where torch, the lowering table or MLIR's diagnostics name one."""
+    patterns = (
+        (str(error), r"Lowering not found: ([\w.:]+)"),
+        (printed + str(error), r"failed to legalize operation '([\w.]+)'"),
+        (printed + str(error), r"error: '([\w.]+)' op"),
+        (str(error), r"((?:aten|prims|quantized_decomposed)[.:]+\w+(?:\.\w+)?)"),
+    )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    detail = f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+    for text, pattern in patterns:
+        found = re.search(pattern, text)
+        if found:
+            return UnsupportedOperatorError(
+                "litert", found.group(1), detail=detail, hint="replace the operator, or use --format onnx"
+            )
+    return ExportError(f"litert cannot convert the model: {detail}", hint="use --format onnx")

@@ -96,7 +96,7 @@ def _magnitude(value: object) -> float:
         return 0.0
     magnitude = value.detach().abs()
     finite = magnitude[torch.isfinite(magnitude)]
-    # Masks are the lowest float32: they become -inf, which softmax treats alike.
+    # Masks are the lowest float32: they become fp16's lowest, which softmax treats alike.
     finite = finite[finite < torch.finfo(torch.float32).max / 4]
     return float(finite.max()) if finite.numel() else 0.0
 
@@ -160,7 +160,7 @@ def _half_tensor(graph: GraphModule, source: Node, reader: Node, halves: dict[st
     if name not in halves:
         value = tensor_named(graph, name).detach()
         first = next(node for node in graph.graph.nodes if node.op != "get_attr")
-        halves[name] = add_tensor(graph, f"{name}_half", value.half(), first)
+        halves[name] = add_tensor(graph, f"{name}_half", _fitted(value).half(), first)
     return halves[name]
 
 
@@ -177,11 +177,23 @@ def _cast(
 
 
 def _replace_dtypes(node: Node) -> None:
-    """A dtype that the graph spells out follows the node."""
+    """A dtype that the graph spells out follows the node; masks of float32's lowest number become fp16's."""
+    node.args = tuple(_fitted_number(value) for value in node.args)
     if any(argument_ is torch.float32 for argument_ in node.args):
         node.args = tuple(torch.float16 if value is torch.float32 else value for value in node.args)
     if node.kwargs.get("dtype") is torch.float32:
         node.kwargs = {**node.kwargs, "dtype": torch.float16}
+
+
+def _fitted(value: Tensor) -> Tensor:
+    """Infinity stays what it is, other numbers beyond fp16 become its largest."""
+    return torch.where(torch.isinf(value), value, value.clamp(-LARGEST, LARGEST))
+
+
+def _fitted_number(value: Any) -> Any:
+    if isinstance(value, float) and LARGEST < abs(value) < float("inf"):
+        return LARGEST if value > 0 else -LARGEST
+    return value
 
 
 def _is_float32(node: Node) -> bool:

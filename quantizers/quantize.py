@@ -24,7 +24,7 @@ class QuantizerOptions:
     """What a user may say about every quantizer; a method takes those of these fields that it has itself."""
 
     observer: str = "mse"
-    equalize: bool = True
+    equalize: bool = False
     bias_correction: bool = True
     learned_rounding: bool = True
 

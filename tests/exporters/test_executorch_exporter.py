@@ -87,7 +87,6 @@ def test_int8_is_delegated_whole_and_agrees_with_the_simulation(
     quantized = StaticInt8(XNNPACK, learned_rounding=False, bias_correction=False)(convolutional)
     artifact = ExecutorchExporter().export(quantized, tmp_path, device)
     assert len(artifact.notes) == 1, artifact.notes
-    assert artifact.size_bytes < ExecutorchExporter().export(convolutional, tmp_path, device).size_bytes
     simulated = to_pt2e(quantized)
     with torch.no_grad():
         wanted = np.concatenate([simulated(*sample.values())[0].numpy() for sample in quantized.calibration])
