@@ -59,7 +59,7 @@ def _frontier(graph: torch.fx.GraphModule, layer: str) -> list[torch.fx.Node]:
     nodes = list(graph.graph.nodes)
     place = {node: index for index, node in enumerate(nodes)}
     end = next(index for index, node in enumerate(nodes) if node.name == layer)
-    alive = [
+    return [
         node
         for node in nodes[: end + 1]
         if node.op == "call_function"
@@ -67,7 +67,6 @@ def _frontier(graph: torch.fx.GraphModule, layer: str) -> list[torch.fx.Node]:
         and node.meta["val"].is_floating_point()
         and (node is nodes[end] or any(place[user] > end for user in node.users))
     ]
-    return alive
 
 
 def _only(sample: Sample, names: list[str]) -> Sample:

@@ -1,2 +1,4 @@
 if __name__ == "exporters":
-    raise ImportError("import edgekit.exporters: this folder is a wing of the edgekit package, not a package of its own")
+    raise ImportError(
+        "import edgekit.exporters: this folder is a wing of the edgekit package, not a package of its own"
+    )

@@ -12,8 +12,8 @@ from edgekit.devices.device import Device
 from edgekit.errors import MissingExtraError
 from edgekit.model import Model
 from edgekit.quantization import Scheme
-from edgekit.runtimes.session import SessionOptions, open_session
 from edgekit.runtimes.session import Session as Session
+from edgekit.runtimes.session import SessionOptions, open_session
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from edgekit.errors import DataError, DeviceError
 from edgekit.model import Model
-from edgekit.progress import Progress
-from edgekit.quantization import Scheme
+from edgekit.progress import Progress, silent
+from edgekit.quantization import Quantization, Scheme
+from edgekit.quantizers.anatomy import weighted_layers
 from edgekit.quantizers.base import Quantizer
+from edgekit.quantizers.equalization import EqualizeLayers
 from edgekit.quantizers.lower import to_pt2e
 from edgekit.quantizers.sensitivity import layer_sqnr
 from edgekit.recipe import Recipe
@@ -21,31 +24,77 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d",
 
 @dataclass(frozen=True)
 class QuantizerOptions:
-    """What a user may say about every quantizer; a method takes those of these fields that it has itself."""
+    """What a user may say about every quantizer; a method takes those of these fields that it has itself.
+
+    `cache_dir`: where a method that takes minutes keeps what is finished, to go on there after an interruption.
+    """
 
     observer: str = "mse"
     equalize: bool = False
     bias_correction: bool = True
     learned_rounding: bool = True
+    cache_dir: Path | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe) -> QuantizerOptions:
-        return cls(recipe.observer, recipe.equalize, recipe.bias_correction, recipe.learned_rounding)
+    def of(cls, recipe: Recipe, cache_dir: Path | None = None) -> QuantizerOptions:
+        return cls(recipe.observer, recipe.equalize, recipe.bias_correction, recipe.learned_rounding, cache_dir)
+
+
+def float_base(model: Model, precision: str, options: QuantizerOptions, progress: Progress) -> Model:
+    """The float Model that `quantize` rounds and that its result has to be compared with, layer by layer: `model`,
+    equalized where that is asked for and the method can use it."""
+    method: type[Quantizer] = QUANTIZERS.load(precision)
+    if options.equalize and "equalize" in {field.name for field in fields(method)}:
+        return EqualizeLayers()(model, progress)
+    return model
 
 
 def quantize(
-    model: Model,
+    base: Model,
     precision: str,
     scheme: Scheme,
     options: QuantizerOptions,
     keep: tuple[tuple[str, str], ...],
     progress: Progress,
+    siblings: Sequence[Model] = (),
 ) -> Model:
-    """`model` quantized by the method that `precision` names; `keep` lists (layer, why) that stay float."""
+    """`base` (see `float_base`) quantized by the method that `precision` names; `keep` lists (layer, why) that stay
+    float. `siblings`: what the same call gave in other schemes; rounding that would end the same is taken from there.
+    """
     method: type[Quantizer] = QUANTIZERS.load(precision)
     own = {field.name for field in fields(method)}
     chosen = {field.name: getattr(options, field.name) for field in fields(options) if field.name in own}
-    return method(scheme=scheme, keep=keep, **chosen)(model, progress)
+    quantizer = method(scheme=scheme, keep=keep, **{**chosen, **({"equalize": False} if "equalize" in own else {})})
+    if siblings and "bias_correction" in own:
+        quick = {"learned_rounding": False, "bias_correction": False}
+        plain = replace(quantizer, **quick)(base, silent)  # type: ignore[arg-type]
+        for sibling in siblings:
+            if _rounds_alike(plain, sibling):
+                return replace(sibling, quantization=plain.quantization)
+    return quantizer(base, progress)
+
+
+def _rounds_alike(plain: Model, sibling: Model) -> bool:
+    """Whether the two records differ at most in their name and in the grids of the model's own outputs.
+
+    A layer's rounding depends on what reaches it, so that those grids change nothing.
+    """
+    own, other = plain.quantization, sibling.quantization
+    assert own is not None and other is not None
+    if own.weights.keys() != other.weights.keys() or own.layers != other.layers:
+        return False
+    if own.scheme.reduce_range != other.scheme.reduce_range:
+        return False
+    ends = {node.name for node in plain.graph.graph.nodes if all(user.op == "output" for user in node.users)}
+    names = own.activations.keys() | other.activations.keys()
+    return all(own.activations.get(name) == other.activations.get(name) for name in names - ends) and all(
+        _same_weights(own, other, name) for name in own.weights
+    )
+
+
+def _same_weights(own: Quantization, other: Quantization, name: str) -> bool:
+    mine, theirs = own.weights[name], other.weights[name]
+    return mine.axis == theirs.axis and mine.bits == theirs.bits and mine.scale.equal(theirs.scale)
 
 
 def simulate(model: Model) -> Model:
@@ -62,18 +111,25 @@ def worst_layers(reference: Model, quantized: Model) -> list[tuple[str, float]]:
     return sorted(layer_sqnr(reference, quantized), key=lambda row: row[1])
 
 
-def proposed_precisions(
-    model: Model, asked: str, carried: Sequence[str], runs: Sequence[str], format: str, device: str
-) -> list[str]:
-    """The precisions to build, fp32 first: it is what the others are compared with.
+@dataclass(frozen=True)
+class Proposal:
+    """`precisions` to build, fp32 first: it is what the others are compared with. `left_out`: (precision, why)."""
 
-    `carried`: what the exporter can write. `runs`: what the device's kernels have. `auto` takes static int8 for
+    precisions: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+def propose(
+    model: Model, asked: str, carried: Sequence[str], runs: Sequence[str], format: str, device: str
+) -> Proposal:
+    """`carried`: what the exporter can write. `runs`: what the device's kernels have. `auto` takes static int8 for
     models that spend their work in convolutions and dynamic int8 for the others, and fp16 where the device has it.
+
     Raises DeviceError where `asked` cannot be had, DataError where static int8 lacks calibration data.
     """
     possible = [precision for precision in carried if precision in runs or precision == FLOAT]
     if asked == "none":
-        return [FLOAT]
+        return Proposal((FLOAT,))
     if asked != "auto":
         if asked not in possible:
             raise DeviceError(
@@ -84,9 +140,22 @@ def proposed_precisions(
             raise DataError(
                 "int8 needs calibration data, got none", hint="--calibration DIR, or --quantize int8-dynamic"
             )
-        return [FLOAT, asked]
-    static = bool(model.calibration) and ("int8-dynamic" not in possible or mostly_convolutions(model))
-    return [FLOAT, *(one for one in ("int8" if static else "int8-dynamic", "fp16") if one in possible)]
+        return Proposal((FLOAT, asked))
+    static = "int8" in possible and ("int8-dynamic" not in possible or mostly_convolutions(model))
+    left_out: tuple[tuple[str, str], ...] = ()
+    if static and not model.calibration:
+        static = False
+        left_out = (("int8", "needs calibration data, got none: give --calibration DIR"),)
+    dynamic = "int8-dynamic" in possible and has_products(model)
+    integer = ("int8",) if static else ("int8-dynamic",) if dynamic else ()
+    return Proposal((FLOAT, *integer, *(("fp16",) if "fp16" in possible else ())), left_out)
+
+
+def has_products(model: Model) -> bool:
+    """Whether there is a linear layer, which is what dynamic int8 changes. A trained .onnx file is taken to."""
+    if model.onnx_path is not None:
+        return True
+    return any(not layer.is_convolution for layer in weighted_layers(model.graph))
 
 
 def mostly_convolutions(model: Model) -> bool:

@@ -258,9 +258,14 @@ def test_a_signal_ends_with_130_after_cleaning_up(tmp_path: Path, kind: signal.S
         "sys.argv = ['edgekit', 'export', 'minilm', '--device', 'jetson']\n"
         "main()\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    # A shell's background job ignores SIGINT and hands that down; a user's terminal does not.
+    here = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, here)
     assert process.stderr is not None
     while "started" not in process.stderr.readline():
         assert process.poll() is None

@@ -115,7 +115,7 @@ def test_an_infinite_output_is_named() -> None:
 
 
 def test_not_a_module_and_no_inputs_are_refused() -> None:
-    with pytest.raises(SourceError, match="allowed a torch.nn.Module"):
+    with pytest.raises(SourceError, match=r"allowed a torch\.nn\.Module"):
         Model("net", "resnet", {"x": torch.ones(1)})  # type: ignore[arg-type]
     with pytest.raises(SourceError, match="no example inputs"):
         Model("net", nn.Linear(2, 2), {})
