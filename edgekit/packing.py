@@ -152,6 +152,7 @@ def _part(name: str, built: Built) -> Part:
     artifact = built.artifact
     assert artifact is not None
     file = _file(artifact.path)
+    inputs, outputs = artifact.interface(built.model)
     return Part(
         file=file.file,
         size_bytes=file.size_bytes,
@@ -160,8 +161,8 @@ def _part(name: str, built: Built) -> Part:
         format=artifact.format,
         precision=artifact.precision,
         companions=tuple(_file(path) for path in artifact.companions),
-        inputs=tuple(TensorEntry.of(spec) for spec in built.model.input_specs),
-        outputs=tuple(TensorEntry.of(spec) for spec in built.model.output_specs),
+        inputs=tuple(TensorEntry.of(spec) for spec in inputs),
+        outputs=tuple(TensorEntry.of(spec) for spec in outputs),
         segments=built.segments,
         peak_activation_bytes=peak_activation_bytes(built.model),
         notes=artifact.notes,

@@ -180,9 +180,10 @@ class Recipe:
         "learn which way each weight rounds, layer by layer; resumable", "Quantization", default=True
     )
     max_drop: float | None = _option(
-        "refuse where accuracy (or agreement with the float model) drops by more points (percent) than this",
+        "refuse where more than this many points (percent) are lost: of accuracy where labels are known, of expected "
+        "accuracy for other classifiers, of 100 x (1 - cosine) for the rest",
         "Limits",
-        default=None,
+        default=1.0,
         metavar="POINTS",
         minimum=0,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +13,7 @@ from edgekit.errors import MissingExtraError
 from edgekit.model import Model
 from edgekit.quantization import Scheme
 from edgekit.runtimes.session import Session as Session
+from edgekit.tensors import TensorSpec
 from edgekit.runtimes.session import SessionOptions, open_session
 
 
@@ -21,6 +22,7 @@ class Artifact:
     """`path` is what the runtime loads; `companions` lie beside it (a build script, provider settings).
 
     `notes` are facts worth a line in the report: operators left in float, layers that the format could not fuse.
+    `fixed`: every dimension has the example input's size, also one that the Model leaves open.
     """
 
     format: str
@@ -28,6 +30,7 @@ class Artifact:
     path: Path
     companions: tuple[Path, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    fixed: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -35,7 +38,13 @@ class Artifact:
 
     def open(self, model: Model, options: SessionOptions = SessionOptions()) -> Session:
         """A session of this artifact in its real runtime, with the Model's own input and output names."""
-        return open_session(self.format, self.path, model.input_specs, model.output_specs, options)
+        return open_session(self.format, self.path, *self.interface(model), options)
+
+    def interface(self, model: Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """What the file takes and gives: the Model's inputs and outputs, at the example's sizes where `fixed`."""
+        if self.fixed and model.dynamic:
+            model = replace(model, dynamic={}, calibration=(), held_out=(), labels=())
+        return model.input_specs, model.output_specs
 
 
 class Exporter(ABC):

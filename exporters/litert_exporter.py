@@ -50,14 +50,13 @@ class LitertExporter(Exporter):
                 f"litert carries {', '.join(self.precisions)}, got {precision}", hint="pick another --quantize"
             )
         with converters_silenced() as noise:
-            content, notes = self._convert(model, precision, noise)
+            converted, notes = self._convert(model, precision, noise)
         path = directory / f"{model.name}-{precision}{self.suffix}"
-        path.write_bytes(content)
-        return Artifact(self.format, precision, path, notes=notes)
+        path.write_bytes(converted.content)
+        return Artifact(self.format, precision, path, notes=notes, fixed=bool(converted.why_fixed))
 
-    def _convert(self, model: Model, precision: str, noise: Noise) -> tuple[bytes, tuple[str, ...]]:
+    def _convert(self, model: Model, precision: str, noise: Noise) -> tuple[Converted, tuple[str, ...]]:
         from edgekit.exporters import litert_flatbuffer as flatbuffer
-        from edgekit.passes.capture import widen
 
         module, inputs = self._graph(model, precision), model.example_inputs
         dynamic = model.dynamic
@@ -66,13 +65,16 @@ class LitertExporter(Exporter):
 
             module, inputs = channels_last(model, module)
             dynamic = channels_last_dimensions(model)
-        inputs = widen(replace(model, example_inputs=inputs, dynamic=dynamic, calibration=(), held_out=()))
-        content = convert(module, inputs, dynamic, MODES.get(precision), noise)
+        converted = convert(Conversion(module, inputs, dynamic, MODES.get(precision)), noise)
+        content, notes = converted.content, (converted.why_fixed,) if converted.why_fixed else ()
         if precision == "fp16":
             content, stored = flatbuffer.store_half(content)
-            return content, (f"{stored} weights are stored in half precision and computed with in single",)
-        content = flatbuffer.restore_float_interface(content)
-        return content, flatbuffer.integer_notes(content) if precision == "int8" else ()
+            notes = (f"{stored} weights are stored in half precision and computed with in single", *notes)
+        else:
+            content = flatbuffer.restore_float_interface(content)
+            if precision == "int8":
+                notes = (*flatbuffer.integer_notes(content), *notes)
+        return Converted(content, converted.why_fixed), notes
 
     def _graph(self, model: Model, precision: str) -> Any:
         """What is converted: PT2E form for integer kernels, else a graph in single precision."""
@@ -90,20 +92,49 @@ class LitertExporter(Exporter):
         return quantize_paddings(unfold_weights(to_pt2e(replace(model, quantization=record))))
 
 
-def convert(module: Any, inputs: Sample, dynamic: dict[str, dict[int, str]], mode: str | None, noise: Noise) -> bytes:
-    """The .tflite. An operator without a lowering is decomposed further and tried once more.
+@dataclass(frozen=True)
+class Conversion:
+    """`inputs`: an example, in the order of forward. `mode`: one of MODES' values, None for a float graph."""
 
-    Raises UnsupportedOperatorError or ExportError.
+    module: Any
+    inputs: Sample
+    dynamic: dict[str, dict[int, str]]
+    mode: str | None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """`why_fixed` is empty where every dynamic dimension stayed open."""
+
+    content: bytes
+    why_fixed: str = ""
+
+
+def convert(wanted: Conversion, noise: Noise) -> Converted:
+    """The .tflite, its dynamic dimensions open if the converter can, else fixed at the example's sizes.
+
+    An operator without a lowering is decomposed further and tried once more. Raises UnsupportedOperatorError or
+    ExportError.
     """
     from edgekit.exporters.litert_graph import teach_layout_of_paddings
 
     teach_layout_of_paddings()
-    args, shapes = tuple(inputs.values()), _shapes(inputs, dynamic)
-    attempts: list[Callable[[], bytes]] = [lambda: _convert_once(module, args, shapes, mode)]
-    if mode is None:  # decomposing to core aten would take quantized layers apart
-        attempts.append(lambda: _convert_once(_decompose(module, args, shapes), args, shapes, mode))
-    if dynamic:  # no lowering for a product of unknown size: a file of fixed size often resizes all the same
-        attempts.append(lambda: _convert_resizable(module, inputs, dynamic, mode))
+    if not wanted.dynamic:
+        return Converted(_first_success(wanted, None, noise))
+    try:
+        return Converted(_first_success(wanted, _shapes(wanted), noise))
+    except ExportError as refusal:
+        content = _first_success(wanted, None, noise)
+        # a file of fixed size often resizes all the same
+        return Converted(content, "" if _resizes(content, wanted) else _why_fixed(wanted, refusal))
+
+
+def _first_success(wanted: Conversion, shapes: Any, noise: Noise) -> bytes:
+    inputs = _widened(wanted) if shapes else wanted.inputs
+    args = tuple(inputs.values())
+    attempts: list[Callable[[], bytes]] = [lambda: _convert_once(wanted.module, args, shapes, wanted.mode)]
+    if wanted.mode is None:  # decomposing to core aten would take quantized layers apart
+        attempts.append(lambda: _convert_once(_decompose(wanted.module, args, shapes), args, shapes, None))
     failures = []
     for attempt in attempts:
         try:
@@ -111,6 +142,15 @@ def convert(module: Any, inputs: Sample, dynamic: dict[str, dict[int, str]], mod
         except Exception as error:  # torch, MLIR and the flatbuffer writer raise what they like
             failures.append(error)
     raise _explain(failures[0], noise.text) from failures[0]
+
+
+def _why_fixed(wanted: Conversion, refusal: ExportError) -> str:
+    sizes = {
+        symbol: wanted.inputs[name].shape[dim] for name, dims in wanted.dynamic.items() for dim, symbol in dims.items()
+    }
+    listed = ", ".join(f"{symbol} of {size}" for symbol, size in sizes.items())
+    what = refusal.operator if isinstance(refusal, UnsupportedOperatorError) else "the model"
+    return f"fixed {listed}: litert-torch cannot express {what} with open sizes"
 
 
 def _convert_once(module: Any, args: tuple[Any, ...], shapes: Any, mode: str | None) -> bytes:
@@ -145,31 +185,48 @@ def _only_marked_layers_quantized() -> Iterator[None]:
         litert_converter.converter_api_ext = extension
 
 
-def _convert_resizable(module: Any, inputs: Sample, dynamic: dict[str, dict[int, str]], mode: str | None) -> bytes:
-    """A file of the example's size that gives the module's numbers at other sizes too. Raises ExportError."""
+def _resizes(content: bytes, wanted: Conversion) -> bool:
+    """Whether a file of the example's size gives the module's numbers at other sizes too."""
     import numpy as np
     import torch
     from ai_edge_litert.interpreter import Interpreter
 
-    content = _convert_once(module, tuple(inputs.values()), None, mode)
     for size in (1, 3):
-        resized = dict(inputs)
-        for name, dims in dynamic.items():
-            for dim in dims:
-                first = resized[name].narrow(dim, 0, 1)
-                resized[name] = first.repeat_interleave(size, dim)
+        resized = _resized(wanted, size)
         with torch.no_grad():
-            wanted = torch.utils._pytree.tree_leaves(module(*resized.values()))
-        runner = Interpreter(model_content=content).get_signature_runner()
-        given = {
-            name: list(resized.values())[int(name.rpartition("_")[2])].numpy() for name in runner.get_input_details()
-        }
-        got = runner(**given)
-        for place, value in enumerate(wanted):
+            expected = torch.utils._pytree.tree_leaves(wanted.module(*resized.values()))
+        try:
+            runner = Interpreter(model_content=content).get_signature_runner()
+            given = {name: list(resized.values())[_place(name)].numpy() for name in runner.get_input_details()}
+            got = runner(**given)
+        except (RuntimeError, ValueError):  # LiteRT's way of saying that a constant shape stands in the way
+            return False
+        for place, value in enumerate(expected):
             actual = got[f"output_{place}"]
             if actual.shape != tuple(value.shape) or not np.allclose(actual, value.numpy(), rtol=0.1, atol=0.1):
-                raise ExportError(f"litert cannot resize the model to {size}")
-    return content
+                return False
+    return True
+
+
+def _place(name: str) -> int:
+    """args_2 -> 2."""
+    return int(name.rpartition("_")[2])
+
+
+def _resized(wanted: Conversion, size: int) -> Sample:
+    """The example with every dynamic dimension of `size`: its first slice, repeated."""
+    resized = dict(wanted.inputs)
+    for name, dims in wanted.dynamic.items():
+        for dim in dims:
+            resized[name] = resized[name].narrow(dim, 0, 1).repeat_interleave(size, dim)
+    return resized
+
+
+def _widened(wanted: Conversion) -> Sample:
+    """The example with every dynamic dimension at 2 or more: torch.export would fix a size of 1."""
+    from edgekit.passes.capture import widen_dimensions
+
+    return {name: widen_dimensions(value, tuple(wanted.dynamic.get(name, {}))) for name, value in wanted.inputs.items()}
 
 
 def _decompose(module: Any, args: tuple[Any, ...], shapes: Any) -> Any:
@@ -179,13 +236,11 @@ def _decompose(module: Any, args: tuple[Any, ...], shapes: Any) -> Any:
     return program.run_decompositions().module()
 
 
-def _shapes(inputs: Sample, dynamic: dict[str, dict[int, str]]) -> Any:
-    if not dynamic:
-        return None
+def _shapes(wanted: Conversion) -> Any:
     import torch
 
     # unnamed: a named one would need the upper limit that, say, a table of positions sets
-    return tuple(dict.fromkeys(dynamic.get(name, {}), torch.export.Dim.DYNAMIC) for name in inputs)
+    return tuple(dict.fromkeys(wanted.dynamic.get(name, {}), torch.export.Dim.DYNAMIC) for name in wanted.inputs)
 
 
 def _config(mode: str | None) -> Any:

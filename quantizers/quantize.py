@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from edgekit.errors import DataError, DeviceError
 from edgekit.model import Model
@@ -12,7 +13,6 @@ from edgekit.progress import Progress, silent
 from edgekit.quantization import Quantization, Scheme
 from edgekit.quantizers.anatomy import weighted_layers
 from edgekit.quantizers.base import Quantizer
-from edgekit.quantizers.equalization import EqualizeLayers
 from edgekit.quantizers.lower import to_pt2e
 from edgekit.quantizers.sensitivity import layer_sqnr
 from edgekit.recipe import Recipe
@@ -40,17 +40,13 @@ class QuantizerOptions:
         return cls(recipe.observer, recipe.equalize, recipe.bias_correction, recipe.learned_rounding, cache_dir)
 
 
-def float_base(model: Model, precision: str, options: QuantizerOptions, progress: Progress) -> Model:
-    """The float Model that `quantize` rounds and that its result has to be compared with, layer by layer: `model`,
-    equalized where that is asked for and the method can use it."""
-    method: type[Quantizer] = QUANTIZERS.load(precision)
-    if options.equalize and "equalize" in {field.name for field in fields(method)}:
-        return EqualizeLayers()(model, progress)
-    return model
+def equalizes(precision: str, options: QuantizerOptions) -> bool:
+    """Whether the method that `precision` names starts from an equalized copy of the float Model."""
+    return options.equalize and "equalize" in {field.name for field in fields(QUANTIZERS.load(precision))}
 
 
 def quantize(
-    base: Model,
+    model: Model,
     precision: str,
     scheme: Scheme,
     options: QuantizerOptions,
@@ -58,20 +54,21 @@ def quantize(
     progress: Progress,
     siblings: Sequence[Model] = (),
 ) -> Model:
-    """`base` (see `float_base`) quantized by the method that `precision` names; `keep` lists (layer, why) that stay
-    float. `siblings`: what the same call gave in other schemes; rounding that would end the same is taken from there.
+    """`model` quantized by the method that `precision` names; `keep` lists (layer, why) that stay float.
+
+    `siblings`: what the same call gave in other schemes; rounding that would end the same is taken from there.
     """
     method: type[Quantizer] = QUANTIZERS.load(precision)
     own = {field.name for field in fields(method)}
     chosen = {field.name: getattr(options, field.name) for field in fields(options) if field.name in own}
-    quantizer = method(scheme=scheme, keep=keep, **{**chosen, **({"equalize": False} if "equalize" in own else {})})
-    if siblings and "bias_correction" in own:
-        quick = {"learned_rounding": False, "bias_correction": False}
-        plain = replace(quantizer, **quick)(base, silent)  # type: ignore[arg-type]
+    quantizer = method(scheme=scheme, keep=keep, **chosen)
+    if siblings and {"learned_rounding", "bias_correction"} <= own:
+        grids_alone: dict[str, Any] = {"learned_rounding": False, "bias_correction": False}
+        plain = replace(quantizer, **grids_alone)(model, silent)
         for sibling in siblings:
             if _rounds_alike(plain, sibling):
                 return replace(sibling, quantization=plain.quantization)
-    return quantizer(base, progress)
+    return quantizer(model, progress)
 
 
 def _rounds_alike(plain: Model, sibling: Model) -> bool:
@@ -111,25 +108,18 @@ def worst_layers(reference: Model, quantized: Model) -> list[tuple[str, float]]:
     return sorted(layer_sqnr(reference, quantized), key=lambda row: row[1])
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """`precisions` to build, fp32 first: it is what the others are compared with. `left_out`: (precision, why)."""
-
-    precisions: tuple[str, ...]
-    left_out: tuple[tuple[str, str], ...] = ()
-
-
-def propose(
+def proposed_precisions(
     model: Model, asked: str, carried: Sequence[str], runs: Sequence[str], format: str, device: str
-) -> Proposal:
-    """`carried`: what the exporter can write. `runs`: what the device's kernels have. `auto` takes static int8 for
-    models that spend their work in convolutions and dynamic int8 for the others, and fp16 where the device has it.
+) -> list[str]:
+    """The precisions to build, fp32 first: it is what the others are compared with.
 
+    `carried`: what the exporter can write. `runs`: what the device's kernels have. `auto` takes static int8 for
+    models that spend their work in convolutions and dynamic int8 for the others, and fp16 where the device has it.
     Raises DeviceError where `asked` cannot be had, DataError where static int8 lacks calibration data.
     """
     possible = [precision for precision in carried if precision in runs or precision == FLOAT]
     if asked == "none":
-        return Proposal((FLOAT,))
+        return [FLOAT]
     if asked != "auto":
         if asked not in possible:
             raise DeviceError(
@@ -140,15 +130,17 @@ def propose(
             raise DataError(
                 "int8 needs calibration data, got none", hint="--calibration DIR, or --quantize int8-dynamic"
             )
-        return Proposal((FLOAT, asked))
-    static = "int8" in possible and ("int8-dynamic" not in possible or mostly_convolutions(model))
-    left_out: tuple[tuple[str, str], ...] = ()
-    if static and not model.calibration:
-        static = False
-        left_out = (("int8", "needs calibration data, got none: give --calibration DIR"),)
-    dynamic = "int8-dynamic" in possible and has_products(model)
-    integer = ("int8",) if static else ("int8-dynamic",) if dynamic else ()
-    return Proposal((FLOAT, *integer, *(("fp16",) if "fp16" in possible else ())), left_out)
+        return [FLOAT, asked]
+    if model.calibration and wants_static(model, possible):
+        integer = ["int8"]
+    else:
+        integer = ["int8-dynamic"] if "int8-dynamic" in possible and has_products(model) else []
+    return [FLOAT, *integer, *(["fp16"] if "fp16" in possible else [])]
+
+
+def wants_static(model: Model, possible: Sequence[str]) -> bool:
+    """Whether static int8, which needs calibration data, is what suits `model`."""
+    return "int8" in possible and ("int8-dynamic" not in possible or mostly_convolutions(model))
 
 
 def has_products(model: Model) -> bool:

@@ -119,11 +119,11 @@ def _output_names(program: ExportedProgram) -> tuple[str, ...]:
 def widen(model: Model) -> Sample:
     """The example inputs with every dynamic dimension at 2 or more: torch.export would fix a size of 1."""
     return {
-        name: _widen_tensor(value, tuple(model.dynamic.get(name, {}))) for name, value in model.example_inputs.items()
+        name: widen_dimensions(value, tuple(model.dynamic.get(name, {}))) for name, value in model.example_inputs.items()
     }
 
 
-def _widen_tensor(value: Tensor, dims: tuple[int, ...]) -> Tensor:
+def widen_dimensions(value: Tensor, dims: tuple[int, ...]) -> Tensor:
     for dim in dims:
         if value.shape[dim] < 2:
             value = value.repeat_interleave(2, dim)

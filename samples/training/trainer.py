@@ -193,6 +193,7 @@ def train(kind: type[nn.Module], options: Options) -> float:
     module.load_state_dict(trainer.best_weights)
     test = accuracy(module, torch.from_numpy(data.test), torch.from_numpy(data.test_labels))
     save_file({name: value.contiguous() for name, value in module.state_dict().items()}, options.output)
+    given = [word for word in sys.argv[1:] if word != "--resume"]  # the result is that of an unbroken run
     sidecar = {
         "test_accuracy": round(test, 4),
         "test_images": len(data.test),
@@ -203,7 +204,7 @@ def train(kind: type[nn.Module], options: Options) -> float:
         "threads": options.threads,
         "torch": torch.__version__,
         "dataset": "Fashion-MNIST (Debian dataset-fashion-mnist)",
-        "command": shlex.join(["python", "-m", f"samples.training.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"samples.training.{Path(sys.argv[0]).stem}", *given]),
     }
     options.output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
     trainer.state_path.unlink()
