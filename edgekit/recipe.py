@@ -179,7 +179,7 @@ class Recipe:
     learned_rounding: bool = _option(
         "learn which way each weight rounds, layer by layer; resumable", "Quantization", default=True
     )
-    max_drop: float | None = _option(
+    max_drop: float = _option(
         "refuse where more than this many points (percent) are lost: of accuracy where labels are known, of expected "
         "accuracy for other classifiers, of 100 x (1 - cosine) for the rest",
         "Limits",

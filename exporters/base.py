@@ -13,8 +13,8 @@ from edgekit.errors import MissingExtraError
 from edgekit.model import Model
 from edgekit.quantization import Scheme
 from edgekit.runtimes.session import Session as Session
-from edgekit.tensors import TensorSpec
 from edgekit.runtimes.session import SessionOptions, open_session
+from edgekit.tensors import TensorSpec
 
 
 @dataclass(frozen=True)

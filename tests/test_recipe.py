@@ -110,7 +110,7 @@ def test_provenance_does_not_know_where_the_bundle_goes() -> None:
 @given(
     source=st.text(min_size=1),
     output=st.none() | st.text(),
-    max_drop=st.none() | st.floats(0, 100),
+    max_drop=st.floats(0, 100),
     min_sqnr=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     seed=st.integers(0, 2**62),
     force=st.booleans(),
@@ -119,7 +119,7 @@ def test_toml_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory,
     source: str,
     output: str | None,
-    max_drop: float | None,
+    max_drop: float,
     min_sqnr: float | None,
     seed: int,
     force: bool,

@@ -119,7 +119,8 @@ def _output_names(program: ExportedProgram) -> tuple[str, ...]:
 def widen(model: Model) -> Sample:
     """The example inputs with every dynamic dimension at 2 or more: torch.export would fix a size of 1."""
     return {
-        name: widen_dimensions(value, tuple(model.dynamic.get(name, {}))) for name, value in model.example_inputs.items()
+        name: widen_dimensions(value, tuple(model.dynamic.get(name, {})))
+        for name, value in model.example_inputs.items()
     }
 
 
