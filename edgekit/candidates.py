@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from edgekit.bisection import first_bad_layer
@@ -16,8 +18,9 @@ from edgekit.devices.latency import Prediction, predict
 from edgekit.devices.segment import Segment
 from edgekit.errors import EdgekitError, ExportError, QualityError
 from edgekit.exporters.base import Artifact, Exporter
+from edgekit.exporters.onnx_sensitivity import node_sensitivities
 from edgekit.exporters.onnx_source import quantize_onnx
-from edgekit.model import Model
+from edgekit.model import Model, Sample
 from edgekit.parity import (
     FLOAT_SQNR_DB,
     RUNTIME_LOSS_DB,
@@ -33,7 +36,8 @@ from edgekit.parity import (
 )
 from edgekit.progress import Progress
 from edgekit.quantization import Fallback
-from edgekit.quantizers.quantize import QuantizerOptions, quantize, simulate, worst_layers
+from edgekit.quantizers.equalization import EqualizeLayers
+from edgekit.quantizers.quantize import QuantizerOptions, equalizes, quantize, simulate, worst_layers
 from edgekit.quantizers.sensitivity import sensitivities
 from edgekit.runtimes.session import SessionOptions
 
@@ -58,12 +62,13 @@ class Candidate:
 class Built:
     """A candidate as it came out. `why_not` is set where it was refused or lost; `artifact` is None where none came.
 
-    `host_ms` is the median on this machine; `device` what the latency model expects of the target. `answers`: the
+    `base`: the float Model that `model` was quantized from, whose layers it can be compared with one by one. `host_ms` is the median on this machine; `device` what the latency model expects of the target. `answers`: the
     artifact's outputs on the judged samples.
     """
 
     candidate: Candidate
     model: Model
+    base: Model
     artifact: Artifact | None = None
     quality: Quality | None = None
     steps: tuple[Step, ...] = ()
@@ -87,70 +92,108 @@ class Bench:
     folder: Path
     threads: int
     progress: Progress
-    _quantized: dict[tuple[object, ...], Model] = field(default_factory=dict)
-    _reference: Outputs | None = None
+    _quantized: dict[tuple[str, tuple[Fallback, ...]], list[Model]] = field(default_factory=dict)
 
-    @property
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        return judged_samples(self.model)
+
+    @cached_property
     def reference(self) -> Outputs:
         """The float model's answers on the judged samples."""
-        if self._reference is None:
-            self._reference = run_model(self.model, judged_samples(self.model))
-        return self._reference
+        return run_model(self.model, self.samples)
+
+    @cached_property
+    def equalized(self) -> Model:
+        return EqualizeLayers()(self.model, self.progress)
 
     def build(self, candidate: Candidate, exporter: Exporter) -> Built:
         """Never raises for a candidate that cannot be built or is not good enough: `why_not` and `error` say it."""
         try:
             return self._gate(candidate, exporter)
         except EdgekitError as error:
-            return Built(candidate, self.model, why_not=error.message, error=error)
+            return self.left_out(candidate, error.message, error)
+
+    def left_out(self, candidate: Candidate, why_not: str, error: EdgekitError | None = None) -> Built:
+        return Built(candidate, self.model, self.model, why_not=why_not, error=error)
+
+    def outdone(self, candidate: Candidate, built: Sequence[Built]) -> str:
+        """Why `candidate` is not worth the minutes that it takes, or "".
+
+        int8 of the same format that passed and that the device should run no slower: both lose accuracy for speed.
+        """
+        if candidate.asked or candidate.precision != "fp16":
+            return ""
+        for one in built:
+            same = one.candidate.format == candidate.format and one.candidate.precision.startswith("int8")
+            if same and not one.why_not and one.device is not None:
+                expected = predict(count_segments(self.model, "fp16"), self.device, candidate.format).latency_ms
+                if one.device.latency_ms <= expected:
+                    here = f"predicted {expected:.1f} ms against {one.device.latency_ms:.1f}"
+                    return f"not built: {one.candidate} is within the limits and faster ({here})"
+        return ""
 
     def _gate(self, candidate: Candidate, exporter: Exporter) -> Built:
-        """Export and compare, and as long as a limit is broken keep the layer to blame in float and repeat."""
+        """Quantize, export and compare; as long as a limit is broken keep the layers to blame in float and repeat."""
         keep: tuple[Fallback, ...] = ()
+        suspects: Iterator[Fallback] | None = None
         while True:
             built = self._attempt(candidate, exporter, keep)
-            assert built.quality is not None
             violation = self._violation(built)
             if violation is None:
                 return replace(built, host_ms=self._time(built), device=self._predict(built))
-            blamed = self._blame(built, exporter) if len(keep) < MAX_FALLBACKS else ()
+            blamed: tuple[Fallback, ...] = ()
+            if built.model.quantization is not None and len(keep) < MAX_FALLBACKS:
+                blamed = self._miscomputed(built, exporter)
+                if not blamed:
+                    suspects = suspects if suspects is not None else iter(self._ranked(built, exporter))
+                    # doubled from one attempt to the next: each attempt costs as much as the first
+                    blamed = tuple(itertools.islice(suspects, max(1, len(keep))))
             if not blamed:
-                error = QualityError(
-                    f"{candidate}: {violation}",
-                    layers=worst_layers(self.model, built.model)[:10],
-                    hint="raise --max-drop, give more calibration data, or --quantize none",
-                )
-                return replace(built, why_not=violation, error=error)
+                return replace(built, why_not=violation, error=self._refusal(candidate, built, violation, keep))
             keep = (*keep, *blamed)
 
-    def _attempt(self, candidate: Candidate, exporter: Exporter, keep: tuple[Fallback, ...]) -> Built:
-        self.progress(f"{candidate}: quantize", 0, 3)
-        model = self._quantize(candidate.precision, exporter, keep)
-        self.progress(f"{candidate}: export", 1, 3)
-        artifact = exporter.export(model, self.folder, self.device)
-        self.progress(f"{candidate}: compare", 2, 3)
-        samples = judged_samples(self.model)
-        steps: list[Step] = []
-        simulated = self.reference
-        if model.quantization is not None and model.onnx_path is None:
-            simulated = self._simulate(model)
-            steps.append(compare(f"quantized ({candidate.precision})", self.reference, simulated))
-        with artifact.open(model, SessionOptions(threads=self.threads)) as session:
-            actual = run_session(session, samples)
-        steps.append(compare(f"artifact ({candidate.format})", simulated, actual))
-        record = model.quantization
-        return Built(
-            candidate,
-            model,
-            artifact,
-            judge(self.model, self.reference, actual),
-            tuple(steps),
-            count_segments(model, candidate.precision),
-            answers=actual,
-            fallbacks=record.fallbacks if record else (),
+    def _refusal(self, candidate: Candidate, built: Built, violation: str, keep: tuple[Fallback, ...]) -> QualityError:
+        tried = f", with {len(keep)} layers in float already" if keep else ""
+        return QualityError(
+            f"{candidate}: {violation}{tried}",
+            layers=worst_layers(built.base, built.model)[:10],
+            hint="raise --max-drop, give more calibration data, or --quantize none",
         )
 
-    def _quantize(self, precision: str, exporter: Exporter, keep: tuple[Fallback, ...]) -> Model:
+    def _attempt(self, candidate: Candidate, exporter: Exporter, keep: tuple[Fallback, ...]) -> Built:
+        """Without an artifact where the simulation in torch is already beyond the limits."""
+        retry = f", {len(keep)} kept in float" if keep else ""
+        self.progress(f"{candidate}: quantize{retry}", 0, 0)
+        base, model = self._quantize(candidate.precision, exporter, keep)
+        record = model.quantization
+        built = Built(candidate, model, base, fallbacks=record.fallbacks if record else ())
+        steps: list[Step] = []
+        simulated = self.reference
+        if record is not None and model.onnx_path is None:
+            self.progress(f"{candidate}: simulate{retry}", 0, 0)
+            simulated = run_model(simulate(model), self.samples)
+            steps.append(compare(f"quantized ({candidate.precision})", self.reference, simulated))
+            built = replace(built, steps=tuple(steps), quality=judge(self.model, self.reference, simulated))
+            if self._violation(built) is not None:
+                return built
+        self.progress(f"{candidate}: export{retry}", 0, 0)
+        artifact = exporter.export(model, self.folder, self.device)
+        self.progress(f"{candidate}: compare{retry}", 0, 0)
+        with artifact.open(model, SessionOptions(threads=self.threads)) as session:
+            actual = run_session(session, self.samples)
+        steps.append(compare(f"artifact ({candidate.format})", simulated, actual))
+        return replace(
+            built,
+            artifact=artifact,
+            quality=judge(self.model, self.reference, actual),
+            steps=tuple(steps),
+            segments=count_segments(model, candidate.precision),
+            answers=actual,
+        )
+
+    def _quantize(self, precision: str, exporter: Exporter, keep: tuple[Fallback, ...]) -> tuple[Model, Model]:
+        """(the float Model that it starts from, the quantized Model)"""
         scheme = exporter.scheme(self.device)
         if self.model.onnx_path is not None and exporter.needs_torch_module:
             raise ExportError(
@@ -158,18 +201,21 @@ class Bench:
                 hint="--format onnx or tensorrt, or give the module that the file was exported from",
             )
         if precision == "fp32":
-            return self.model
+            return self.model, self.model
         if self.model.onnx_path is not None:
-            return quantize_onnx(self.model, precision, scheme)
-        key = (precision, scheme, keep)
-        if key not in self._quantized:
-            self._quantized[key] = quantize(
-                self.model, precision, scheme, self.options, tuple((f.layer, f.why) for f in keep), self.progress
-            )
-        return self._quantized[key]
-
-    def _simulate(self, model: Model) -> Outputs:
-        return run_model(simulate(model), judged_samples(self.model))
+            model = quantize_onnx(self.model, precision, scheme)
+            assert model.quantization is not None
+            return self.model, replace(model, quantization=replace(model.quantization, fallbacks=keep))
+        base = self.equalized if equalizes(precision, self.options) else self.model
+        known = self._quantized.setdefault((precision, keep), [])
+        for model in known:
+            if model.quantization is not None and model.quantization.scheme == scheme:
+                return base, model
+        options = replace(self.options, equalize=False)
+        reasons = tuple((line.layer, line.why) for line in keep)
+        model = quantize(base, precision, scheme, options, reasons, self.progress, known)
+        known.append(model)
+        return base, model
 
     def _violation(self, built: Built) -> str | None:
         assert built.quality is not None
@@ -180,28 +226,32 @@ class Bench:
             return None
         return built.quality.violation(self.limits)
 
-    def _blame(self, built: Built, exporter: Exporter) -> tuple[Fallback, ...]:
-        """The layers to keep in float next: the runtime's first bad one, or those that cost the most quality.
-
-        The latter double from one attempt to the next, taken by the noise that they make for the work that they are.
-        """
-        assert built.quality is not None
-        record = built.model.quantization
-        if record is None or not record.weights or not record.activations:
+    def _miscomputed(self, built: Built, exporter: Exporter) -> tuple[Fallback, ...]:
+        """The first layer that the runtime computes otherwise than its simulation, where there is one."""
+        record, quality = built.model.quantization, built.quality
+        if built.artifact is None or built.model.onnx_path is not None or record is None or quality is None:
             return ()
         simulated = built.steps[0].sqnr_db
-        if built.quality.sqnr_db < simulated - RUNTIME_LOSS_DB:
-            found = first_bad_layer(built.model, simulate(built.model), exporter, self.device, simulated)
-            if found is not None and found[0] in record.layers:
-                why = f"{exporter.format} computes it {found[1]:.1f} dB from its reference"
-                return (Fallback(found[0], "fp32", why),)
-        kept = len(record.fallbacks)
-        rows = sensitivities(self.model, built.model, progress=self.progress)
-        rows.sort(key=lambda row: -(10 ** (-row.sqnr_db / 10)) / max(row.mflops, 0.01))
-        return tuple(
-            Fallback(row.layer, "fp32", f"alone it limits the output to {row.sqnr_db:.1f} dB")
-            for row in rows[: max(1, kept)]
-        )
+        if not record.activations or quality.sqnr_db >= simulated - RUNTIME_LOSS_DB:
+            return ()
+        self.progress(f"{built.candidate}: find the first bad layer", 0, 0)
+        found = first_bad_layer(built.model, simulate(built.model), exporter, self.device, simulated)
+        if found is None or found[0] not in record.layers:
+            return ()
+        return (Fallback(found[0], "float32", f"{exporter.format} computes it {found[1]:.1f} dB from its reference"),)
+
+    def _ranked(self, built: Built, exporter: Exporter) -> list[Fallback]:
+        """The layers that limit the quality, by the noise that they make for the work that they are."""
+        record = built.model.quantization
+        assert record is not None
+        if built.model.onnx_path is not None:
+            rows = node_sensitivities(built.model, exporter.format, self.progress) if record.method == "int8" else []
+        elif record.weights:
+            rows = sensitivities(built.base, built.model, progress=self.progress)
+        else:
+            rows = []
+        rows = sorted(rows, key=lambda row: -(10 ** (-row.sqnr_db / 10)) / max(row.mflops, 0.01))
+        return [Fallback(row.layer, "float32", f"alone it limits the output to {row.sqnr_db:.1f} dB") for row in rows]
 
     def _time(self, built: Built) -> float:
         assert built.artifact is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from typing import Any
 
 import torch
 
+import edgekit
 from edgekit.bundle import Bundle
+from edgekit.bundle.cache import cache_root
 from edgekit.candidates import Bench, Built, Candidate, choose, float_twin
 from edgekit.devices.device import Device, load_device
 from edgekit.errors import EdgekitError, OutputError
@@ -25,7 +29,7 @@ from edgekit.passes.base import Pipeline
 from edgekit.passes.capture import Capture
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.progress import Progress, silent
-from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions
+from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions, wants_static
 from edgekit.recipe import Recipe
 from edgekit.registry import EXPORTERS
 from edgekit.reporting import Evidence
@@ -79,7 +83,7 @@ def export_recipe(
     torch.manual_seed(recipe.seed)
     device = load_device(recipe.device)
     _formats(recipe, device)
-    progress("load", 0, 1)
+    progress("load the model and its data", 0, 0)
     original = resolve(
         module if module is not None else recipe.source,
         example_inputs=example_inputs,
@@ -90,12 +94,13 @@ def export_recipe(
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
     check_output(output, recipe.force)
     model, steps = prepare(original, progress)
+    unfinished = cache_root() / "unfinished" / _digest(recipe, original)
     with TemporaryDirectory(prefix="edgekit-") as folder:
         bench = Bench(
             model=model,
             device=device,
-            limits=Limits(recipe.max_drop, recipe.min_sqnr),
-            options=QuantizerOptions.of(recipe),
+            limits=limits_of(recipe),
+            options=QuantizerOptions.of(recipe, unfinished),
             folder=Path(folder),
             threads=recipe.threads,
             progress=progress,
@@ -116,7 +121,9 @@ def export_recipe(
             seconds=seconds,
             versions=installed_versions(),
         )
+        progress("measure and pack", 0, 0)
         bundle, summary = pack(recipe, output, evidence)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return ExportResult(bundle, tuple(outcome), summary)
 
 
@@ -125,12 +132,26 @@ def prepare(original: Model, progress: Progress) -> tuple[Model, tuple[Step, ...
     if original.onnx_path is not None:
         return original, ()
     samples = judged_samples(original)[:8]
+    progress("capture", 0, 0)
     captured = Capture()(original, progress)
     eager = run_model(original.evolve_quietly(output_names=captured.output_names, module=_eval_copy(original)), samples)
     exported = run_model(captured, samples)
     folded = Pipeline([FoldBatchNorm()])(captured, progress)
     steps = (compare("captured", eager, exported), compare("folded", exported, run_model(folded, samples)))
     return folded, steps
+
+
+def limits_of(recipe: Recipe) -> Limits:
+    """Where the user sets no limit at all, the usual one: a broken artifact may be fast, and must not win by that."""
+    if recipe.max_drop is None and recipe.min_sqnr is None:
+        return Limits()
+    return Limits(recipe.max_drop, recipe.min_sqnr)
+
+
+def _digest(recipe: Recipe, original: Model) -> str:
+    """Names what an interrupted export leaves for the next one of the same model with the same options."""
+    asked = (edgekit.__version__, original.source.digest, sorted(recipe.provenance().items()))
+    return hashlib.sha256(repr(asked).encode()).hexdigest()[:24]
 
 
 def _eval_copy(model: Model) -> torch.nn.Module:
@@ -170,24 +191,25 @@ def _build(recipe: Recipe, bench: Bench) -> list[Built]:
     """Every candidate, the float twin of each format first. A format whose packages are missing loses by that."""
     built: list[Built] = []
     for format in _formats(recipe, bench.device):
-        asked = recipe.quantize != "auto"
         exporter = _exporter(format, recipe)
+        runs = bench.device.precisions(format)
         try:
             exporter.check()
             precisions = proposed_precisions(
-                bench.model,
-                recipe.quantize,
-                exporter.precisions,
-                bench.device.precisions(format),
-                format,
-                bench.device.name,
+                bench.model, recipe.quantize, exporter.precisions, runs, format, bench.device.name
             )
         except EdgekitError as error:
             if recipe.format != "auto":
                 raise
-            built.append(Built(Candidate(format, "-"), bench.model, why_not=error.message, error=error))
+            built.append(bench.left_out(Candidate(format, "-"), error.message, error))
             continue
         for precision in precisions:
-            wanted = asked and (precision == recipe.quantize or recipe.quantize == "none")
-            built.append(bench.build(Candidate(format, precision, asked=wanted), exporter))
+            asked = recipe.quantize in (precision, "none")
+            candidate = Candidate(format, precision, asked)
+            outdone = bench.outdone(candidate, built)
+            built.append(bench.left_out(candidate, outdone) if outdone else bench.build(candidate, exporter))
+        possible = [precision for precision in exporter.precisions if precision in runs]
+        if recipe.quantize == "auto" and not bench.model.calibration and wants_static(bench.model, possible):
+            why = "needs calibration data, and there is none: --calibration DIR"
+            built.append(bench.left_out(Candidate(format, "int8"), why))
     return built

@@ -131,7 +131,7 @@ def _layers(evidence: Evidence) -> tuple[Layer, ...]:
         return ()
     quantized = set(record.layers)
     order = {node.name: index for index, node in enumerate(evidence.folded.graph.graph.nodes)}
-    rows = sorted(worst_layers(evidence.folded, evidence.winner.model), key=lambda row: order.get(row[0], 0))
+    rows = sorted(worst_layers(evidence.winner.base, evidence.winner.model), key=lambda row: order.get(row[0], 0))
     return tuple(
         Layer(name=name, sqnr_db=sqnr, precision=record.method if name in quantized else "fp32") for name, sqnr in rows
     )

@@ -166,7 +166,7 @@ def quantize_source(model: Model, format: str) -> tuple[onnx.ModelProto, tuple[s
     if record.method not in _METHODS:
         raise needs_torch_module(record.method)
     try:
-        with _quiet_tools(), tempfile.TemporaryDirectory() as folder:
+        with quiet_tools(), tempfile.TemporaryDirectory() as folder:
             rewritten, marker = _METHODS[record.method](model, proto, record, Path(folder), format)
     except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise ExportError(
@@ -200,7 +200,7 @@ def _static(model: Model, proto: onnx.ModelProto, record: Quantization, folder: 
             return None if sample is None else {name: value.numpy() for name, value in sample.items()}
 
     scheme, tensorrt = record.scheme, format == "tensorrt"
-    prepared = _prepare(proto, folder)
+    prepared = prepare_graph(proto, folder)
     quantize_static(
         prepared,
         folder / "static.onnx",
@@ -240,7 +240,7 @@ def _dynamic(model: Model, proto: onnx.ModelProto, record: Quantization, folder:
     if format == "tensorrt":
         raise ExportError("tensorrt cannot carry int8-dynamic", hint="take int8 or fp16")
     quantize_dynamic(
-        _prepare(proto, folder),
+        prepare_graph(proto, folder),
         folder / "dynamic.onnx",
         op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
         per_channel=record.scheme.per_channel_weights,
@@ -267,7 +267,7 @@ _METHODS: dict[str, Callable[[Model, onnx.ModelProto, Quantization, Path, str], 
 }
 
 
-def _prepare(proto: onnx.ModelProto, folder: Path) -> Path:
+def prepare_graph(proto: onnx.ModelProto, folder: Path) -> Path:
     """Constants folded, batch norms fused, shapes inferred; per-channel scales need opset 13."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -280,7 +280,7 @@ def _prepare(proto: onnx.ModelProto, folder: Path) -> Path:
 
 
 @contextmanager
-def _quiet_tools() -> Iterator[None]:
+def quiet_tools() -> Iterator[None]:
     """The tools write advice to the root logger, which is the user's."""
     import logging
 

@@ -19,7 +19,7 @@ ORIN = load_device("jetson-orin-nano")
 
 def built(format: str, precision: str, host_ms: float, device_ms: float, asked: bool = False) -> Built:
     expected = Prediction(device_ms, device_ms / 2, device_ms * 2, (), "compute", calibrated=False)
-    return Built(Candidate(format, precision, asked), MODEL, host_ms=host_ms, device=expected)
+    return Built(Candidate(format, precision, asked), MODEL, MODEL, host_ms=host_ms, device=expected)
 
 
 def test_the_fastest_wins_and_the_losers_say_why() -> None:
