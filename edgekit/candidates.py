@@ -62,7 +62,8 @@ class Candidate:
 class Built:
     """A candidate as it came out. `why_not` is set where it was refused or lost; `artifact` is None where none came.
 
-    `base`: the float Model that `model` was quantized from, whose layers it can be compared with one by one. `host_ms` is the median on this machine; `device` what the latency model expects of the target. `answers`: the
+    `base`: the float Model that `model` was quantized from, whose layers it can be compared with one by one.
+    `host_ms` is the median on this machine; `device` what the latency model expects of the target. `answers`: the
     artifact's outputs on the judged samples.
     """
 
@@ -164,7 +165,8 @@ class Bench:
     def _attempt(self, candidate: Candidate, exporter: Exporter, keep: tuple[Fallback, ...]) -> Built:
         """Without an artifact where the simulation in torch is already beyond the limits."""
         retry = f", {len(keep)} kept in float" if keep else ""
-        self.progress(f"{candidate}: quantize{retry}", 0, 0)
+        if candidate.precision != "fp32":
+            self.progress(f"{candidate}: quantize{retry}", 0, 0)
         base, model = self._quantize(candidate.precision, exporter, keep)
         record = model.quantization
         built = Built(candidate, model, base, fallbacks=record.fallbacks if record else ())

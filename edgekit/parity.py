@@ -25,6 +25,9 @@ FLOAT_SQNR_DB = 50.0
 # How much an int8 kernel's own rounding may cost against the same scales simulated in torch.
 RUNTIME_LOSS_DB = 3.0
 
+# The cosine of rows of one number is the agreement of their signs, whatever their sizes.
+SHORTEST_ROW = 8
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -120,12 +123,21 @@ def _float_pairs(reference: Outputs, actual: Outputs) -> list[tuple[np.ndarray, 
     return [(reference[key], actual[key]) for key in reference if np.issubdtype(reference[key].dtype, np.floating)]
 
 
+def _closeness(want: np.ndarray, got: np.ndarray) -> float:
+    """The cosine by row; over all rows at once where a row is too short to have a direction of its own."""
+    if not np.issubdtype(want.dtype, np.floating):
+        return float(np.array_equal(want, got))
+    short = want[0].size < SHORTEST_ROW
+    return cosine(want.reshape(1, -1), got.reshape(1, -1)) if short else cosine(want, got)
+
+
 def judge(model: Model, reference: Outputs, actual: Outputs) -> Quality:
-    """Quality of `actual` against `reference`; a classifier is judged by its classes, anything else by its cosine."""
+    """Quality of `actual` against `reference`: a classifier is judged by its classes, anything else by the cosine of
+    its worst output."""
     primary = model.postprocess.output if model.postprocess else next(iter(reference))
     step = compare("", reference, actual)
     want, got = reference[primary], actual[primary]
-    closeness = cosine(want, got) if np.issubdtype(want.dtype, np.floating) else float(np.array_equal(want, got))
+    closeness = min(_closeness(value, actual[name]) for name, value in reference.items())
     quality = Quality(step.sqnr_db, 100 * (1 - closeness), closeness, len(want), "float model")
     if not (model.postprocess and model.postprocess.kind == "classification"):
         return quality

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,13 +101,14 @@ def export_recipe(
         bench = Bench(
             model=model,
             device=device,
-            limits=limits_of(recipe),
+            limits=Limits(recipe.max_drop, recipe.min_sqnr),
             options=QuantizerOptions.of(recipe, unfinished),
             folder=Path(folder),
             threads=recipe.threads,
             progress=progress,
         )
-        built = _build(recipe, bench)
+        with _full_disk_told(folder):
+            built = _build(recipe, bench)
         winner, outcome = choose(built, device)
         seconds = {"total": time.perf_counter() - start}
         evidence = Evidence(
@@ -141,13 +144,6 @@ def prepare(original: Model, progress: Progress) -> tuple[Model, tuple[Step, ...
     return folded, steps
 
 
-def limits_of(recipe: Recipe) -> Limits:
-    """Where the user sets no limit at all, the usual one: a broken artifact may be fast, and must not win by that."""
-    if recipe.max_drop is None and recipe.min_sqnr is None:
-        return Limits()
-    return Limits(recipe.max_drop, recipe.min_sqnr)
-
-
 def _digest(recipe: Recipe, original: Model) -> str:
     """Names what an interrupted export leaves for the next one of the same model with the same options."""
     asked = (edgekit.__version__, original.source.digest, sorted(recipe.provenance().items()))
@@ -156,6 +152,19 @@ def _digest(recipe: Recipe, original: Model) -> str:
 
 def _eval_copy(model: Model) -> torch.nn.Module:
     return copy.deepcopy(model.module).eval()
+
+
+@contextmanager
+def _full_disk_told(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutputError(
+            f"no space left in {Path(folder).parent}, where the candidates are built",
+            hint="free some space, or set TMPDIR to a place that has it",
+        ) from error
 
 
 def check_output(output: Path, force: bool) -> None:

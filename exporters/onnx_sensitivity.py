@@ -7,7 +7,7 @@ into the float graph, which then runs on a few samples.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def _chain(layer: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> list[onn
 
 
 def _with_one_layer(
-    plain: onnx.ModelProto, quantized: onnx.ModelProto, name: str, chain: Iterable[onnx.NodeProto]
+    plain: onnx.ModelProto, quantized: onnx.ModelProto, name: str, chain: Sequence[onnx.NodeProto]
 ) -> onnx.ModelProto:
     """`plain` with the layer `name` reading through `chain`, as it does in `quantized`."""
     model = onnx.ModelProto()
@@ -77,7 +77,8 @@ def _with_one_layer(
         layer = model.graph.node.add()
         layer.CopyFrom(node)
         layer.input[:] = twin.input
-    stored = {tensor.name for tensor in model.graph.initializer}
+    # A rounded bias keeps the name of the float one.
+    stored = {tensor.name for tensor in model.graph.initializer} | {name for node in chain for name in node.output}
     model.graph.initializer.extend(tensor for tensor in plain.graph.initializer if tensor.name not in stored)
     return model
 

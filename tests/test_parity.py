@@ -83,3 +83,16 @@ def test_batches_and_single_samples_give_the_same_rows() -> None:
     single = run_model(CLASSIFIER, samples)
     batched = run_model(CLASSIFIER.evolve_quietly(dynamic={"x": {0: "batch"}}), samples)
     np.testing.assert_allclose(single["logits"], batched["logits"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_worst_output_gives_the_cosine() -> None:
+    reference = {"a": np.eye(2, 8, dtype=np.float32), "b": np.eye(2, 8, dtype=np.float32)}
+    actual = {"a": reference["a"], "b": np.roll(reference["b"], 1, axis=1)}
+    assert judge(CLASSIFIER.evolve_quietly(postprocess=None), reference, actual).drop == pytest.approx(100.0)
+
+
+def test_rows_of_one_number_are_compared_together() -> None:
+    """Row by row their cosine would be that of their signs: 1, whatever the numbers."""
+    reference = {"p": np.array([[0.1], [0.9]], np.float32)}
+    quality = judge(CLASSIFIER.evolve_quietly(postprocess=None), reference, {"p": reference["p"][::-1]})
+    assert quality.cosine == pytest.approx(2 * 0.09 / 0.82, rel=1e-6)

@@ -1,0 +1,175 @@
+"""Writes the measured table into README.md from the results that the other benchmarks left; measures nothing itself.
+
+python samples/benchmarks/readme.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common import HERE, RESULTS
+
+README = HERE.parents[1] / "README.md"
+BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+Row = tuple[str, str, str, str]
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def efficientnet(result: dict[str, Any], photographs: str) -> list[Row]:
+    command = (
+        f"`samples/benchmarks/efficientnet.py{'' if photographs == 'wheels' else f' --photographs {photographs}'}`"
+    )
+    ours = {name: row for name, row in result["rows"].items() if name.startswith("edgekit") and "int8" in name}
+    peers = {name: row for name, row in result["rows"].items() if not name.startswith("edgekit")}
+    best = max(peers.values(), key=lambda row: row["sqnr_db"])
+    text = "; ".join(
+        f"{name.split()[1]} {row['agreement']:.3f} ({row['low']:.2f}-{row['high']:.2f}) / {row['sqnr_db']:.1f} dB"
+        for name, row in ours.items()
+    )
+    rows = [
+        (
+            f"EfficientNet-Lite0 int8 against float, {result['samples']} held-out views ({photographs}): "
+            "agreement (95 %) / SQNR",
+            "0.95 / 24 dB",
+            f"{text}; best peer {best['agreement']:.3f} / {best['sqnr_db']:.1f} dB",
+            command,
+        )
+    ]
+    if photographs == "wheels":
+        name, row = min(ours.items(), key=lambda entry: entry[1]["p50_ms"])
+        peer, theirs = min(peers.items(), key=lambda entry: entry[1]["p50_ms"])
+        rows.append(
+            (
+                "its latency, best format, against the fastest peer's int8",
+                "1.0x",
+                f"{row['p50_ms'] / theirs['p50_ms']:.2f}x ({name}, {row['p50_ms']:.2f} ms; "
+                f"{peer}, {theirs['p50_ms']:.2f} ms)",
+                command,
+            )
+        )
+        ratios = "; ".join(
+            f"{name.split()[1]} {row['p50_ms'] / result['rows'][name.replace('int8', 'float')]['p50_ms']:.2f}x"
+            for name, row in ours.items()
+        )
+        rows.append(("int8 latency of its float twin, same format", "below 1x", ratios, command))
+    return rows
+
+
+def fashion(result: dict[str, Any]) -> list[Row]:
+    rows = result["rows"]
+    losses = []
+    for name, row in rows.items():
+        model, format, precision = name.split()
+        if precision != "fp32":
+            before = rows[f"{model} {format} fp32"]["accuracy"]
+            losses.append(f"{model} {format} {100 * row['accuracy']:.2f} ({100 * (before - row['accuracy']):+.2f})")
+    text = "; ".join(losses)
+    goal = "0.1 point (CNN)"
+    return [("Fashion-MNIST, 10,000 images: int8 accuracy % (loss)", goal, text, "`samples/benchmarks/fashion.py`")]
+
+
+def minilm(result: dict[str, Any]) -> list[Row]:
+    ours, peer = result["rows"]["edgekit int8-dynamic"], result["rows"]["ONNX Runtime quantize_dynamic"]
+    text = (
+        f"{ours['speedup']:.2f}x, {ours['cosine']:.4f}, {ours['size_bytes'] / 1e6:.0f} MB; "
+        f"peer {peer['speedup']:.2f}x, {peer['cosine']:.4f}, {peer['size_bytes'] / 1e6:.0f} MB"
+    )
+    name = f"MiniLM-L6 int8-dynamic, {result['tokens']} tokens: speed-up over float, cosine"
+    return [(name, "2.5x, 0.995", text, "`samples/benchmarks/minilm.py`")]
+
+
+def overhead(result: dict[str, Any]) -> list[Row]:
+    text = "; ".join(
+        f"{name.replace('efficientnet-lite0', 'lite0')} {100 * (row['overhead_ratio'] - 1):+.1f} %, "
+        f"{row['overhead_us']:.0f} us"
+        for name, row in result["rows"].items()
+    )
+    return [("session over bare runtime, p50", "3 % or 20 us", text, "`samples/benchmarks/overhead.py`")]
+
+
+def coverage(result: dict[str, Any]) -> list[Row]:
+    text = f"{100 * result['share']:.1f} % ({result['passed']} of {result['total']})"
+    return [("coverage matrix, cells that pass", "90 %", text, "`samples/benchmarks/coverage.py`")]
+
+
+def latency_model(result: dict[str, Any]) -> list[Row]:
+    found = result["quality"]["leave_one_out"]
+    text = (
+        f"{100 * found['median_error']:.1f} %, {found['rank_correlation']:.3f} over {result['networks']} networks in "
+        f"float and int8 ({result['clock']})"
+    )
+    name = "predicted against measured latency here, leave-one-out: median error, rank correlation"
+    return [(name, "20 %, 0.95", text, "`samples/benchmarks/latency_model.py`")]
+
+
+def commands(result: dict[str, Any]) -> list[Row]:
+    start, made = result["start_s"], result.get("export")
+    rows = [
+        (
+            "`edgekit --help`; run-side import (python alone)",
+            "0.3 s; 0.5 s",
+            f"{start['edgekit --help']:.2f} s; {start['run-side import']:.2f} s ({start['python alone']:.2f} s)",
+            "`samples/benchmarks/commands.py`",
+        )
+    ]
+    if made:
+        text = f"{made['seconds']:.0f} s, {made['peak_memory_bytes'] / 1e9:.1f} GB ({made['candidates']} candidates)"
+        name = f"export of EfficientNet-Lite0 for {made['device']}, two cores"
+        rows.append((name, "90 s, 3 GB", text, "`samples/benchmarks/commands.py`"))
+    return rows
+
+
+def install_size(result: dict[str, Any]) -> list[Row]:
+    text = f"{result['total_bytes'] / 1e6:.1f} MB, and {result['bytecode_bytes'] / 1e6:.0f} MB of bytecode that pip compiles"
+    name = f"run-side install for a Raspberry Pi, `edgekit[{result['extra']}]`, {result['platform']}; no torch"
+    return [(name, "150 MB", text, "`samples/benchmarks/install_size.py`")]
+
+
+SECTIONS = {
+    "efficientnet-wheels": lambda result: efficientnet(result, "wheels"),
+    "efficientnet-debian": lambda result: efficientnet(result, "debian"),
+    "fashion": fashion,
+    "minilm": minilm,
+    "overhead": overhead,
+    "coverage": coverage,
+    "latency_model": latency_model,
+    "commands": commands,
+    "install_size": install_size,
+}
+
+
+def table() -> str:
+    rows: list[Row] = []
+    facts: set[str] = set()
+    machine = "not recorded"
+    for name, section in SECTIONS.items():
+        result = load(name)
+        if result is None:
+            continue
+        rows += section(result)
+        if "commit" in result:
+            facts.add(f"{name} at {result['commit'][:10]}")
+        if "cpu" in result:
+            machine = f"{result['cpu']}, {result['isa']}"
+    lines = ["| | goal | measured | by `python` |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", f"One thread unless said, medians, peers in turns in the same process. Machine: {machine}."]
+    lines += [f"Commits: {', '.join(sorted(facts))}. Raw results: `samples/benchmarks/results/`."]
+    return "\n".join(lines)
+
+
+def write_between(path: Path, begin: str, end: str, content: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    path.write_text(f"{head}{begin}\n{content}\n{end}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_between(README, BEGIN, END, table())
