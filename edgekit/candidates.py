@@ -1,12 +1,12 @@
-"""Candidates: each format and precision that the device runs is built, gated and timed; the best one is shipped."""
+"""Candidates: each format and precision that the device runs is built, gated and timed."""
 
 from __future__ import annotations
 
-import itertools
 import math
+import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,6 @@ from edgekit.parity import (
     RUNTIME_LOSS_DB,
     Limits,
     Outputs,
-    Quality,
     Step,
     compare,
     judge,
@@ -40,46 +39,13 @@ from edgekit.quantizers.equalization import EqualizeLayers
 from edgekit.quantizers.quantize import QuantizerOptions, equalizes, quantize, simulate, worst_layers
 from edgekit.quantizers.sensitivity import sensitivities
 from edgekit.runtimes.session import SessionOptions
+from edgekit.selection import Built, Candidate, against_twin
 
 # Past this a model is better served in float.
 MAX_FALLBACKS = 8
+# What the predictions of two formats on one device may differ by and still leave the clock to decide.
+CLEARLY_SLOWER = 1.05
 TIMED_RUNS = 30
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """`asked` is False where `auto` proposed it."""
-
-    format: str
-    precision: str
-    asked: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.format} {self.precision}"
-
-
-@dataclass(frozen=True)
-class Built:
-    """A candidate as it came out. `why_not` is set where it was refused or lost; `artifact` is None where none came.
-
-    `base`: the float Model that `model` was quantized from, whose layers it can be compared with one by one.
-    `host_ms` is the median on this machine; `device` what the latency model expects of the target. `answers`: the
-    artifact's outputs on the judged samples.
-    """
-
-    candidate: Candidate
-    model: Model
-    base: Model
-    artifact: Artifact | None = None
-    quality: Quality | None = None
-    steps: tuple[Step, ...] = ()
-    segments: tuple[Segment, ...] = ()
-    host_ms: float | None = None
-    device: Prediction | None = None
-    answers: Outputs = field(default_factory=dict)
-    fallbacks: tuple[Fallback, ...] = ()
-    why_not: str = ""
-    error: EdgekitError | None = None
 
 
 @dataclass
@@ -94,6 +60,8 @@ class Bench:
     threads: int
     progress: Progress
     _quantized: dict[tuple[str, tuple[Fallback, ...]], list[Model]] = field(default_factory=dict)
+    _segments: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
+    _simulated: list[tuple[Model, Outputs]] = field(default_factory=list)
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -119,25 +87,45 @@ class Bench:
         return Built(candidate, self.model, self.model, why_not=why_not, error=error)
 
     def outdone(self, candidate: Candidate, built: Sequence[Built]) -> str:
-        """Why `candidate` is not worth the minutes that it takes, or "".
-
-        int8 of the same format that passed and that the device should run no slower: both lose accuracy for speed.
-        """
-        if candidate.asked or candidate.precision != "fp16":
-            return ""
+        """Why `candidate` is not worth the minutes that it takes, or "": int8 of the same format passed, and the
+        device should run it no slower than fp16."""
         for one in built:
             same = one.candidate.format == candidate.format and one.candidate.precision.startswith("int8")
-            if same and not one.why_not and one.device is not None:
-                expected = predict(count_segments(self.model, "fp16"), self.device, candidate.format).latency_ms
-                if one.device.latency_ms <= expected:
-                    here = f"predicted {expected:.1f} ms against {one.device.latency_ms:.1f}"
-                    return f"not built: {one.candidate} is within the limits and faster ({here})"
+            if candidate.precision != "fp16" or candidate.asked or not same or one.why_not or one.device is None:
+                continue
+            expected = self._expected_ms(candidate.format, "fp16")
+            if one.device.latency_ms <= expected:
+                return f"not built: {expected:.1f} ms expected, {one.candidate} {one.device.latency_ms:.1f}"
         return ""
+
+    def outrun(self, format: str, precisions: Sequence[str], built: Sequence[Built]) -> str:
+        """Why no candidate of `format` can win over those that passed, or "".
+
+        Only for a device of another architecture: there this machine's clock says little about one format's kernels
+        against another's, and the prediction decides.
+        """
+        if self.device.arch == platform.machine():
+            return ""
+        passed = [one for one in built if one.device and not against_twin(one, built, self.device).why_not]
+        if not passed:
+            return ""
+        best = min(passed, key=lambda one: one.device.latency_ms if one.device else math.inf)
+        assert best.device is not None
+        expected = min(self._expected_ms(format, precision) for precision in precisions)
+        if expected < CLEARLY_SLOWER * best.device.latency_ms:
+            return ""
+        return f"not built: {expected:.1f} ms expected at best, {best.candidate} {best.device.latency_ms:.1f}"
+
+    def _expected_ms(self, format: str, precision: str) -> float:
+        """Before anything is built; a quantized layer or two more or less change little."""
+        if precision not in self._segments:
+            self._segments[precision] = count_segments(self.model, precision)
+        return predict(self._segments[precision], self.device, format).latency_ms
 
     def _gate(self, candidate: Candidate, exporter: Exporter) -> Built:
         """Quantize, export and compare; as long as a limit is broken keep the layers to blame in float and repeat."""
         keep: tuple[Fallback, ...] = ()
-        suspects: Iterator[Fallback] | None = None
+        suspects: list[Fallback] | None = None
         while True:
             built = self._attempt(candidate, exporter, keep)
             violation = self._violation(built)
@@ -147,9 +135,13 @@ class Bench:
             if built.model.quantization is not None and len(keep) < MAX_FALLBACKS:
                 blamed = self._miscomputed(built, exporter)
                 if not blamed:
-                    suspects = suspects if suspects is not None else iter(self._ranked(built, exporter))
-                    # doubled from one attempt to the next: each attempt costs as much as the first
-                    blamed = tuple(itertools.islice(suspects, max(1, len(keep))))
+                    suspects = self._ranked(built, exporter) if suspects is None else suspects
+                    # Doubled from one attempt to the next: each attempt costs as much as the first.
+                    count = max(1, len(keep))
+                    # Not all of them: that would be the float artifact.
+                    blamed, suspects = (
+                        (tuple(suspects[:count]), suspects[count:]) if len(suspects) > count else ((), [])
+                    )
             if not blamed:
                 return replace(built, why_not=violation, error=self._refusal(candidate, built, violation, keep))
             keep = (*keep, *blamed)
@@ -174,7 +166,7 @@ class Bench:
         simulated = self.reference
         if record is not None and model.onnx_path is None:
             self.progress(f"{candidate}: simulate{retry}", 0, 0)
-            simulated = run_model(simulate(model), self.samples)
+            simulated = self._simulate(model)
             steps.append(compare(f"quantized ({candidate.precision})", self.reference, simulated))
             built = replace(built, steps=tuple(steps), quality=judge(self.model, self.reference, simulated))
             if self._violation(built) is not None:
@@ -218,6 +210,15 @@ class Bench:
         model = quantize(base, precision, scheme, options, reasons, self.progress, known)
         known.append(model)
         return base, model
+
+    def _simulate(self, model: Model) -> Outputs:
+        """Formats whose schemes differ in name only share this."""
+        for known, outputs in self._simulated:
+            if _same_numbers(known, model):
+                return outputs
+        outputs = run_model(simulate(model), self.samples)
+        self._simulated.append((model, outputs))
+        return outputs
 
     def _violation(self, built: Built) -> str | None:
         assert built.quality is not None
@@ -263,6 +264,16 @@ class Bench:
         return predict(built.segments, self.device, built.candidate.format)
 
 
+def _same_numbers(one: Model, other: Model) -> bool:
+    first, second = one.quantization, other.quantization
+    return (
+        one.module is other.module
+        and first is not None
+        and second is not None
+        and (first.method, first.activations, first.layers) == (second.method, second.activations, second.layers)
+    )
+
+
 def time_artifact(artifact: Artifact, model: Model, threads: int) -> float:
     """The median latency on this machine, in ms, of one example input after warm-up."""
     feeds = {name: value.numpy() for name, value in model.example_inputs.items()}
@@ -275,79 +286,3 @@ def time_artifact(artifact: Artifact, model: Model, threads: int) -> float:
             session.run(feeds)
             laps.append(1e3 * (time.perf_counter() - start))
     return statistics.median(laps)
-
-
-def choose(built: Sequence[Built], device: Device, host_unit: str = "cpu") -> tuple[Built, list[Built]]:
-    """The winner, and every candidate with `why_not` filled in for the losers.
-
-    The score is the predicted latency on the device, corrected by what this machine measured against the float twin
-    wherever the same kind of unit runs the format. An integer artifact that is no faster than its float twin loses to
-    it, unless it was asked for. Raises QualityError, or the first candidate's own error, where none is left.
-    """
-    judged = [_against_twin(one, built, device, host_unit) for one in built]
-    if any(one.candidate.asked for one in built):
-        judged = [_only_asked(one) for one in judged]
-    alive = [one for one in judged if not one.why_not]
-    if not alive:
-        errors = [one.error for one in judged if one.error is not None]
-        quality = [error for error in errors if isinstance(error, QualityError)]
-        raise (quality or errors)[0]
-    scale = _host_scale(alive, device, host_unit)
-    winner = min(alive, key=lambda one: score(one, device, host_unit, scale))
-    best = score(winner, device, host_unit, scale)
-    outcome = []
-    for one in judged:
-        if one is not winner and not one.why_not:
-            times = score(one, device, host_unit, scale) / best
-            one = replace(one, why_not=f"{times:.2f}x the latency of {winner.candidate}")
-        outcome.append(one)
-    return winner, outcome
-
-
-def score(built: Built, device: Device, host_unit: str, scale: float) -> float:
-    """Expected ms on the device: the geometric mean of the prediction and of the measurement scaled to the device."""
-    assert built.device is not None and built.host_ms is not None
-    predicted = built.device.latency_ms
-    if device.unit_for(built.candidate.format).name != host_unit:
-        return predicted
-    return math.sqrt(predicted * built.host_ms * scale)
-
-
-def _host_scale(alive: Sequence[Built], device: Device, host_unit: str) -> float:
-    """Device ms per host ms, the median over the candidates that the same kind of unit runs."""
-    ratios = [
-        one.device.latency_ms / one.host_ms
-        for one in alive
-        if one.device and one.host_ms and device.unit_for(one.candidate.format).name == host_unit
-    ]
-    return statistics.median(ratios) if ratios else 1.0
-
-
-def _against_twin(one: Built, built: Sequence[Built], device: Device, host_unit: str) -> Built:
-    twin = float_twin(one, built)
-    if one.why_not or twin is None or one.candidate.asked or one is twin:
-        return one
-    if device.unit_for(one.candidate.format).name == host_unit:
-        ours, theirs, where = one.host_ms, twin.host_ms, "here"
-    else:
-        ours = one.device.latency_ms if one.device else None
-        theirs, where = (twin.device.latency_ms if twin.device else None), f"predicted on {device.name}"
-    if ours is not None and theirs is not None and ours >= theirs:
-        return replace(one, why_not=f"no faster than float: {ours:.2f} ms against {theirs:.2f} ms {where}")
-    return one
-
-
-def _only_asked(one: Built) -> Built:
-    return one if one.candidate.asked or one.why_not else replace(one, why_not="built to compare with: not asked for")
-
-
-def float_twin(one: Built, built: Sequence[Built]) -> Built | None:
-    """The fp32 candidate of the same format."""
-    return next(
-        (
-            other
-            for other in built
-            if other.candidate.format == one.candidate.format and other.candidate.precision == "fp32"
-        ),
-        None,
-    )

@@ -22,7 +22,6 @@ from edgekit.bundle.manifest import (
     TensorEntry,
     Variant,
 )
-from edgekit.candidates import Built
 from edgekit.costs import peak_activation_bytes
 from edgekit.model import Model
 from edgekit.quantization import Quantization
@@ -30,6 +29,7 @@ from edgekit.recipe import Recipe
 from edgekit.report.html import render
 from edgekit.report.model import EvaluationReport
 from edgekit.reporting import Evidence, build_report
+from edgekit.selection import Built
 
 PACKAGES = (
     "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "executorch", "litert-torch", "ai-edge-litert",

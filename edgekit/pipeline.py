@@ -20,7 +20,7 @@ import torch
 import edgekit
 from edgekit.bundle import Bundle
 from edgekit.bundle.cache import cache_root
-from edgekit.candidates import Bench, Built, Candidate, choose, float_twin
+from edgekit.candidates import Bench
 from edgekit.devices.device import Device, load_device
 from edgekit.errors import EdgekitError, OutputError
 from edgekit.exporters.base import Exporter
@@ -35,6 +35,7 @@ from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions, w
 from edgekit.recipe import Recipe
 from edgekit.registry import EXPORTERS
 from edgekit.reporting import Evidence
+from edgekit.selection import Built, Candidate, choose, float_twin
 from edgekit.sources import resolve
 
 
@@ -96,8 +97,7 @@ def export_recipe(
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
     check_output(output, recipe.force)
     model, steps = prepare(original, progress)
-    unfinished = cache_root() / "unfinished" / _digest(recipe, original)
-    with TemporaryDirectory(prefix="edgekit-") as folder:
+    with TemporaryDirectory(prefix="edgekit-") as folder, _unfinished(recipe, original) as unfinished:
         bench = Bench(
             model=model,
             device=device,
@@ -126,7 +126,6 @@ def export_recipe(
         )
         progress("measure and pack", 0, 0)
         bundle, summary = pack(recipe, output, evidence)
-    shutil.rmtree(unfinished, ignore_errors=True)
     return ExportResult(bundle, tuple(outcome), summary)
 
 
@@ -144,10 +143,17 @@ def prepare(original: Model, progress: Progress) -> tuple[Model, tuple[Step, ...
     return folded, steps
 
 
-def _digest(recipe: Recipe, original: Model) -> str:
-    """Names what an interrupted export leaves for the next one of the same model with the same options."""
+@contextmanager
+def _unfinished(recipe: Recipe, original: Model) -> Iterator[Path]:
+    """A folder that outlives an interruption, for the next export of the same model with the same options."""
     asked = (edgekit.__version__, original.source.digest, sorted(recipe.provenance().items()))
-    return hashlib.sha256(repr(asked).encode()).hexdigest()[:24]
+    folder = cache_root() / "unfinished" / hashlib.sha256(repr(asked).encode()).hexdigest()[:24]
+    try:
+        yield folder
+    except EdgekitError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _eval_copy(model: Model) -> torch.nn.Module:
@@ -211,6 +217,10 @@ def _build(recipe: Recipe, bench: Bench) -> list[Built]:
             if recipe.format != "auto":
                 raise
             built.append(bench.left_out(Candidate(format, "-"), error.message, error))
+            continue
+        outrun = bench.outrun(format, precisions, built) if recipe.quantize == recipe.format == "auto" else ""
+        if outrun:
+            built.append(bench.left_out(Candidate(format, "-"), outrun))
             continue
         for precision in precisions:
             asked = recipe.quantize in (precision, "none")

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgekit.candidates import Built
 from edgekit.costs import peak_activation_bytes
 from edgekit.devices.device import Device
 from edgekit.devices.latency import roofs
@@ -42,6 +41,7 @@ from edgekit.runtimes.predict import timed_prediction, top_labels
 from edgekit.runtimes.preprocess import decode_image, make_feeder
 from edgekit.runtimes.session import Session, SessionOptions
 from edgekit.runtimes.timing import benchmark
+from edgekit.selection import Built
 
 PREVIEWS = 6
 THUMBNAIL_SIDE = 160

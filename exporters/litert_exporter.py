@@ -16,10 +16,14 @@ from edgekit.exporters.base import Artifact, Exporter
 from edgekit.exporters.quiet import Noise, converters_silenced
 from edgekit.model import Model, Sample
 from edgekit.quantization import Scheme
+from edgekit.report.metrics import sqnr_db
 
 # How the converter reads quantize and dequantize nodes: as integer kernels with fixed scales (STATIC), or as integer
 # weights (DYNAMIC): of kernels that scale their input at run time, and, in its strict mode, of float kernels.
 MODES = {"int8": "STATIC", "int8-dynamic": "DYNAMIC", "int8-weight-only": "DYNAMIC STRICT"}
+
+# Integer kernels round differently from torch by far less than this; rows mixed up by a wrong shape agree by far less.
+RESIZED_SQNR_DB = 15.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,14 @@ class LitertExporter(Exporter):
             notes = (f"{stored} weights are stored in half precision and computed with in single", *notes)
         else:
             content = flatbuffer.restore_float_interface(content)
+            if precision == "int8-dynamic":
+                from edgekit.exporters.litert_graph import embedding_tables
+
+                content, tables = flatbuffer.restore_tables(content, embedding_tables(model.graph))
+                notes = (
+                    *((f"embedding tables in 8 bits, a scale a row: {tables}",) if tables else ()),
+                    *notes,
+                )
             if precision == "int8":
                 notes = (*flatbuffer.integer_notes(content), *notes)
         return Converted(content, converted.why_fixed), notes
@@ -111,30 +123,26 @@ class Converted:
 
 
 def convert(wanted: Conversion, noise: Noise) -> Converted:
-    """The .tflite, its dynamic dimensions open if the converter can, else fixed at the example's sizes.
+    """The .tflite at the example's sizes, its dynamic dimensions open where the file resizes correctly.
 
-    An operator without a lowering is decomposed further and tried once more. Raises UnsupportedOperatorError or
-    ExportError.
+    litert-torch's own open dimensions refuse most networks, and each refusal costs a whole conversion: a file of fixed
+    size that LiteRT resizes serves as well, and is checked for it. An operator without a lowering is decomposed
+    further and tried once more. Raises UnsupportedOperatorError or ExportError.
     """
     from edgekit.exporters.litert_graph import teach_layout_of_paddings
 
     teach_layout_of_paddings()
-    if not wanted.dynamic:
-        return Converted(_first_success(wanted, None, noise))
-    try:
-        return Converted(_first_success(wanted, _shapes(wanted), noise))
-    except ExportError as refusal:
-        content = _first_success(wanted, None, noise)
-        # a file of fixed size often resizes all the same
-        return Converted(content, "" if _resizes(content, wanted) else _why_fixed(wanted, refusal))
+    content = _first_success(wanted, noise)
+    if not wanted.dynamic or _resizes(content, wanted):
+        return Converted(content)
+    return Converted(content, _why_fixed(wanted))
 
 
-def _first_success(wanted: Conversion, shapes: Any, noise: Noise) -> bytes:
-    inputs = _widened(wanted) if shapes else wanted.inputs
-    args = tuple(inputs.values())
-    attempts: list[Callable[[], bytes]] = [lambda: _convert_once(wanted.module, args, shapes, wanted.mode)]
+def _first_success(wanted: Conversion, noise: Noise) -> bytes:
+    args = tuple(wanted.inputs.values())
+    attempts: list[Callable[[], bytes]] = [lambda: _convert_once(wanted.module, args, wanted.mode)]
     if wanted.mode is None:  # decomposing to core aten would take quantized layers apart
-        attempts.append(lambda: _convert_once(_decompose(wanted.module, args, shapes), args, shapes, None))
+        attempts.append(lambda: _convert_once(_decompose(wanted.module, args), args, None))
     failures = []
     for attempt in attempts:
         try:
@@ -144,21 +152,20 @@ def _first_success(wanted: Conversion, shapes: Any, noise: Noise) -> bytes:
     raise _explain(failures[0], noise.text) from failures[0]
 
 
-def _why_fixed(wanted: Conversion, refusal: ExportError) -> str:
+def _why_fixed(wanted: Conversion) -> str:
     sizes = {
         symbol: wanted.inputs[name].shape[dim] for name, dims in wanted.dynamic.items() for dim, symbol in dims.items()
     }
     listed = ", ".join(f"{symbol} of {size}" for symbol, size in sizes.items())
-    what = refusal.operator if isinstance(refusal, UnsupportedOperatorError) else "the model"
-    return f"fixed {listed}: litert-torch cannot express {what} with open sizes"
+    return f"fixed {listed}: the file holds constant shapes that LiteRT cannot resize"
 
 
-def _convert_once(module: Any, args: tuple[Any, ...], shapes: Any, mode: str | None) -> bytes:
+def _convert_once(module: Any, args: tuple[Any, ...], mode: str | None) -> bytes:
     import litert_torch
 
     module.training = False
     with nullcontext() if mode == "DYNAMIC" else _only_marked_layers_quantized():
-        converted = litert_torch.convert(module, args, dynamic_shapes=shapes, quant_config=_config(mode))
+        converted = litert_torch.convert(module, args, quant_config=_config(mode))
         return bytes(converted.model_content())
 
 
@@ -187,7 +194,6 @@ def _only_marked_layers_quantized() -> Iterator[None]:
 
 def _resizes(content: bytes, wanted: Conversion) -> bool:
     """Whether a file of the example's size gives the module's numbers at other sizes too."""
-    import numpy as np
     import torch
     from ai_edge_litert.interpreter import Interpreter
 
@@ -203,7 +209,7 @@ def _resizes(content: bytes, wanted: Conversion) -> bool:
             return False
         for place, value in enumerate(expected):
             actual = got[f"output_{place}"]
-            if actual.shape != tuple(value.shape) or not np.allclose(actual, value.numpy(), rtol=0.1, atol=0.1):
+            if actual.shape != tuple(value.shape) or sqnr_db(value.numpy(), actual) < RESIZED_SQNR_DB:
                 return False
     return True
 
@@ -222,25 +228,10 @@ def _resized(wanted: Conversion, size: int) -> Sample:
     return resized
 
 
-def _widened(wanted: Conversion) -> Sample:
-    """The example with every dynamic dimension at 2 or more: torch.export would fix a size of 1."""
-    from edgekit.passes.capture import widen_dimensions
-
-    return {name: widen_dimensions(value, tuple(wanted.dynamic.get(name, {}))) for name, value in wanted.inputs.items()}
-
-
-def _decompose(module: Any, args: tuple[Any, ...], shapes: Any) -> Any:
+def _decompose(module: Any, args: tuple[Any, ...]) -> Any:
     import torch
 
-    program = torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
-    return program.run_decompositions().module()
-
-
-def _shapes(wanted: Conversion) -> Any:
-    import torch
-
-    # unnamed: a named one would need the upper limit that, say, a table of positions sets
-    return tuple(dict.fromkeys(wanted.dynamic.get(name, {}), torch.export.Dim.DYNAMIC) for name in wanted.inputs)
+    return torch.export.export(module, args, strict=False).run_decompositions().module()
 
 
 def _config(mode: str | None) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from edgekit.errors import ExportError
 
 IDENTIFIER = b"TFL3"
 SMALLEST_STORED_BYTES = 1024  # a smaller constant gains less than the operator that unpacks it costs
@@ -117,6 +119,45 @@ def integer_notes(content: bytes) -> tuple[str, ...]:
     if left:
         notes.append("in float: " + ", ".join(f"{name} x{count}" for name, count in left.most_common()))
     return tuple(notes)
+
+
+def restore_tables(content: bytes, tables: Sequence[np.ndarray]) -> tuple[bytes, int]:
+    """8-bit embedding tables get a scale a row and zero points of 0, from the float `tables`; how many there were.
+
+    The converter rounds a table to one scale and any zero point, and LiteRT's look-up takes no zero point but 0.
+    """
+    model = read_model(content)
+    found = 0
+    for graph in model.subgraphs:
+        for step in graph.operators:
+            if model.operatorCodes[step.opcodeIndex].builtinCode != schema.BuiltinOperator.EMBEDDING_LOOKUP:
+                continue
+            stored = graph.tensors[step.inputs[1]]
+            if stored.type != schema.TensorType.INT8 or len(stored.quantization.scale) > 1:
+                continue
+            rows = _matching_table(model, stored, tables)
+            scale = np.maximum(np.abs(rows).max(1) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+            rounded = np.clip(np.rint(rows / scale[:, None]), -127, 127).astype(np.int8)
+            model.buffers[stored.buffer].data = np.frombuffer(rounded.tobytes(), np.uint8)
+            stored.quantization.scale = scale
+            stored.quantization.zeroPoint = np.zeros(len(scale), np.int64)
+            stored.quantization.quantizedDimension = 0
+            found += 1
+    return (write_model(model), found) if found else (content, 0)
+
+
+def _matching_table(model: Any, stored: Any, tables: Sequence[np.ndarray]) -> np.ndarray:
+    """The float table that the converter rounded to `stored`. Raises ExportError."""
+    scale, point = float(stored.quantization.scale[0]), int(stored.quantization.zeroPoint[0])
+    values = np.frombuffer(bytes(model.buffers[stored.buffer].data), np.int8).astype(np.float32)
+    values = ((values - point) * scale).reshape(stored.shape)
+    for table in tables:
+        if table.shape == values.shape and np.abs(table - values).max() <= 1.01 * scale:
+            return table
+    raise ExportError(
+        f"litert rounded an embedding table of {list(values.shape)} that the model does not hold",
+        hint="--quantize none, or use --format onnx",
+    )
 
 
 def store_half(content: bytes) -> tuple[bytes, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor, nn
@@ -99,6 +100,13 @@ def read_tensor(graph: GraphModule, node: Node) -> Tensor:
     value = getattr(graph.get_submodule(owner), name)
     assert isinstance(value, Tensor)
     return value
+
+
+def embedding_tables(graph: GraphModule) -> list[np.ndarray]:
+    """The float tables that embeddings read, [rows, width] each."""
+    nodes = [node for node in graph.graph.nodes if node.target is torch.ops.aten.embedding.default]
+    stored = [_arguments(node)[0] for node in nodes]
+    return [read_tensor(graph, node).detach().float().numpy() for node in stored if node.op == "get_attr"]
 
 
 class ChannelsLast(nn.Module):

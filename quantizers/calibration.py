@@ -15,7 +15,7 @@ from edgekit.model import Model, Sample
 from edgekit.progress import Progress, silent
 from edgekit.quantizers.observers import BINS, Seen
 
-SAMPLED = 65_536
+SAMPLED = 16_384
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class _Running:
 
     def add(self, value: Tensor) -> None:
         low, high = torch.aminmax(value)
-        self.minimum = min(self.minimum, float(low))
-        self.maximum = max(self.maximum, float(high))
+        # numpy's minimum and maximum carry NaN on, Python's drop it.
+        self.minimum = float(np.minimum(self.minimum, float(low)))
+        self.maximum = float(np.maximum(self.maximum, float(high)))
         flat = value.reshape(-1)
         # An odd stride does not fall in step with the even sizes of channels and rows.
         stride = max(1, flat.numel() // SAMPLED) | 1

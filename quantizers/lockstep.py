@@ -61,15 +61,16 @@ def walk(
         if node.name in layers and before is not None:
             source = _first_source(node)
             before(node, floats[source], (on_grid if node in readers else values).get(source, values[source]))
-        floats[node] = _run(exact, twins.get(node.name, node), node, floats, floats, samples)
-        values[node] = _run(rounded, node, node, values, on_grid if node in readers else values, samples)
+        over = ends.get(node, [])
+        floats[node] = _run(exact, twins.get(node.name, node), node, floats, floats, samples, over)
+        values[node] = _run(rounded, node, node, values, on_grid if node in readers else values, samples, over)
         grid = record.activations.get(node.name)
         if grid is not None:
             on_grid[node] = [fake_quantize(value, grid) for value in values[node]]
             if node in integer_nodes or fused_source(node) in integer_nodes:
                 values[node] = on_grid[node]
         yield Pair(node, floats[node], values[node])
-        for source in ends.get(node, ()):
+        for source in over:
             for store in (floats, values, on_grid):
                 store.pop(source, None)
 
@@ -92,8 +93,10 @@ def _run(
     values: dict[Node, Values],
     preferred: dict[Node, Values],
     samples: Sequence[Sample],
+    over: Sequence[Node],
 ) -> Values:
-    """`twin`, with its inputs looked up under the names of `node`'s inputs."""
+    """`twin`, with its inputs looked up under the names of `node`'s inputs; those in `over` are forgotten, one sample
+    after the other, so that inputs and outputs are never in memory together."""
     count = len(samples)
     if node.op == "placeholder":
         position = [n for n in node.graph.nodes if n.op == "placeholder"].index(node)
@@ -116,4 +119,8 @@ def _run(
         args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
         with torch.no_grad():
             results.append(call(*args, **kwargs))  # type: ignore[operator]
+        for store in (values, preferred):
+            for source in over:
+                if store.get(source):
+                    store[source][index] = None
     return results

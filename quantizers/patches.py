@@ -43,7 +43,9 @@ def patches(layer: WeightedLayer, weight: Tensor, value: Tensor) -> Tensor:
     kernel = list(weight.shape[2:])
     if dims == 1:
         value, kernel, stride, dilation = value[:, :, None], [1, *kernel], [1, *stride], [1, *dilation]
-    value = functional.pad(value, _margins(padding, kernel, dilation, dims))
+    margins = _margins(padding, kernel, dilation, dims)
+    if any(margins):
+        value = functional.pad(value, margins)
     groups, inputs = layer.groups, weight[0].numel()
     if all(size == 1 for size in kernel):
         columns = value[:, :, :: stride[0], :: stride[1]].flatten(2)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Columns are settled one by one within a block, what they mean for all others is then one matrix product.
+BLOCK = 64
+
 
 @dataclass
 class Moments:
@@ -102,13 +105,18 @@ def _feed_back(targets: Tensor, metric: Tensor, scale: Tensor, limit: int, ancho
     work = targets.gather(2, index).float()
     held = anchors.gather(2, index)
     steps = torch.empty_like(work)
-    for column in range(work.shape[2]):
-        wanted = work[:, :, column]
-        step = torch.clamp(torch.round(wanted / scale), -limit, limit)
-        step = torch.where(held[:, :, column] != 0, held[:, :, column], step)
-        steps[:, :, column] = step
-        error = (wanted - step * scale) / upper[:, column, column, None]
-        work[:, :, column + 1 :] -= error[:, :, None] * upper[:, column, None, column + 1 :]
+    for start in range(0, work.shape[2], BLOCK):
+        end = min(start + BLOCK, work.shape[2])
+        errors = torch.empty_like(work[:, :, start:end])
+        for column in range(start, end):
+            wanted = work[:, :, column]
+            step = torch.clamp(torch.round(wanted / scale), -limit, limit)
+            step = torch.where(held[:, :, column] != 0, held[:, :, column], step)
+            steps[:, :, column] = step
+            error = (wanted - step * scale) / upper[:, column, column, None]
+            errors[:, :, column - start] = error
+            work[:, :, column + 1 : end] -= error[:, :, None] * upper[:, column, None, column + 1 : end]
+        work[:, :, end:] -= errors @ upper[:, start:end, end:]
     return torch.empty_like(steps).scatter_(2, index, steps)
 
 
@@ -120,16 +128,22 @@ def _descend(
     slope = (steps * scale[:, :, None] - targets.float()) @ metric
     for _ in range(passes):
         moved = False
-        for column in range(steps.shape[2]):
-            old = steps[:, :, column]
-            curvature = metric[:, column, column, None] * scale
-            best = torch.clamp(torch.round(old - slope[:, :, column] / curvature), -limit, limit)
-            best = torch.where(anchors[:, :, column] != 0, anchors[:, :, column], best)
-            change = (best - old) * scale
-            if change.any():
-                moved = True
-                slope += change[:, :, None] * metric[:, column, None, :]
+        for start in range(0, steps.shape[2], BLOCK):
+            end = min(start + BLOCK, steps.shape[2])
+            before = steps[:, :, start:end].clone()
+            local = slope[:, :, start:end].clone()
+            for column in range(start, end):
+                old = steps[:, :, column]
+                curvature = metric[:, column, column, None] * scale
+                best = torch.clamp(torch.round(old - local[:, :, column - start] / curvature), -limit, limit)
+                best = torch.where(anchors[:, :, column] != 0, anchors[:, :, column], best)
+                change = (best - old) * scale
+                local += change[:, :, None] * metric[:, column, None, start:end]
                 steps[:, :, column] = best
+            changes = (steps[:, :, start:end] - before) * scale[:, :, None]
+            if changes.any():
+                moved = True
+                slope += changes @ metric[:, start:end]
         if not moved:
             break
     return steps

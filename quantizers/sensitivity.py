@@ -23,6 +23,7 @@ from edgekit.quantizers.anatomy import (
 )
 from edgekit.quantizers.base import Quantizer
 from edgekit.quantizers.lockstep import walk
+from edgekit.quantizers.smoothing import smoothed_like
 from edgekit.report.metrics import sqnr_db
 
 
@@ -44,6 +45,7 @@ def layer_sqnr(float_model: Model, quantized_model: Model, samples: int = 8) -> 
     if record is None or not record.layers:
         return []
     inputs = (quantized_model.held_out or quantized_model.calibration)[:samples]
+    float_model = smoothed_like(float_model, quantized_model.graph)
     layers = set(record.layers)
     rows: list[tuple[str, float]] = []
     for pair in walk(float_model.graph, quantized_model.graph, record, inputs):
@@ -69,6 +71,7 @@ def sensitivities(model: Model, quantized: Model, samples: int = 4, progress: Pr
     """
     record = quantized.quantization
     assert record is not None
+    model = smoothed_like(model, quantized.graph)
     inputs = (model.calibration or model.held_out)[:samples]
     wanted = np.concatenate(_outputs(model.graph, model.graph, Quantization("none", record.scheme), inputs))
     rows = []

@@ -70,7 +70,7 @@ class StaticInt8(Quantizer):
             fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
         )
         if self.learned_rounding or self.bias_correction:
-            samples = _spread(model.calibration, self.samples)
+            samples = spread(model.calibration, self.samples)
             LearnedRounding(model.graph, graph, record, samples, progress, self.cache_dir, self.learned_rounding).run()
         else:
             round_to_nearest(graph, record, layers)
@@ -88,7 +88,7 @@ def round_to_nearest(graph: GraphModule, record: Quantization, layers: list[Weig
         replace_tensor(graph, layer.weight, on_grid(layer_weight(graph, layer), record.weights[layer.weight]))
 
 
-def _spread(samples: tuple[Sample, ...], count: int) -> tuple[Sample, ...]:
+def spread(samples: tuple[Sample, ...], count: int) -> tuple[Sample, ...]:
     """At most `count` of `samples`, evenly spread: neighbours are often crops of one picture."""
     if len(samples) <= count:
         return samples

@@ -1,69 +1,65 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from edgekit.candidates import Built, Candidate, choose, float_twin
+from edgekit.candidates import Bench
 from edgekit.devices.device import load_device
 from edgekit.devices.latency import Prediction
-from edgekit.errors import MissingExtraError, QualityError
 from edgekit.model import Model
+from edgekit.parity import Limits
+from edgekit.passes.capture import Capture
+from edgekit.progress import silent
+from edgekit.quantizers.quantize import QuantizerOptions
+from edgekit.selection import Built, Candidate
 
-MODEL = Model("net", nn.Linear(1, 1), {"x": torch.ones(1, 1)})
 PI = load_device("raspberry-pi-5")
-ORIN = load_device("jetson-orin-nano")
 
 
-def built(format: str, precision: str, host_ms: float, device_ms: float, asked: bool = False) -> Built:
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    torch.manual_seed(0)
+    model = Capture()(Model("net", nn.Conv2d(16, 64, 3), {"x": torch.rand(1, 16, 32, 32)}))
+    return Bench(model, PI, Limits(), QuantizerOptions(), tmp_path, 1, silent)
+
+
+def passed(bench: Bench, format: str, precision: str, device_ms: float, host_ms: float = 1.0) -> Built:
     expected = Prediction(device_ms, device_ms / 2, device_ms * 2, (), "compute", calibrated=False)
-    return Built(Candidate(format, precision, asked), MODEL, MODEL, host_ms=host_ms, device=expected)
+    return Built(Candidate(format, precision), bench.model, bench.model, host_ms=host_ms, device=expected)
 
 
-def test_the_fastest_wins_and_the_losers_say_why() -> None:
-    rows = [built("onnx", "fp32", 8, 16), built("onnx", "int8", 4, 8), built("litert", "fp32", 9, 17)]
-    winner, outcome = choose(rows, PI)
-    assert str(winner.candidate) == "onnx int8"
-    assert [one.why_not for one in outcome if one.candidate != winner.candidate] == [
-        "2.00x the latency of onnx int8",
-        "2.19x the latency of onnx int8",
-    ]
+def test_fp16_is_not_built_where_int8_passed_and_should_be_faster(bench: Bench) -> None:
+    half = Candidate("litert", "fp16")
+    assert bench.outdone(half, []) == ""
+    assert bench.outdone(half, [passed(bench, "litert", "int8", 1e9)]) == ""
+    assert bench.outdone(half, [passed(bench, "onnx", "int8", 0.0)]) == "", "each format answers for itself"
+    assert "litert int8" in bench.outdone(half, [passed(bench, "litert", "int8", 0.0)])
+    refused = replace(passed(bench, "litert", "int8", 0.0), why_not="drop 3 points, allowed 1")
+    assert bench.outdone(half, [refused]) == ""
+    assert bench.outdone(replace(half, asked=True), [passed(bench, "litert", "int8", 0.0)]) == ""
 
 
-def test_int8_that_is_slower_here_than_its_float_twin_loses_to_it() -> None:
-    winner, outcome = choose([built("onnx", "fp32", 4, 16), built("onnx", "int8", 5, 8)], PI)
-    assert winner.candidate.precision == "fp32"
-    assert "no faster than float: 5.00 ms against 4.00 ms here" in outcome[1].why_not
+def test_a_format_is_left_out_where_another_passed_that_the_device_should_run_faster(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    fast, slow = passed(bench, "onnx", "int8", 0.0, host_ms=0.5), passed(bench, "onnx", "int8", 1e9, host_ms=0.5)
+    assert "onnx int8 0.0" in bench.outrun("executorch", ["fp32", "int8"], [fast])
+    assert bench.outrun("executorch", ["fp32", "int8"], [slow]) == ""
+    assert bench.outrun("executorch", ["fp32", "int8"], []) == ""
 
 
-def test_int8_that_was_asked_for_is_shipped_even_where_it_is_slower() -> None:
-    winner, outcome = choose([built("onnx", "fp32", 4, 16), built("onnx", "int8", 5, 8, asked=True)], PI)
-    assert winner.candidate.precision == "int8"
-    assert "not asked for" in outcome[0].why_not
+def test_what_loses_to_its_float_twin_leaves_no_format_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    twin = passed(bench, "onnx", "fp32", 1e9, host_ms=0.5)
+    beaten = passed(bench, "onnx", "int8", 0.0, host_ms=0.6)
+    assert bench.outrun("executorch", ["fp32", "int8"], [twin, beaten]) == ""
 
 
-def test_what_this_machine_measures_says_nothing_about_a_gpu() -> None:
-    rows = [built("tensorrt", "fp32", 4, 16), built("tensorrt", "int8", 9, 2)]
-    winner, _ = choose(rows, ORIN)
-    assert winner.candidate.precision == "int8"
-
-
-def test_refused_candidates_never_win() -> None:
-    bad = replace(built("onnx", "int8", 1, 1), why_not="drop 9 points", error=QualityError("bad"))
-    winner, outcome = choose([built("onnx", "fp32", 8, 16), bad], PI)
-    assert winner.candidate.precision == "fp32"
-    assert outcome[1].why_not == "drop 9 points"
-
-
-def test_where_none_is_left_the_quality_error_is_raised_before_any_other() -> None:
-    missing = replace(built("litert", "-", 1, 1), why_not="missing", error=MissingExtraError("a", "b", "c"))
-    bad = replace(built("onnx", "int8", 1, 1), why_not="drop", error=QualityError("drop 9 points"))
-    with pytest.raises(QualityError, match="9 points"):
-        choose([missing, bad], PI)
-
-
-def test_the_twin_is_the_fp32_of_the_same_format() -> None:
-    rows = [built("onnx", "fp32", 8, 16), built("litert", "fp32", 9, 17), built("litert", "int8", 4, 8)]
-    assert float_twin(rows[2], rows) is rows[1]
+def test_on_the_machines_own_architecture_the_clock_decides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert bench.outrun("executorch", ["fp32", "int8"], [passed(bench, "onnx", "int8", 0.0)]) == ""

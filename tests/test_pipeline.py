@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -146,28 +145,18 @@ def test_a_signed_bundle_names_its_key(model: Model, tmp_path: Path) -> None:
     assert public is not None
 
 
-def own_device(folder: Path, *formats: str) -> str:
-    """The Raspberry Pi 5 with these formats alone."""
-    text = files("edgekit.devices").joinpath("profiles/raspberry-pi-5.toml").read_text(encoding="utf-8")
-    sections = text.split("\n[")
-    kept = [part for part in sections if not part.startswith("formats.") or part[8:].split("]")[0] in formats]
-    (folder / "own.toml").write_text("\n[".join(kept))
-    return str(folder / "own.toml")
-
-
-def test_auto_builds_every_format_and_says_why_each_loser_lost(model: Model, tmp_path: Path) -> None:
-    device = own_device(tmp_path, "onnx", "executorch")
-    result = export(model, tmp_path / "auto.edgekit", device=device, format="auto")
+def test_auto_tries_every_format_and_says_why_each_loser_lost(model: Model, tmp_path: Path) -> None:
+    result = export(model, tmp_path / "auto.edgekit", device="jetson-orin-nano", format="auto")
     rows = result.summary["candidates"]
-    assert {row["format"] for row in rows} == {"onnx", "executorch"}
-    assert {row["precision"] for row in rows} >= {"fp32", "int8"}
+    assert {row["format"] for row in rows} == {"tensorrt", "onnx"}
     (winner,) = (row for row in rows if row["chosen"])
     assert [(part["format"], part["precision"]) for part in result.summary["parts"]] == [
         (winner["format"], winner["precision"])
     ]
     assert all(row["why_not"] for row in rows if not row["chosen"])
-    twin = next(row for row in rows if row["format"] == winner["format"] and row["precision"] == "fp32")
-    assert winner["host_p50_ms"] <= twin["host_p50_ms"]
+    built = [row for row in rows if row["predicted_ms"] is not None]
+    twin = next(row for row in built if row["format"] == winner["format"] and row["precision"] == "fp32")
+    assert winner["predicted_ms"] <= twin["predicted_ms"], "the GPU's own time decides, not this machine's"
 
 
 def test_int8_that_is_no_faster_here_loses_to_float_and_the_report_says_so(
@@ -206,7 +195,7 @@ def test_the_layer_that_ruins_int8_stays_in_float_and_is_listed(
     products: Callable[[float], Model], tmp_path: Path
 ) -> None:
     """`second` reads fifteen small values beside one 3,000 times as large: no 8-bit grid holds both."""
-    result = export(products(3000.0), tmp_path / "kept.edgekit", quantize="int8", min_sqnr=25.0)
+    result = export(products(3000.0), tmp_path / "kept.edgekit", quantize="int8", min_sqnr=25.0, learned_rounding=False)
     (line,) = result.summary["fallbacks"]
     assert line["layer"] == "linear_1"
     assert line["precision"] == "float32"

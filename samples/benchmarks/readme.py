@@ -126,7 +126,7 @@ def commands(result: dict[str, Any]) -> list[Row]:
 
 
 def install_size(result: dict[str, Any]) -> list[Row]:
-    text = f"{result['total_bytes'] / 1e6:.1f} MB, and {result['bytecode_bytes'] / 1e6:.0f} MB of bytecode that pip compiles"
+    text = f"{result['total_bytes'] / 1e6:.1f} MB, bytecode {result['bytecode_bytes'] / 1e6:.0f} MB more"
     name = f"run-side install for a Raspberry Pi, `edgekit[{result['extra']}]`, {result['platform']}; no torch"
     return [(name, "150 MB", text, "`samples/benchmarks/install_size.py`")]
 
