@@ -98,9 +98,7 @@ def round_rows(targets: Tensor, metric: Tensor, scale: Tensor, limit: int, ancho
 def _feed_back(targets: Tensor, metric: Tensor, scale: Tensor, limit: int, anchors: Tensor) -> Tensor:
     """One column after the other, largest variance first; each column's error moves the columns to come."""
     order = metric.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    inverse = torch.linalg.inv(_permuted(metric, order))
-    # inv(H) = U^T U with U upper triangular: row j of U holds how column j's error moves the later ones.
-    upper = torch.linalg.cholesky(inverse).transpose(1, 2).float()
+    upper = _error_flow(_permuted(metric, order)).float()
     index = order[:, None, :].expand_as(targets)
     work = targets.gather(2, index).float()
     held = anchors.gather(2, index)
@@ -118,6 +116,23 @@ def _feed_back(targets: Tensor, metric: Tensor, scale: Tensor, limit: int, ancho
             work[:, :, column + 1 : end] -= error[:, :, None] * upper[:, column, None, column + 1 : end]
         work[:, :, end:] -= errors @ upper[:, start:end, end:]
     return torch.empty_like(steps).scatter_(2, index, steps)
+
+
+def _error_flow(metric: Tensor) -> Tensor:
+    """U, upper triangular, with inv(metric) = U^T U: row j holds how column j's error moves the later ones.
+
+    metric = R R^T with R upper, by a Cholesky of the reversed matrix, and U = inv(R): nothing is inverted but a
+    triangle, and a metric that rounding has left short of positive definite gets just the ridge that it lacks.
+    """
+    ridge = torch.zeros(len(metric), dtype=metric.dtype)
+    typical = metric.diagonal(dim1=1, dim2=2).mean(1)
+    identity = torch.eye(metric.shape[1], dtype=metric.dtype).expand_as(metric)
+    while True:
+        lower, broken = torch.linalg.cholesky_ex((metric + ridge[:, None, None] * identity).flip(1, 2))
+        if not broken.any():
+            return torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+        wider = torch.where(ridge > 0, 10 * ridge, 1e-10 * typical)
+        ridge = torch.where(broken > 0, wider.clamp(min=torch.finfo(metric.dtype).tiny), ridge)
 
 
 def _descend(

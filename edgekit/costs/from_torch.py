@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,8 +62,17 @@ class _Recorder(fx.Interpreter):
         return result
 
 
+_KNOWN: weakref.WeakKeyDictionary[fx.GraphModule, Program] = weakref.WeakKeyDictionary()
+
+
 def torch_program(model: Model) -> Program:
-    """Raises SourceError for a Model that is not captured."""
+    """Kept for as long as the graph lives. Raises SourceError for a Model that is not captured."""
+    if model.graph not in _KNOWN:
+        _KNOWN[model.graph] = _record(model)
+    return _KNOWN[model.graph]
+
+
+def _record(model: Model) -> Program:
     graph = model.graph
     recorder = _Recorder(graph)
     with torch.no_grad():

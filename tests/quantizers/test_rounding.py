@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
 
-from edgekit.quantizers.rounding import Moments, compensated_rows, damped_metric, round_rows
+from edgekit.quantizers.rounding import Moments, _error_flow, compensated_rows, damped_metric, round_rows
 
 
 def loss(steps: torch.Tensor, targets: torch.Tensor, metric: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -53,3 +54,23 @@ def test_a_dead_input_leaves_a_solvable_metric() -> None:
     moments = Moments.zeros(1, 3)
     moments.add(torch.zeros(1, 3, 10), torch.zeros(1, 3, 10))
     assert torch.linalg.cholesky(damped_metric(moments, 1.0)).isfinite().all()
+
+
+@pytest.mark.parametrize("spread", [1.0, 3e3, 1e9])
+def test_the_error_flow_is_the_factor_of_the_inverse_however_uneven_the_metric(spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(1, 40, 12, generator=generator, dtype=torch.float64)
+    samples[:, :, 3] *= spread
+    metric = samples.transpose(1, 2) @ samples
+    upper = _error_flow(metric)
+    assert torch.equal(upper, upper.triu())
+    product = (upper.transpose(1, 2) @ upper) @ metric
+    # double precision through a condition number of about spread^2, met relative to each column's own scale
+    scale = metric.diagonal(dim1=1, dim2=2).sqrt()
+    assert torch.allclose(product * scale[:, :, None] / scale[:, None, :], torch.eye(12).double(), atol=1e-6)
+
+
+def test_a_singular_metric_gets_the_ridge_that_it_lacks() -> None:
+    row = torch.randn(1, 1, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    upper = _error_flow(row.transpose(1, 2) @ row)
+    assert torch.isfinite(upper).all()
