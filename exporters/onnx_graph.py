@@ -126,6 +126,7 @@ def simplify(converted: ir.Model) -> None:
     with _quiet_exporter():
         optimizer.optimize(converted, input_size_limit=2**30, output_size_limit=2**30)
         _average_globally(converted)
+        _pad_in_convolutions(converted)
         optimizer.optimize(converted, input_size_limit=2**30, output_size_limit=2**30)
 
 
@@ -151,6 +152,42 @@ def _average_globally(converted: ir.Model) -> None:
         ir.convenience.replace_nodes_and_values(
             converted.graph, node, [node], inserted, list(node.outputs), [last.outputs[0]]
         )
+
+
+def _pad_in_convolutions(converted: ir.Model) -> None:
+    """Pad(0) -> Conv becomes a Conv that pads, uneven sides included (the "same" padding of nets born in TensorFlow).
+
+    Behind a DequantizeLinear it would keep the convolution from running in integers.
+    """
+    for node in list(converted.graph):
+        pad = None if node.op_type != "Conv" or node.inputs[0] is None else node.inputs[0].producer()
+        if pad is None or pad.op_type != "Pad" or len(pad.outputs[0].uses()) != 1:
+            continue
+        sides = _zero_padding(pad)
+        if sides is None or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+            continue
+        own = node.attributes.get_ints("pads", (0,) * len(sides))
+        node.attributes.add(ir.AttrInt64s("pads", [mine + more for mine, more in zip(own, sides, strict=True)]))
+        node.replace_input_with(0, pad.inputs[0])
+        converted.graph.remove(pad, safe=True)
+
+
+def _zero_padding(pad: ir.Node) -> list[int] | None:
+    """[begin of each spatial dimension, end of each], where `pad` puts zeros around them and nothing else."""
+    constants = [
+        None if value is None else ir.convenience.get_const_tensor(value) for value in pad.inputs[1:]
+    ]  # pads, value, axes
+    if pad.attributes.get_string("mode", "constant") != "constant" or not constants or constants[0] is None:
+        return None
+    if any(value is not None for value in pad.inputs[3:]):
+        return None
+    if len(pad.inputs) > 2 and pad.inputs[2] is not None and (constants[1] is None or constants[1].numpy().any()):
+        return None
+    sides = [int(side) for side in constants[0].numpy()]
+    rank = len(sides) // 2
+    if min(sides) < 0 or any(sides[place] for place in (0, 1, rank, rank + 1)):
+        return None
+    return sides[2:rank] + sides[rank + 2 :]
 
 
 def _reduced_axes(node: ir.Node) -> list[int] | None:

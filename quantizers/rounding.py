@@ -130,7 +130,8 @@ def _error_flow(metric: Tensor) -> Tensor:
     while True:
         lower, broken = torch.linalg.cholesky_ex((metric + ridge[:, None, None] * identity).flip(1, 2))
         if not broken.any():
-            return torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+            upper: Tensor = torch.linalg.solve_triangular(lower.flip(1, 2), identity, upper=True)
+            return upper
         wider = torch.where(ridge > 0, 10 * ridge, 1e-10 * typical)
         ridge = torch.where(broken > 0, wider.clamp(min=torch.finfo(metric.dtype).tiny), ridge)
 

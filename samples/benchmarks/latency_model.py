@@ -36,7 +36,7 @@ from edgekit.errors import EdgekitError
 from edgekit.model import Model
 from edgekit.passes.capture import Capture
 from edgekit.progress import silent
-from edgekit.quantizers.quantize import QuantizerOptions, quantize
+from edgekit.quantizers.quantize import QuantizerOptions, mostly_convolutions, quantize
 from edgekit.registry import EXPORTERS
 from edgekit.runtimes.session import Session, SessionOptions
 
@@ -126,7 +126,7 @@ def _prepare(names: Sequence[str], device: Device, folder: Path, threads: int) -
         torch.manual_seed(0)
         sample = {"input": architecture.example()}
         captured = Capture()(Model(name, architecture.module(), sample, calibration=(sample,)))
-        for precision in ("fp32", "int8"):
+        for precision in ("fp32", "int8" if mostly_convolutions(captured) else "int8-dynamic"):
             try:
                 model = captured
                 if precision != "fp32":

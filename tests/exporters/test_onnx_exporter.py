@@ -20,6 +20,7 @@ from edgekit.quantization import Quantization, WeightGrid
 from edgekit.quantizers.lower import to_pt2e
 from edgekit.quantizers.schemes import scheme_named
 from edgekit.quantizers.static import StaticInt8
+from edgekit.report.metrics import sqnr_db
 
 EXPORTER = OnnxExporter()
 # Two summation orders of float32 dot products up to a few hundred long, through a handful of layers.
@@ -268,3 +269,27 @@ def test_an_operator_without_a_translation_is_named(
         EXPORTER.export(captured("odd", Odd()), tmp_path, server)
     assert caught.value.operator == "edgekit_tests.mystery"
     assert not list(tmp_path.iterdir())
+
+
+def test_uneven_padding_becomes_part_of_the_convolution(tmp_path: Path) -> None:
+    """TensorFlow's "same" padding at stride 2: one row below and one column to the right."""
+
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.conv(nn.functional.pad(image, (0, 1, 0, 1))))
+
+    torch.manual_seed(0)
+    data = tuple({"image": torch.rand(1, 3, 16, 16)} for _ in range(8))
+    model = Capture()(Model("same", Same(), data[0], calibration=data))
+    device = load_device("x86-server")
+    quantized = StaticInt8(OnnxExporter().scheme(device))(model)
+    for made in (model, quantized):
+        artifact = OnnxExporter().export(made, tmp_path, device)
+        assert "Pad" not in {node.op_type for node in onnx.load(str(artifact.path)).graph.node}
+        with artifact.open(made) as session:
+            got = session.run({"image": data[0]["image"].numpy()})["output"]
+        assert sqnr_db(model.forward(data[0])["output"].numpy(), got) > (100 if made is model else 25)
