@@ -62,7 +62,11 @@ def walk(
             source = _first_source(node)
             before(node, floats[source], (on_grid if node in readers else values).get(source, values[source]))
         over = ends.get(node, [])
-        floats[node] = _run(exact, twins.get(node.name, node), node, floats, floats, samples, over)
+        twin = twins.get(node.name, node)
+        if twin is node and _is_cast(node):  # fp16 put it in: the float network stays as it is
+            floats[node] = list(floats[node.all_input_nodes[0]])
+        else:
+            floats[node] = _run(exact, twin, node, floats, floats, samples, over)
         values[node] = _run(rounded, node, node, values, on_grid if node in readers else values, samples, over)
         grid = record.activations.get(node.name)
         if grid is not None:
@@ -80,6 +84,10 @@ def fake_quantize(value: Tensor, grid: ActivationGrid) -> Tensor:
     inverse = 1.0 / grid.scale
     steps = torch.round(value * inverse) + grid.zero_point
     return (steps.clamp_(grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale
+
+
+def _is_cast(node: Node) -> bool:
+    return node.op == "call_function" and node.target is torch.ops.aten.to.dtype
 
 
 def _first_source(node: Node) -> Node:

@@ -23,6 +23,9 @@ from edgekit.quantizers.anatomy import (
 from edgekit.quantizers.calibration import Statistics
 from edgekit.quantizers.observers import Observer
 
+# For a value that calibration only saw at zero: fine enough that saturation still does the work of a ReLU6.
+DEAD_SCALE = 2.0**-7
+
 
 @dataclass
 class Placement:
@@ -79,7 +82,7 @@ def fused_end(node: Node) -> Node:
 
 
 def activation_grid(low: float, high: float, scheme: Scheme) -> ActivationGrid:
-    """The scheme's grid over [low, high], widened to hold zero exactly; a range of nothing becomes step 1."""
+    """The scheme's grid over [low, high], widened to hold zero exactly."""
     quant_min, quant_max = scheme.activation_range
     low, high = min(low, 0.0), max(high, 0.0)
     if scheme.symmetric_activations:
@@ -89,7 +92,7 @@ def activation_grid(low: float, high: float, scheme: Scheme) -> ActivationGrid:
         scale = (high - low) / (quant_max - quant_min)
         point = 0
     if scale < 1e-12:
-        scale, point = 1.0, 0
+        scale, point = DEAD_SCALE, 0 if scheme.symmetric_activations else quant_min
     elif not scheme.symmetric_activations:
         point = min(max(quant_min - round(low / scale), quant_min), quant_max)
     # What the file formats store is float32: the grid must be that number too.

@@ -37,14 +37,14 @@ class Sensitivity:
 
 
 def layer_sqnr(float_model: Model, quantized_model: Model, samples: int = 8) -> list[tuple[str, float]]:
-    """(layer, dB) for each quantized node, in the order in which they run, on held-out data (else calibration).
+    """(layer, dB) for each quantized node, in the order in which they run, on held-out data where there is some.
 
     Both graphs have to be of one origin: nodes are matched by name.
     """
     record = quantized_model.quantization
     if record is None or not record.layers:
         return []
-    inputs = (quantized_model.held_out or quantized_model.calibration)[:samples]
+    inputs = _judged(quantized_model)[:samples]
     float_model = smoothed_like(float_model, quantized_model.graph)
     layers = set(record.layers)
     rows: list[tuple[str, float]] = []
@@ -72,7 +72,7 @@ def sensitivities(model: Model, quantized: Model, samples: int = 4, progress: Pr
     record = quantized.quantization
     assert record is not None
     model = smoothed_like(model, quantized.graph)
-    inputs = (model.calibration or model.held_out)[:samples]
+    inputs = (model.calibration or _judged(model))[:samples]
     wanted = np.concatenate(_outputs(model.graph, model.graph, Quantization("none", record.scheme), inputs))
     rows = []
     layers = [layer for layer in weighted_layers(model.graph) if layer.node.name in record.layers]
@@ -102,7 +102,7 @@ def choose_fallbacks(
     Layers are taken by the noise that they remove for each MFLOP that they cost, doubling the number from one try
     to the next. Raises nothing where even all of them do not suffice: the caller's gate measures the result.
     """
-    judged = (model.held_out or model.calibration)[:16]
+    judged = _judged(model)[:16]
     wanted = np.concatenate(_outputs(model.graph, model.graph, Quantization("none", quantizer.scheme), judged))
 
     def reached(quantized: Model) -> float:
@@ -121,6 +121,11 @@ def choose_fallbacks(
         if count >= len(ranked) or reached(attempt(model, progress)) >= target_sqnr_db:
             return tuple(Fallback(layer, "float32", why) for layer, why in whys)
         count *= 2
+
+
+def _judged(model: Model) -> tuple[Sample, ...]:
+    """Never empty: int8-dynamic, weight-only and fp16 need no data, so there may be nothing but the example."""
+    return model.held_out or model.calibration or (model.example_inputs,)
 
 
 def _outputs(

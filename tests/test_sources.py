@@ -77,8 +77,9 @@ def test_a_callable_in_the_working_directory_gives_module_and_inputs(package: st
 def test_example_inputs_may_come_from_the_caller(package: str) -> None:
     assert resolve(f"{package}:alone", torch.ones(3, 4)).example_inputs["x"].shape == (3, 4)
     assert resolve(f"{package}:instance", {"x": torch.ones(3, 4)}).name == "net"
-    with pytest.raises(SourceError, match="no example inputs"):
+    with pytest.raises(SourceError, match="no example inputs") as caught:
         resolve(f"{package}:alone")
+    assert "(module, torch.rand(1, 3, 224, 224))" in str(caught.value.hint)
 
 
 def test_a_callable_that_raises_shows_its_error(package: str) -> None:

@@ -54,7 +54,7 @@ def quality_text(quality: Quality) -> str:
     if quality.measure != "sqnr_db" and quality.sqnr_db is not None:
         parts.append(f"; SQNR {db_text(quality.sqnr_db)} dB")
     if not quality.held_out:
-        parts.append("; these samples were calibrated on too")
+        parts.append("; none of them held out from calibration")
     return " ".join(parts).replace(" ;", ";")
 
 
