@@ -24,24 +24,13 @@ from torch import Tensor, nn
 from edgekit.errors import DataError, ExportError, SourceError
 from edgekit.model import Model, Sample, Source
 from edgekit.quantization import Quantization, Scheme
+from edgekit.runtimes.onnx_session import ORT_DTYPES
 from edgekit.tensors import DTYPES
 
 INTEGER_LAYERS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 # What stays in integers between them. Everything else (the powers and roots of a spectrogram, say) needs its range.
 INTEGER_LINKS = ["Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Flatten", "Reshape"]
 OLDEST_OPSET = 13
-
-_TENSOR_TYPES = {
-    "tensor(double)": "float64",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int16)": "int16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
 
 
 class OnnxModule(nn.Module):
@@ -128,10 +117,10 @@ def _dynamic_dimensions(entry: Any) -> dict[int, str]:
 
 
 def _draw(entry: Any, generator: np.random.Generator) -> Tensor:
-    if entry.type not in _TENSOR_TYPES:
+    if entry.type not in ORT_DTYPES:
         raise SourceError(f"input {entry.name!r} is {entry.type}, allowed {', '.join(DTYPES)}")
     shape = [size if isinstance(size, int) else 1 for size in entry.shape]
-    dtype = DTYPES[_TENSOR_TYPES[entry.type]]
+    dtype = DTYPES[ORT_DTYPES[entry.type]]
     values = generator.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
     return torch.from_numpy(np.array(values, dtype=dtype))
 

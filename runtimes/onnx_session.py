@@ -19,7 +19,7 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
-_ORT_DTYPES = {
+ORT_DTYPES = {
     "tensor(double)": "float64",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -133,7 +133,7 @@ class OnnxSession(Session):
             )
         casts: list[np.dtype | None] = []
         for spec in specs:
-            dtype = _ORT_DTYPES.get(types[spec.name])
+            dtype = ORT_DTYPES.get(types[spec.name])
             both_float = dtype is not None and dtype.startswith("float") and spec.dtype.startswith("float")
             if dtype != spec.dtype and not both_float:
                 raise SessionError(

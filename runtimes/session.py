@@ -88,7 +88,9 @@ class Session(ABC):
             if array.dtype != dtype or array.shape != shape:
                 reason = spec.mismatch(array)
                 if reason is not None:
-                    raise InputError(f"input {spec.name!r} has {reason}")
+                    retype = array.dtype != dtype
+                    fix = f"convert it: .astype({spec.dtype!r})" if retype else "`edgekit inspect` shows the shapes"
+                    raise InputError(f"input {spec.name!r} has {reason}", hint=fix)
             arrays.append(array)
         return dict(zip(self._output_names, self._run(arrays), strict=True))
 

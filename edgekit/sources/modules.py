@@ -41,7 +41,7 @@ def name_inputs(module: nn.Module, example_inputs: Any) -> Sample:
     if example_inputs is None or (isinstance(example_inputs, tuple | list | dict) and not example_inputs):
         raise SourceError(
             "no example inputs",
-            hint="return (module, example_inputs) from the callable, for instance (module, torch.rand(1, 3, 224, 224)); "
+            hint="return (module, example_inputs) from the callable, such as (module, torch.rand(1, 3, 224, 224)); "
             "in Python pass example_inputs: a tensor, tuple or dict",
         )
     parameters = inspect.signature(module.forward).parameters

@@ -127,8 +127,9 @@ def test_an_unknown_name_is_an_input_error(session: Session) -> None:
 
 
 def test_a_wrong_dtype_is_an_input_error_that_says_both(session: Session) -> None:
-    with pytest.raises(InputError, match="float64, allowed float32"):
+    with pytest.raises(InputError, match="float64, allowed float32") as caught:
         session.run({**feeds(), "features": feeds()["features"].astype(np.float64)})
+    assert caught.value.hint == "convert it: .astype('float32')"
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (3, 4), (2, 4, 1), (8,), ()])
