@@ -61,7 +61,8 @@ class Model:
     `calibration` and `held_out` are samples shaped like the example inputs; ranges are found on the first, quality
     is judged on the second. `module` is the user's own, or once captured the torch.export graph (`graph`).
     `labels`: the class of each held-out sample, where known. `previews`: a few files that a report may show.
-    `onnx_path` is set for a trained .onnx file, which has no module.
+    `notes`: what a user should know of how it was loaded. `onnx_path` is set for a trained .onnx file, which has no
+    module.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Model:
     history: tuple[HistoryEntry, ...] = ()
     quantization: Quantization | None = None
     onnx_path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):

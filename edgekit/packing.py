@@ -135,7 +135,7 @@ def part_files(packed: Sequence[tuple[str, Built]], original: Model) -> dict[str
 
 def installed_versions() -> dict[str, str]:
     """Of each package that had a hand in the artifact."""
-    found = {"python": sys.version.split()[0]}
+    found = {"python": sys.version.split()[0], "edgekit": edgekit.__version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import errno
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import torch
@@ -180,8 +179,11 @@ def check_output(output: Path, force: bool) -> None:
     folder = output.resolve().parent
     if not folder.is_dir():
         raise OutputError(f"there is no folder {folder}", hint=f"mkdir -p {folder}")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder} is not writable", hint="-o names another place")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder} is not writable: {error.strerror}", hint="-o names another place") from error
 
 
 def _formats(recipe: Recipe, device: Device) -> list[str]:

@@ -108,7 +108,7 @@ def build_report(evidence: Evidence) -> EvaluationReport:
         host=_host(),
         isa=isa(),
         versions=evidence.versions,
-        notes=artifact.notes,
+        notes=(*original.notes, *artifact.notes),
     )
 
 

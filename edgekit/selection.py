@@ -110,7 +110,7 @@ def against_twin(one: Built, built: Sequence[Built], device: Device, host_unit: 
         ours = one.device.latency_ms if one.device else None
         theirs, where = (twin.device.latency_ms if twin.device else None), f"predicted on {device.name}"
     if ours is not None and theirs is not None and ours >= theirs:
-        return replace(one, why_not=f"no faster than float: {ours:.2f} ms against {theirs:.2f} ms {where}")
+        return replace(one, why_not=f"no faster than float: {ours:.3g} ms against {theirs:.3g} ms {where}")
     return one
 
 

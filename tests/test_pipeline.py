@@ -256,3 +256,19 @@ def test_the_python_call_takes_a_module_a_loader_and_options(tmp_path: Path) -> 
         (output,) = session.run({spec.name: np.zeros((1, 6), np.float32)}).values()
     assert output.shape == (1, 5)
     assert math.isfinite(float(output.sum()))
+
+
+@pytest.mark.parametrize("quantize", ["auto", "fp16"])
+def test_a_module_without_calibration_data_is_exported_all_the_same(tmp_path: Path, quantize: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    bundle = edgekit.export(
+        module,
+        torch.rand(1, 3, 8, 8),
+        device="jetson-orin-nano" if quantize == "fp16" else "x86-server",
+        format="tensorrt" if quantize == "fp16" else "onnx",
+        quantize=quantize,
+        output=str(tmp_path / "net.edgekit"),
+    )
+    assert edgekit.Bundle.open(bundle.path).digest == bundle.digest
+    assert bundle.report["quality"]["sqnr_db"] > (60 if quantize == "fp16" else 30)

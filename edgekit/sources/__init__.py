@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgekit.data import Data, Shape, guess_preprocess, load_data
+from edgekit.bundle.manifest import Preprocess
+from edgekit.data import HOLD_OUT_EVERY, Data, Shape, guess_preprocess, load_data
 from edgekit.errors import NumericsError, SourceError, UnknownNameError
 from edgekit.model import Model
 from edgekit.registry import SAMPLES
+from edgekit.runtimes.preprocess import image_files
 from edgekit.sources.callables import from_callable
 from edgekit.sources.modules import as_tensor, from_module
 
@@ -122,9 +124,26 @@ def _with_data(model: Model, calibration: str | Path | Iterable[Any], limit: int
         model.postprocess.labels if model.postprocess else (),
     )
     data: Data = load_data(calibration, shape, calibration_limit=limit)
-    preprocess = model.preprocess
+    preprocess, notes = model.preprocess, model.notes
     if preprocess is None and isinstance(calibration, str | Path) and model.tokenizer is None:
         preprocess = guess_preprocess(model.example_inputs)
+        if preprocess is not None:
+            mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
+            notes = (*notes, f"preprocessing was guessed: (pixels - [{mean}]) / [{std}]; return a Model to set it")
     return replace(
-        model, calibration=data.calibration, held_out=data.held_out, labels=data.labels, preprocess=preprocess
+        model,
+        calibration=data.calibration,
+        held_out=data.held_out,
+        labels=data.labels,
+        preprocess=preprocess,
+        previews=_previews(calibration) if isinstance(preprocess, Preprocess) else (),
+        notes=notes,
     )
+
+
+def _previews(calibration: str | Path | Iterable[Any]) -> tuple[Path, ...]:
+    """A few of a folder's images that are held out from calibration."""
+    if not isinstance(calibration, str | Path) or not Path(calibration).is_dir():
+        return ()
+    files = image_files(calibration)
+    return tuple(files[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY][:4])
