@@ -89,13 +89,17 @@ def peer_litert(model: Model, float_path: Path, folder: Path) -> Runner:
     result.export_model(str(target))
     interpreter = Interpreter(str(target), num_threads=1)
     interpreter.allocate_tensors()
-    place = interpreter.get_input_details()[0]["index"]
-    answer = interpreter.get_output_details()[0]["index"]
+    given, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    scale_in, zero_in = given["quantization"]
+    scale_out, zero_out = answer["quantization"]
 
     def run(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(place, image)
+        """The stock recipe's file takes and gives int8."""
+        integers = np.clip(np.rint(image / scale_in) + zero_in, -128, 127).astype(np.int8)
+        interpreter.set_tensor(given["index"], integers)
         interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(answer))
+        logits = interpreter.get_tensor(answer["index"])
+        return (logits.astype(np.float32) - zero_out) * np.float32(scale_out)
 
     return Runner(run)
 
