@@ -29,6 +29,7 @@ from edgekit.parity import Limits, Step, compare, judged_samples, run_model
 from edgekit.passes.base import Pipeline
 from edgekit.passes.capture import Capture
 from edgekit.passes.fold import FoldBatchNorm
+from edgekit.passes.layout import TakeChannelsLast
 from edgekit.progress import Progress, silent
 from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions, wants_static
 from edgekit.recipe import Recipe
@@ -96,6 +97,15 @@ def export_recipe(
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
     check_output(output, recipe.force)
     model, steps = prepare(original, progress)
+    if recipe.channels_last:
+        model = TakeChannelsLast()(model, progress)
+        original = original.evolve_quietly(
+            example_inputs=model.example_inputs,
+            calibration=model.calibration,
+            held_out=model.held_out,
+            dynamic=model.dynamic,
+            preprocess=model.preprocess,
+        )
     with TemporaryDirectory(prefix="edgekit-") as folder, _unfinished(recipe, original) as unfinished:
         bench = Bench(
             model=model,
@@ -198,8 +208,6 @@ def _exporter(format: str, recipe: Recipe) -> Exporter:
     options: dict[str, Any] = {}
     if recipe.opset is not None and format in ("onnx", "tensorrt"):
         options["opset"] = recipe.opset
-    if recipe.channels_last and format == "litert":
-        options["channels_last_input"] = True
     exporter: Exporter = EXPORTERS.load(format)(**options)
     return exporter
 

@@ -193,7 +193,7 @@ class Recipe:
     opset: int | None = _option(
         "ONNX opset; chosen by target without it", "Target", default=None, metavar="N", minimum=13
     )
-    channels_last: bool = _option("take images as NHWC where the format can", "Target", default=False)
+    channels_last: bool = _option("take images as NHWC, as cameras deliver them", "Target", default=False)
     threads: int = _option(
         "threads for the timing on this machine",
         "Limits",

@@ -28,12 +28,7 @@ RESIZED_SQNR_DB = 15.0
 
 @dataclass(frozen=True)
 class LitertExporter(Exporter):
-    """`channels_last_input`: the file takes images as [N, H, W, C], as cameras deliver them, without a transpose.
-
-    The Model itself stays NCHW: `Artifact.open` is for files that keep the Model's own layout.
-    """
-
-    channels_last_input: bool = False
+    """Behind the pass TakeChannelsLast the file takes images as [N, H, W, C] without a transpose."""
 
     format: ClassVar[str] = "litert"
     suffix: ClassVar[str] = ".tflite"
@@ -62,14 +57,8 @@ class LitertExporter(Exporter):
     def _convert(self, model: Model, precision: str, noise: Noise) -> tuple[Converted, tuple[str, ...]]:
         from edgekit.exporters import litert_flatbuffer as flatbuffer
 
-        module, inputs = self._graph(model, precision), model.example_inputs
-        dynamic = model.dynamic
-        if self.channels_last_input:
-            from edgekit.exporters.litert_graph import channels_last, channels_last_dimensions
-
-            module, inputs = channels_last(model, module)
-            dynamic = channels_last_dimensions(model)
-        converted = convert(Conversion(module, inputs, dynamic, MODES.get(precision)), noise)
+        module = self._graph(model, precision)
+        converted = convert(Conversion(module, model.example_inputs, model.dynamic, MODES.get(precision)), noise)
         content, notes = converted.content, (converted.why_fixed,) if converted.why_fixed else ()
         if precision == "fp16":
             content, stored = flatbuffer.store_half(content)

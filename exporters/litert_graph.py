@@ -10,9 +10,6 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgekit.errors import ExportError
-from edgekit.model import Model, Sample
-
 qd = torch.ops.quantized_decomposed
 
 # dequantize -> (the operator that undoes it, how many of its arguments that operator shares)
@@ -107,40 +104,6 @@ def embedding_tables(graph: GraphModule) -> list[np.ndarray]:
     nodes = [node for node in graph.graph.nodes if node.target is torch.ops.aten.embedding.default]
     stored = [_arguments(node)[0] for node in nodes]
     return [read_tensor(graph, node).detach().float().numpy() for node in stored if node.op == "get_attr"]
-
-
-class ChannelsLast(nn.Module):
-    """Takes `images` (places among the arguments) as [N, H, W, C] and hands them on as [N, C, H, W]."""
-
-    def __init__(self, graph: nn.Module, images: frozenset[int]) -> None:
-        super().__init__()
-        self.inner, self.images = graph, images
-
-    def forward(self, *args: Tensor) -> object:
-        return self.inner(*(arg.permute(0, 3, 1, 2) if place in self.images else arg for place, arg in enumerate(args)))
-
-
-def channels_last(model: Model, graph: GraphModule) -> tuple[nn.Module, Sample]:
-    """`graph` taking every 4-dimensional input as NHWC, and example inputs laid out so."""
-    images = frozenset(place for place, value in enumerate(model.args) if value.dim() == 4)
-    if not images:
-        raise ExportError(
-            f"{model.name} has no 4-dimensional input to lay out as NHWC", hint="leave out channels_last_input"
-        )
-    inputs = {
-        name: value.permute(0, 2, 3, 1).contiguous() if place in images else value
-        for place, (name, value) in enumerate(model.example_inputs.items())
-    }
-    return ChannelsLast(graph, images), inputs
-
-
-def channels_last_dimensions(model: Model) -> dict[str, dict[int, str]]:
-    """`model.dynamic` as the NHWC inputs number their dimensions."""
-    places = {0: 0, 1: 3, 2: 1, 3: 2}
-    return {
-        name: {places[dim] if model.example_inputs[name].dim() == 4 else dim: symbol for dim, symbol in dims.items()}
-        for name, dims in model.dynamic.items()
-    }
 
 
 def in_single_precision(graph: GraphModule) -> GraphModule:

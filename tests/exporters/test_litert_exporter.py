@@ -14,6 +14,7 @@ from edgekit.exporters.base import Artifact
 from edgekit.exporters.litert_exporter import LitertExporter
 from edgekit.model import Model
 from edgekit.passes.capture import Capture
+from edgekit.passes.layout import TakeChannelsLast
 from edgekit.quantizers.dynamic import DynamicInt8
 from edgekit.quantizers.half import Fp16
 from edgekit.quantizers.lower import to_pt2e
@@ -100,7 +101,7 @@ def test_channels_last_takes_nhwc_without_a_transpose(convolutional: Model, devi
 
     from edgekit.exporters.litert_flatbuffer import operators
 
-    path = LitertExporter(channels_last_input=True).export(convolutional, tmp_path, device).path
+    path = LitertExporter().export(TakeChannelsLast()(convolutional), tmp_path, device).path
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     image = convolutional.calibration[1]["image"]
