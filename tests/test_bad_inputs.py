@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import edgekit
+from edgekit import pipeline
 from edgekit.cli import main as command_line
 from edgekit.errors import EdgekitError, InputError
 
@@ -226,8 +227,14 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(
     fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "locked").mkdir()
-    real = os.access  # root may write everywhere, so that the system's own answer would be yes
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and real(path, mode))
+    real = pipeline.TemporaryFile  # root may write everywhere, so that the system's own answer would be yes
+
+    def locked(dir: Path) -> Any:
+        if dir.name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(dir=dir)
+
+    monkeypatch.setattr(pipeline, "TemporaryFile", locked)
     assert "not writable" in fail("models:net", *ONNX, "-o", "locked/out.edgekit", code=10)
 
 
