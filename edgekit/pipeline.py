@@ -205,9 +205,8 @@ def _formats(recipe: Recipe, device: Device) -> list[str]:
 
 
 def _exporter(format: str, recipe: Recipe) -> Exporter:
-    options: dict[str, Any] = {}
-    if recipe.opset is not None and format in ("onnx", "tensorrt"):
-        options["opset"] = recipe.opset
+    """TensorRT's opset follows from the parser on the device."""
+    options = {"opset": recipe.opset} if recipe.opset is not None and format == "onnx" else {}
     exporter: Exporter = EXPORTERS.load(format)(**options)
     return exporter
 

@@ -191,7 +191,7 @@ class Recipe:
         "refuse below this signal-to-quantization-noise ratio", "Limits", default=None, metavar="DB"
     )
     opset: int | None = _option(
-        "ONNX opset; chosen by target without it", "Target", default=None, metavar="N", minimum=13
+        "ONNX opset of --format onnx: 13, 17, or 18 to 23", "Target", default=None, metavar="N", minimum=13
     )
     channels_last: bool = _option("take images as NHWC, as cameras deliver them", "Target", default=False)
     threads: int = _option(

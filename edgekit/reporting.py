@@ -16,6 +16,7 @@ import torch
 
 from edgekit.costs import peak_activation_bytes
 from edgekit.devices.device import Device
+from edgekit.devices.energy import energy
 from edgekit.devices.latency import roofs
 from edgekit.model import Model
 from edgekit.parity import Outputs, Step
@@ -188,13 +189,10 @@ def _roofline(built: Built, device: Device) -> Roofline | None:
 
 
 def _energy(built: Built, device: Device) -> Energy | None:
-    if built.device is None or "load" not in device.power_w:
+    known = energy(built.device.latency_ms, device) if built.device is not None else None
+    if known is None:
         return None
-    return Energy(
-        energy_mj=device.power_w["load"] * built.device.latency_ms,
-        estimated=True,
-        method=f"{device.power_w['load']:g} W under load x predicted latency",
-    )
+    return Energy(energy_mj=known.total_mj, method=f"{known.load_w:g} W under load x predicted latency")
 
 
 def _candidate(one: Built, chosen: bool) -> Candidate:

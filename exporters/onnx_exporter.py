@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from edgekit.devices.device import Device
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, UsageError
 from edgekit.exporters.base import Artifact, Exporter
 from edgekit.model import Model
 from edgekit.quantization import Scheme
@@ -17,10 +18,23 @@ if TYPE_CHECKING:
 
 # The newest that every ONNX Runtime we install (1.22 and later) optimises fully; it brings 4-bit integers.
 OPSET = 21
+NATIVE = 18  # the oldest that torch.onnx writes itself
+OPSETS = (13, 17, *range(NATIVE, 24))
 
 
+@dataclass
 class OnnxExporter(Exporter):
-    """fp16 is taken as the Fp16 quantizer left the graph; a trained .onnx file is quantized as a graph."""
+    """`opset`: 13, 17, or 18 to 23; older ones are reached by rewriting.
+
+    fp16 is taken as the Fp16 quantizer left the graph; a trained .onnx file is quantized as a graph, in its own opset.
+    Raises UsageError for another opset.
+    """
+
+    opset: int = OPSET
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset}, allowed {', '.join(map(str, OPSETS))}", hint="leave --opset out")
 
     format: ClassVar[str] = "onnx"
     suffix: ClassVar[str] = ".onnx"
@@ -47,6 +61,7 @@ class OnnxExporter(Exporter):
         self.check()
         precision = precision_of(model, self)
         from edgekit.exporters.onnx_graph import finish, to_proto, write
+        from edgekit.exporters.onnx_opset import lower_opset
         from edgekit.exporters.onnx_qdq import quantize_biases
 
         if model.onnx_path is not None:
@@ -54,8 +69,10 @@ class OnnxExporter(Exporter):
 
             proto, notes = quantize_source(model, self.format)
         else:
-            converted, notes = lower(model, OPSET, self.format)
+            converted, notes = lower(model, max(self.opset, NATIVE), self.format)
             quantize_biases(converted.graph)
+            if self.opset < NATIVE:
+                lower_opset(converted, self.opset, self.format)
             proto = to_proto(converted)
         path = directory / f"{model.name}-{precision}{self.suffix}"
         write(finish(proto, self.format), path)

@@ -33,7 +33,6 @@ from edgekit.quantizers.anatomy import (
     fused_source,
     layer_weight,
     reading_ends,
-    tensor_named,
     weighted_layer,
 )
 from edgekit.quantizers.grids import quantize_weight
@@ -187,11 +186,6 @@ def saturates(grid: ActivationGrid, bounds: tuple[float, float]) -> tuple[bool, 
     low = bounds[0] == float("-inf") or round(bounds[0] / grid.scale) + grid.zero_point <= grid.quant_min
     high = bounds[1] == float("inf") or round(bounds[1] / grid.scale) + grid.zero_point >= grid.quant_max
     return low, high
-
-
-def stored_tensor(graph: GraphModule, node: Node) -> Tensor:
-    """The int8 tensor behind a dequantize node of a lowered weight."""
-    return tensor_named(graph, str(node.all_input_nodes[0].target))
 
 
 def _like(node: Node, dtype: torch.dtype) -> Any:

@@ -19,7 +19,7 @@ from edgekit.bundle import Bundle
 from edgekit.bundle.cache import cache_root
 from edgekit.bundle.manifest import Postprocess
 from edgekit.bundle.signature import generate_key
-from edgekit.errors import QualityError
+from edgekit.errors import QualityError, UsageError
 from edgekit.model import Model, Sample
 from edgekit.parity import judge
 from edgekit.pipeline import ExportResult, export_recipe
@@ -272,3 +272,17 @@ def test_a_module_without_calibration_data_is_exported_all_the_same(tmp_path: Pa
     )
     assert edgekit.Bundle.open(bundle.path).digest == bundle.digest
     assert bundle.report["quality"]["sqnr_db"] > (60 if quantize == "fp16" else 30)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 20])
+def test_the_opset_asked_for_is_the_one_written(model: Model, tmp_path: Path, opset: int) -> None:
+    result = export(model, tmp_path / "old.edgekit", quantize="none", opset=opset)
+    import onnx
+
+    written = onnx.load(str(result.bundle.part_path()))
+    assert [entry.version for entry in written.opset_import if entry.domain == ""] == [opset]
+
+
+def test_an_opset_between_those_that_can_be_written_is_refused(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="opset 15, allowed 13, 17, 18"):
+        export(model, tmp_path / "odd.edgekit", quantize="none", opset=15)
