@@ -16,7 +16,17 @@
     │   └── SignatureError           9   ... or not signed by the key given
     ├── OutputError                 10   the output path exists, or cannot be written; the disk is full
     ├── InputError                  11   wrong names, dtypes or shapes given to a session
-    └── SessionError                12   a runtime failed to load or run an artifact
+    ├── SessionError                12   a runtime failed to load or run an artifact
+    ├── CodecError                  13   a feature cannot be coded, a frame is damaged, a rate is not on the ladder
+    │   └── FrameError              13   ... bytes from the wire that are no whole, fitting frame
+    ├── PlanError                   14   no cut or plan meets the limits; says which limit binds
+    ├── NodeError                   15   a node cannot serve: its port, certificate, token file or bundle
+    └── RemoteError                 16   a node did not answer as asked
+        ├── UnreachableError        16   ... nothing listens there, or the connection broke
+        ├── AuthenticationError     16   ... it refuses the token or the certificate (or we refuse its)
+        ├── OverloadedError         16   ... its queue is full: try later
+        ├── MismatchError           16   ... it holds another bundle, plan or codec
+        └── DeadlineError           16   ... not by the deadline
 
 The number is the exit code of the command line and stays what it is. 130 means interrupted.
 """
@@ -129,6 +139,52 @@ class InputError(EdgekitError):
 
 class SessionError(EdgekitError):
     exit_code = 12
+
+
+class CodecError(EdgekitError):
+    exit_code = 13
+
+
+class FrameError(CodecError):
+    pass
+
+
+class PlanError(EdgekitError):
+    """No plan meets the limits; `binding` names the limit that none of them meets."""
+
+    exit_code = 14
+
+    def __init__(self, message: str, *, binding: str = "", hint: str = "") -> None:
+        self.binding = binding
+        super().__init__(message, hint=hint)
+
+
+class NodeError(EdgekitError):
+    exit_code = 15
+
+
+class RemoteError(EdgekitError):
+    exit_code = 16
+
+
+class UnreachableError(RemoteError):
+    pass
+
+
+class AuthenticationError(RemoteError):
+    pass
+
+
+class OverloadedError(RemoteError):
+    pass
+
+
+class MismatchError(RemoteError):
+    pass
+
+
+class DeadlineError(RemoteError):
+    pass
 
 
 INTERRUPTED = 130

@@ -17,7 +17,7 @@ from typing import Any, cast, get_args, get_type_hints
 
 from edgekit.devices.device import ALIASES, profile_names
 from edgekit.errors import UnknownNameError, UsageError
-from edgekit.registry import EXPORTERS, OBSERVERS, QUANTIZERS, SAMPLES
+from edgekit.registry import BOTTLENECKS, EXPORTERS, OBSERVERS, QUANTIZERS, SAMPLES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -112,6 +112,10 @@ def _quantizers() -> list[str]:
     return ["auto", "none", *QUANTIZERS]
 
 
+def _bottlenecks() -> list[str]:
+    return ["auto", "none", *BOTTLENECKS]
+
+
 def _devices() -> list[str]:
     return [*profile_names(), *ALIASES]
 
@@ -178,6 +182,46 @@ class Recipe:
     bias_correction: bool = _option("cancel the mean error that rounding leaves", "Quantization", default=True)
     learned_rounding: bool = _option(
         "learn which way each weight rounds, layer by layer; resumable", "Quantization", default=True
+    )
+    edge: str | None = _option(
+        "profile of the edge node that takes over what is cut off: a name, an alias or a TOML file",
+        "Split",
+        default=None,
+        metavar="NAME|FILE",
+        suggestions=_devices,
+        is_path=True,
+    )
+    cloud: str | None = _option(
+        "profile of the cloud server behind the edge node, likewise",
+        "Split",
+        default=None,
+        metavar="NAME|FILE",
+        suggestions=_devices,
+        is_path=True,
+    )
+    split: str = _option(
+        "where to cut: auto finds the cuts worth having over a range of links, none leaves the model whole, or the "
+        "names of cuts, separated by commas (`edgekit inspect` lists them)",
+        "Split",
+        default="auto",
+        metavar="auto|none|CUTS",
+    )
+    bottleneck: str = _option(
+        "how features are made small at a cut; auto takes the best under --max-drop at each rate",
+        "Split",
+        default="auto",
+        kind="bottleneck",
+        choices=_bottlenecks,
+    )
+    train: str | None = _option(
+        "folder of images, labelled or not, to train the bottleneck on; without it only the training-free ones",
+        "Split",
+        default=None,
+        metavar="DIR",
+        is_path=True,
+    )
+    epochs: int = _option(
+        "how many times training sees the folder, at most", "Split", default=20, metavar="N", minimum=1
     )
     max_drop: float = _option(
         "refuse where more than this many points (percent) are lost: of accuracy where labels are known, of expected "

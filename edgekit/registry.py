@@ -101,3 +101,23 @@ SAMPLES = Registry(
         "silero-vad": "edgekit.zoo.silero:silero_vad",
     },
 )
+
+CODECS = Registry(
+    "codec",
+    {
+        "affine": "edgekit.runtimes.codecs.affine:AffineCodec",
+        "transform": "edgekit.runtimes.codecs.transform:TransformCodec",
+        "vector": "edgekit.runtimes.codecs.vector:VectorCodec",
+        "plain": "edgekit.runtimes.codecs.plain:PlainCodec",
+        "image": "edgekit.runtimes.codecs.image:ImageCodec",
+    },
+)
+
+BOTTLENECKS = Registry(
+    "bottleneck",
+    {
+        "transform": "edgekit.passes.bottleneck.transform:TransformCoding",
+        "learned": "edgekit.passes.bottleneck.learned:LearnedBottleneck",
+        "vector": "edgekit.passes.bottleneck.vector:VectorBottleneck",
+    },
+)

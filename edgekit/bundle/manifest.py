@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ from edgekit.devices.segment import Segment
 from edgekit.tensors import TensorSpec
 
 SCHEMA_VERSION = 1
+Tier = Literal["device", "edge", "cloud"]
+TIERS: tuple[Tier, ...] = ("device", "edge", "cloud")
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -93,7 +96,7 @@ class Part(PartFile):
 
     name: str
     format: str
-    tier: Literal["device", "edge", "cloud"] = "device"
+    tier: Tier = "device"
     precision: str
     companions: tuple[PartFile, ...] = ()
     inputs: tuple[TensorEntry, ...]
@@ -103,11 +106,67 @@ class Part(PartFile):
     notes: tuple[str, ...] = ()
 
 
+class Rate(Strict):
+    """One rung of a codec's ladder: what a frame weighs on the wire (header included) and what it costs.
+
+    `bytes_mean`, `bytes_p95`: over the held-out samples, one sample a frame. `drop`: points lost by the variant that
+    uses the codec, against the float model; `agreement`: its top-1 agreement where the model is a classifier.
+    """
+
+    bytes_mean: float = Field(ge=0)
+    bytes_p95: float = Field(ge=0)
+    drop: float
+    agreement: float | None = None
+
+
+class Codec(Strict):
+    """How features cross a link. `kind` names the codec class (registry CODECS), `tables` its asset.
+
+    `features`: what is coded, in order, the batch first. `rates`: finest first; a frame names its rung by index.
+    """
+
+    name: str
+    kind: str
+    features: tuple[TensorEntry, ...] = Field(min_length=1)
+    tables: FileName | None = None
+    rates: tuple[Rate, ...] = Field(min_length=1)
+
+
+class ExitPoint(Strict):
+    """A confidence threshold of an exit, and what came of it on the held-out samples.
+
+    `answered`: the share that left here; `drop`: points that the variant loses at this threshold.
+    """
+
+    threshold: float
+    answered: float = Field(ge=0, le=1)
+    drop: float
+
+
+class Exit(Strict):
+    """An early answer: `part` reads what the variant's first part gives and has the model's outputs.
+
+    Confidence is the largest softmax(logits / temperature); at `threshold` and above the answer stands.
+    """
+
+    part: str
+    temperature: float = Field(gt=0)
+    threshold: float
+    curve: tuple[ExitPoint, ...] = ()
+
+
 class Variant(Strict):
-    """A way of running the bundle: the parts that it takes, in order. The first variant is the default."""
+    """A way of running the bundle: the parts that it takes, in order. The first variant is the default.
+
+    `codecs`: one for each part that is not on the device, in order: it carries what goes into that part. `drop`:
+    points lost against the float model where nothing is coded (the codecs' rates state theirs).
+    """
 
     name: str
     parts: tuple[str, ...]
+    codecs: tuple[str, ...] = ()
+    exit: Exit | None = None
+    drop: float = 0.0
 
 
 class HistoryLine(Strict):
@@ -146,12 +205,16 @@ class Provenance(Strict):
 
 
 class Manifest(Strict):
+    """`device` names the profile that parts of the tier device run on; `tiers` those of the servers."""
+
     schema_version: Literal[1] = 1
     name: str
     task: str
     device: str
+    tiers: dict[Literal["edge", "cloud"], str] = {}
     parts: tuple[Part, ...] = Field(min_length=1)
     variants: tuple[Variant, ...] = Field(min_length=1)
+    codecs: tuple[Codec, ...] = ()
     preprocess: Preprocess | TextPreprocess | None = Field(default=None, discriminator="kind")
     postprocess: Postprocess | None = None
     assets: tuple[PartFile, ...] = ()
@@ -163,7 +226,8 @@ class Manifest(Strict):
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         parts, variants = [part.name for part in self.parts], [variant.name for variant in self.variants]
-        for names in (parts, variants):
+        codecs = [codec.name for codec in self.codecs]
+        for names in (parts, variants, codecs):
             if len(set(names)) != len(names):
                 raise ValueError(f"names repeat: {names}")
         for variant in self.variants:
@@ -171,16 +235,53 @@ class Manifest(Strict):
                 raise ValueError(
                     f"variant {variant.name!r} takes {list(variant.parts)}, allowed one or more of {parts}"
                 )
-        if isinstance(self.preprocess, TextPreprocess):
-            assets = [file.file for file in self.assets]
-            if self.preprocess.tokenizer not in assets:
-                raise ValueError(f"the tokenizer {self.preprocess.tokenizer!r} is not among the assets {assets}")
+            self._check_links(variant)
+        assets = [file.file for file in self.assets]
+        for codec in self.codecs:
+            if codec.tables is not None and codec.tables not in assets:
+                raise ValueError(f"the tables {codec.tables!r} of codec {codec.name!r} are not among the assets")
+        if isinstance(self.preprocess, TextPreprocess) and self.preprocess.tokenizer not in assets:
+            raise ValueError(f"the tokenizer {self.preprocess.tokenizer!r} is not among the assets {assets}")
         return self
+
+    def _check_links(self, variant: Variant) -> None:
+        tiers = [self.part(name).tier for name in variant.parts]
+        if tiers != sorted(tiers, key=TIERS.index):
+            raise ValueError(f"variant {variant.name!r} goes back down: {tiers}, allowed the order {TIERS}")
+        known = {codec.name for codec in self.codecs}
+        if not set(variant.codecs) <= known:
+            raise ValueError(f"variant {variant.name!r} takes the codecs {variant.codecs}, known {sorted(known)}")
+        remote = sum(tier != "device" for tier in tiers)
+        if len(variant.codecs) != remote:
+            raise ValueError(f"variant {variant.name!r} has {len(variant.codecs)} codecs for {remote} remote parts")
+        if variant.exit is not None and variant.exit.part not in {part.name for part in self.parts}:
+            raise ValueError(f"variant {variant.name!r} exits at the unknown part {variant.exit.part!r}")
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, two spaces, UTF-8. The sha256 of these bytes is the bundle's digest."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8") + b"\n"
+
+    def codec(self, name: str) -> Codec:
+        """KeyError for an unknown one."""
+        return {codec.name: codec for codec in self.codecs}[name]
+
+    def variant(self, name: str) -> Variant:
+        """KeyError for an unknown one."""
+        return {variant.name: variant for variant in self.variants}[name]
+
+    def codec_digest(self, name: str) -> str:
+        """sha256 of what both ends must share to speak through this codec: its entry and its tables. Hexadecimal."""
+        codec = self.codec(name)
+        tables = next((file.sha256 for file in self.assets if file.file == codec.tables), "")
+        shared = {"kind": codec.kind, "features": [f.model_dump(mode="json") for f in codec.features], "tables": tables}
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+
+    def plan_digest(self, variant: str) -> str:
+        """sha256 of a variant: its parts' files and its codecs, in order. Hexadecimal."""
+        entry = self.variant(variant)
+        shared = [[self.part(name).sha256 for name in entry.parts], [self.codec_digest(name) for name in entry.codecs]]
+        return hashlib.sha256(json.dumps(shared).encode()).hexdigest()
 
     def part(self, name: str | None = None) -> Part:
         """The part of that name; without one, the first part of the default variant. KeyError for an unknown one."""

@@ -73,7 +73,7 @@ class _Graph:
 def onnx_program(model: Model) -> Program:
     """Control flow (If, Loop) counts as a kernel without work. Raises SourceError for a file that is not ONNX."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     assert model.onnx_path is not None
     try:

@@ -1,0 +1,1 @@
+"""Bottlenecks: features at a cut made small for the wire."""

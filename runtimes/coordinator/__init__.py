@@ -1,0 +1,1 @@
+"""The coordinator: executes a plan over sessions here and there, by a deadline, and follows the network."""

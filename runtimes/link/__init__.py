@@ -1,0 +1,1 @@
+"""Links without hardware: a shaping proxy and the traces that drive it."""
