@@ -1,0 +1,167 @@
+"""How edgekit's frames travel in the Open Inference Protocol.
+
+**The model.** A part of a bundle is the model `<bundle>.<part>` (`model_name`). Version "1" is the first bundle of that
+name given to the node, "2" the second; no version asks for the newest. `edgekit_bundle` picks by digest instead.
+
+**The request.** What a part reads comes as its ordinary tensors, or coded: one input tensor `frame` of datatype BYTES
+and shape [n], one frame (`edgekit.runtimes.codecs.frame`) for each sample or group of samples, in order; n answers
+come back along the first axis. Frames of one request may have different rates. Its parameters, all optional:
+
+| parameter             | type   | meaning                                                                              |
+|-----------------------|--------|--------------------------------------------------------------------------------------|
+| `edgekit_plan`        | string | `Manifest.plan_digest` of the variant: the answer is that of the variant's last part |
+| `edgekit_bundle`      | string | the bundle's digest, which must be served here                                       |
+| `edgekit_deadline_ms` | double | what is left of the caller's time; relative, so that clocks need not agree           |
+| `edgekit_next_rate`   | int64  | the rung at which this node codes for the node above it; 0, the finest, without      |
+
+A request that names a plan goes through the plan's remaining parts: those that this node holds run here, the next one
+behind the variant's next codec at `edgekit_next_rate` on the node upstream. Without a plan the named part alone runs.
+
+**The answer.** The outputs of the last part as ordinary tensors, and the parameters
+
+| parameter            | type   | meaning                                                                        |
+|----------------------|--------|--------------------------------------------------------------------------------|
+| `edgekit_tier`       | string | where it was computed, in order: `edge`, `cloud` or `edge,cloud`               |
+| `edgekit_rate`       | string | rungs of the frames read, one a crossing: `2`, `2,0`; empty for raw tensors    |
+| `edgekit_compute_ms` | double | decoding, running and coding, summed over the nodes                            |
+| `edgekit_queue_ms`   | double | waiting in queues, summed over the nodes                                       |
+| `edgekit_forward_ms` | double | only from a node that forwarded: from its sending to the answer of the upstream |
+| `edgekit_degraded`   | bool   | false: a node answers as planned or not at all                                 |
+
+**Errors** (`edgekit.runtimes.protocol.status`): a damaged frame is DATA_LOSS / 400, one of another plan, codec, bundle
+or model FAILED_PRECONDITION / 409, a full queue RESOURCE_EXHAUSTED / 429 with `retry-after` in seconds, a passed
+deadline DEADLINE_EXCEEDED / 504, an upstream that cannot be reached and a node that drains UNAVAILABLE / 503.
+
+**Metadata** (gRPC) or headers (REST): `authorization: Bearer <token>`, and W3C's `traceparent`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgekit.errors import InputError
+from edgekit.runtimes.protocol.calls import InferAnswer, InferCall, Parameter
+from edgekit.runtimes.protocol.tensors import object_array
+
+FRAME = "frame"
+
+PLAN = "edgekit_plan"
+BUNDLE = "edgekit_bundle"
+DEADLINE = "edgekit_deadline_ms"
+NEXT_RATE = "edgekit_next_rate"
+
+TIER = "edgekit_tier"
+RATE = "edgekit_rate"
+COMPUTE = "edgekit_compute_ms"
+QUEUE = "edgekit_queue_ms"
+FORWARD = "edgekit_forward_ms"
+DEGRADED = "edgekit_degraded"
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def model_name(bundle: str, part: str) -> str:
+    """What the part of a bundle (its manifest's name) is called on a node: fit for a URL."""
+    return f"{_UNFIT.sub('-', bundle).strip('-') or 'model'}.{_UNFIT.sub('-', part).strip('-') or 'part'}"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks beside its tensors."""
+
+    plan: str = ""
+    bundle: str = ""
+    deadline_ms: float | None = None
+    next_rate: int = 0
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Parameter]) -> Wish:
+        """Raises InputError for a parameter of a wrong type. Others than edgekit's own are left alone."""
+        deadline = parameters.get(DEADLINE)
+        rate = parameters.get(NEXT_RATE, 0)
+        if deadline is not None and (isinstance(deadline, bool | str) or not math.isfinite(deadline)):
+            raise InputError(f"{DEADLINE} is {deadline!r:.40}, allowed a number of milliseconds")
+        if isinstance(rate, bool) or not isinstance(rate, int):
+            raise InputError(f"{NEXT_RATE} is {rate!r:.40}, allowed an integer from 0")
+        texts = {}
+        for key in (PLAN, BUNDLE):
+            value = parameters.get(key, "")
+            if not isinstance(value, str):
+                raise InputError(f"{key} is {value!r:.40}, allowed a digest as text")
+            texts[key] = value
+        return cls(texts[PLAN], texts[BUNDLE], None if deadline is None else float(deadline), rate)
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Of a request; what is not asked is left out."""
+        given: dict[str, Parameter] = {}
+        if self.plan:
+            given[PLAN] = self.plan
+        if self.bundle:
+            given[BUNDLE] = self.bundle
+        if self.deadline_ms is not None:
+            given[DEADLINE] = self.deadline_ms
+        if self.next_rate:
+            given[NEXT_RATE] = self.next_rate
+        return given
+
+
+@dataclass(frozen=True)
+class Served:
+    """What an answer says of itself. `forward_ms` is 0 where no node forwarded."""
+
+    tiers: tuple[str, ...] = ()
+    rates: tuple[int, ...] = ()
+    compute_ms: float = 0.0
+    queue_ms: float = 0.0
+    forward_ms: float = 0.0
+    degraded: bool = False
+
+    @classmethod
+    def of(cls, answer: InferAnswer) -> Served:
+        """Raises InputError where the parameters are not those of an edgekit node."""
+        values = answer.parameters
+        try:
+            rates = str(values.get(RATE, ""))
+            return cls(
+                tiers=tuple(filter(None, str(values.get(TIER, "")).split(","))),
+                rates=tuple(int(rate) for rate in rates.split(",")) if rates else (),
+                compute_ms=float(values.get(COMPUTE, 0.0)),
+                queue_ms=float(values.get(QUEUE, 0.0)),
+                forward_ms=float(values.get(FORWARD, 0.0)),
+                degraded=bool(values.get(DEGRADED, False)),
+            )
+        except ValueError as error:
+            raise InputError(f"the answer's parameters do not fit: {error}") from error
+
+    def parameters(self) -> dict[str, Parameter]:
+        given: dict[str, Parameter] = {
+            TIER: ",".join(self.tiers),
+            RATE: ",".join(str(rate) for rate in self.rates),
+            COMPUTE: self.compute_ms,
+            QUEUE: self.queue_ms,
+            DEGRADED: self.degraded,
+        }
+        if self.forward_ms:
+            given[FORWARD] = self.forward_ms
+        return given
+
+
+def frame_call(model: str, frames: Sequence[bytes], wish: Wish = Wish(), *, version: str = "", id: str = "") -> InferCall:
+    """A request that carries `frames` to `model`."""
+    return InferCall(model, {FRAME: object_array(frames)}, wish.parameters(), version=version, id=id)
+
+
+def frames_of(call: InferCall) -> list[bytes] | None:
+    """The frames of a request, None where it brings ordinary tensors. Raises InputError for anything in between."""
+    tensor = call.tensors.get(FRAME)
+    if tensor is None or tensor.dtype != object:
+        return None
+    if len(call.tensors) != 1 or tensor.ndim != 1 or tensor.size == 0:
+        raise InputError(
+            f"tensor {FRAME!r} of shape {list(tensor.shape)} beside {len(call.tensors) - 1} others, "
+            "allowed alone and of shape [n]"
+        )
+    return [bytes(item) for item in tensor]
