@@ -30,27 +30,32 @@ class Link:
     @classmethod
     def parse(cls, text: str) -> Link:
         """`10mbps,20ms` or `500kbps,80ms,1%`: bandwidth, round-trip time, loss. Raises UsageError."""
-        bandwidth: float | None = None
-        rtt_ms, loss = 0.0, 0.0
+        found: dict[str, float] = {}
         for token in text.split(","):
             match = _TOKEN.fullmatch(token.strip())
             if match is None:
-                raise UsageError(f"link {text!r}: {token!r} is not a quantity", hint="like 10mbps,20ms or 1gbps")
+                raise UsageError(f"link {text!r}: {token!r} is not a quantity", hint="like 10mbps,20ms or 1gbps,2ms,1%")
             number, unit = float(match["number"]), match["unit"].lower()
             if unit in _MBPS:
-                bandwidth = number * _MBPS[unit]
+                name, value = "bandwidth", number * _MBPS[unit]
             elif unit in _MS:
-                rtt_ms = number * _MS[unit]
+                name, value = "round-trip time", number * _MS[unit]
             else:
-                loss = number / 100
-        if bandwidth is None:
+                name, value = "loss", number / 100
+            if name in found:
+                raise UsageError(f"link {text!r} gives its {name} twice", hint="like 10mbps,20ms")
+            found[name] = value
+        if "bandwidth" not in found:
             raise UsageError(f"link {text!r} has no bandwidth", hint="give it like 10mbps,20ms")
-        return cls(bandwidth, rtt_ms, loss)
+        return cls(found["bandwidth"], found.get("round-trip time", 0.0), found.get("loss", 0.0))
+
+    def transfer_ms(self, size_bytes: float) -> float:
+        """The bytes at full rate, without any delay; what is lost is sent again until it arrives."""
+        return 8e-3 * size_bytes / (self.bandwidth_mbps * (1 - self.loss))
 
     def one_way_ms(self, size_bytes: float) -> float:
-        """From the first byte sent to the last received: half the round trip and the bytes at full rate; each lost
-        packet's bytes are sent once more."""
-        return self.rtt_ms / 2 + 8e-3 * size_bytes / (self.bandwidth_mbps * (1 - self.loss))
+        """From the first byte sent to the last received: half the round trip and the transfer."""
+        return self.rtt_ms / 2 + self.transfer_ms(size_bytes)
 
     def __str__(self) -> str:
         loss = f", {100 * self.loss:g} %" if self.loss else ""

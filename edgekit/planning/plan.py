@@ -16,18 +16,19 @@ Links = Mapping[Hop, Link]
 @dataclass(frozen=True)
 class StageCost:
     """One part on its tier, one sample: `latency_ms` and, on the device, `energy_mj`. `memory_bytes` of weights and
-    activations."""
+    activations. `bound_ms`: what the tier's roofline allows at best, 0 where it is not known."""
 
     part: str
     tier: Tier
     latency_ms: float
     energy_mj: float = 0.0
     memory_bytes: int = 0
+    bound_ms: float = 0.0
 
 
 @dataclass(frozen=True)
 class RateCost:
-    """A rung of a codec's ladder: bytes of a frame, points lost against the float model."""
+    """A rung of a codec's ladder: bytes of a frame, points lost on top of the way's own `drop`."""
 
     size_bytes: float
     drop: float
@@ -50,7 +51,8 @@ class Way:
     """A variant with its costs: stages in order, and a crossing before each stage that is not on the device.
 
     `answer_bytes` come back over every link crossed. `local_share` of the samples leave at the exit on the device,
-    which costs `exit_ms` for each sample; `exit_drop` is what those early answers lose over all samples.
+    which costs `exit_ms` for each sample and `exit_bytes` of memory; `exit_drop` is what those early answers lose over
+    all samples.
     """
 
     variant: str
@@ -61,6 +63,7 @@ class Way:
     exit_ms: float = 0.0
     local_share: float = 0.0
     exit_drop: float = 0.0
+    exit_bytes: int = 0
 
     @property
     def is_local(self) -> bool:
@@ -73,7 +76,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Power:
-    """Watts of the device: computing, sending or receiving, and waiting for an answer (above idle: marginal)."""
+    """Watts of the device above idle: computing, sending or receiving, and waiting for an answer."""
 
     compute_w: float
     radio_w: float
@@ -114,7 +117,7 @@ class PlanLimits:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: a weighted sum; the default is latency alone."""
+    """What is minimised: a weighted sum of ms, mJ and bytes; the default is latency alone."""
 
     latency: float = 1.0
     energy: float = 0.0
@@ -124,42 +127,74 @@ class Objective:
         return self.latency * plan.latency_ms + self.energy * plan.energy_mj + self.bytes * plan.bytes_sent
 
 
+def path(hop: Hop, links: Links) -> tuple[Link, ...]:
+    """The links that a crossing of `hop` takes, one after the other. Raises KeyError where one is not given."""
+    if hop in links or hop != ("device", "cloud"):
+        return (links[hop],)
+    return links[("device", "edge")], links[("edge", "cloud")]
+
+
 def evaluate(way: Way, rates: Sequence[int], links: Links, power: Power | None = None) -> Plan:
-    """What `way` at `rates` (one index a crossing) is expected to cost. Raises KeyError for a link that is not given
-    and IndexError for a rate that the ladder lacks."""
-    remote_ms, network_ms, drop, agreement = 0.0, 0.0, way.drop, None
-    device_ms = sum(stage.latency_ms for stage in way.stages if stage.tier == "device") + way.exit_ms
-    energy = sum(stage.energy_mj for stage in way.stages if stage.tier == "device")
-    sent = radio_ms = 0.0
-    for crossing, index in zip(way.crossings, rates, strict=True):
-        rate = crossing.rates[index]
-        link = links[crossing.hop]
-        up, down = link.one_way_ms(rate.size_bytes), link.one_way_ms(way.answer_bytes)
-        network_ms += up + down
-        remote_ms += crossing.decode_ms
-        drop += rate.drop
-        agreement = rate.agreement
-        if crossing.hop[0] == "device":
-            device_ms += crossing.encode_ms
-            sent += rate.size_bytes
-            radio_ms += up + down - link.rtt_ms
-        else:
-            remote_ms += crossing.encode_ms
-    remote_ms += sum(stage.latency_ms for stage in way.stages if stage.tier != "device")
-    share = 1 - way.local_share
-    waited_ms = share * (remote_ms + network_ms - radio_ms)
-    if power is not None:
-        energy += way.exit_ms * power.compute_w + share * radio_ms * power.radio_w + waited_ms * power.idle_w
-    return Plan(
-        variant=way.variant,
-        rates=tuple(rates),
-        latency_ms=device_ms + share * (remote_ms + network_ms),
-        compute_ms=device_ms + share * remote_ms,
-        network_ms=share * network_ms,
-        energy_mj=energy,
-        bytes_sent=share * sent,
-        drop=drop + way.exit_drop,
-        memory_bytes=sum(stage.memory_bytes for stage in way.stages if stage.tier == "device"),
-        tiers=way.tiers,
-        agreement=agreement,
-    )
+    """What `way` at `rates` (one index a crossing) is expected to cost. Raises KeyError for a link that is not given,
+    IndexError for a rate that the ladder lacks, and ValueError for more or fewer rates than crossings."""
+    return Costing(way, links, power).plan(rates)
+
+
+class Costing:
+    """A way under links, with all that does not depend on the rates summed up once."""
+
+    def __init__(self, way: Way, links: Links, power: Power | None = None) -> None:
+        """Raises KeyError for a link that is not given."""
+        self.way, self._power, self._share = way, power, 1 - way.local_share
+        self._device_ms = way.exit_ms + sum(stage.latency_ms for stage in way.stages if stage.tier == "device")
+        self._remote_ms = sum(stage.latency_ms for stage in way.stages if stage.tier != "device")
+        self._energy_mj = sum(stage.energy_mj for stage in way.stages if stage.tier == "device")
+        self._memory_bytes = way.exit_bytes + sum(stage.memory_bytes for stage in way.stages if stage.tier == "device")
+        self._answer_ms = self._answer_radio_ms = 0.0
+        self._paths = [path(crossing.hop, links) for crossing in way.crossings]
+        self._leaves = [crossing.hop[0] == "device" for crossing in way.crossings]
+        for crossing, taken, leaves in zip(way.crossings, self._paths, self._leaves, strict=True):
+            self._answer_ms += sum(link.one_way_ms(way.answer_bytes) for link in taken)
+            self._remote_ms += crossing.decode_ms
+            if leaves:
+                self._device_ms += crossing.encode_ms
+                self._energy_mj += 0.0 if power is None else crossing.encode_ms * power.compute_w
+                self._answer_radio_ms += taken[0].transfer_ms(way.answer_bytes)
+            else:
+                self._remote_ms += crossing.encode_ms
+        if power is not None:
+            self._energy_mj += way.exit_ms * power.compute_w
+
+    def plan(self, rates: Sequence[int]) -> Plan:
+        """Raises IndexError for a rate that the ladder lacks, ValueError for a wrong number of rates."""
+        way, share, sent = self.way, self._share, 0.0
+        network_ms, radio_ms = self._answer_ms, self._answer_radio_ms
+        drop, agreement = way.drop + way.exit_drop, None
+        for crossing, index, taken, leaves in zip(way.crossings, rates, self._paths, self._leaves, strict=True):
+            if index < 0:
+                raise IndexError(f"rate {index} of {crossing.codec}, allowed 0 to {len(crossing.rates) - 1}")
+            rate = crossing.rates[index]
+            drop += rate.drop
+            agreement = rate.agreement
+            for link in taken:
+                network_ms += link.one_way_ms(rate.size_bytes)
+            if leaves:
+                sent += rate.size_bytes
+                radio_ms += taken[0].transfer_ms(rate.size_bytes)
+        energy_mj = self._energy_mj
+        if self._power is not None:
+            waited_ms = self._remote_ms + network_ms - radio_ms
+            energy_mj += share * (radio_ms * self._power.radio_w + waited_ms * self._power.idle_w)
+        return Plan(
+            variant=way.variant,
+            rates=tuple(rates),
+            latency_ms=self._device_ms + share * (self._remote_ms + network_ms),
+            compute_ms=self._device_ms + share * self._remote_ms,
+            network_ms=share * network_ms,
+            energy_mj=energy_mj,
+            bytes_sent=share * sent,
+            drop=drop,
+            memory_bytes=self._memory_bytes,
+            tiers=way.tiers,
+            agreement=agreement,
+        )
