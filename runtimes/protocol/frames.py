@@ -7,26 +7,26 @@ name given to the node, "2" the second; no version asks for the newest. `edgekit
 and shape [n], one frame (`edgekit.runtimes.codecs.frame`) for each sample or group of samples, in order; n answers
 come back along the first axis. Frames of one request may have different rates. Its parameters, all optional:
 
-| parameter             | type   | meaning                                                                              |
-|-----------------------|--------|--------------------------------------------------------------------------------------|
-| `edgekit_plan`        | string | `Manifest.plan_digest` of the variant: the answer is that of the variant's last part |
-| `edgekit_bundle`      | string | the bundle's digest, which must be served here                                       |
-| `edgekit_deadline_ms` | double | what is left of the caller's time; relative, so that clocks need not agree           |
-| `edgekit_next_rate`   | int64  | the rung at which this node codes for the node above it; 0, the finest, without      |
+| parameter             | type   | meaning                                                                         |
+|-----------------------|--------|---------------------------------------------------------------------------------|
+| `edgekit_plan`        | string | `Manifest.plan_digest` of the variant: its last part answers                    |
+| `edgekit_bundle`      | string | the bundle's digest, which must be served here                                  |
+| `edgekit_deadline_ms` | double | what is left of the caller's time; relative, so that clocks need not agree      |
+| `edgekit_next_rate`   | int64  | the rung at which this node codes for the node above it; without, 0: the finest |
 
 A request that names a plan goes through the plan's remaining parts: those that this node holds run here, the next one
 behind the variant's next codec at `edgekit_next_rate` on the node upstream. Without a plan the named part alone runs.
 
 **The answer.** The outputs of the last part as ordinary tensors, and the parameters
 
-| parameter            | type   | meaning                                                                        |
-|----------------------|--------|--------------------------------------------------------------------------------|
-| `edgekit_tier`       | string | where it was computed, in order: `edge`, `cloud` or `edge,cloud`               |
-| `edgekit_rate`       | string | rungs of the frames read, one a crossing: `2`, `2,0`; empty for raw tensors    |
-| `edgekit_compute_ms` | double | decoding, running and coding, summed over the nodes                            |
-| `edgekit_queue_ms`   | double | waiting in queues, summed over the nodes                                       |
-| `edgekit_forward_ms` | double | only from a node that forwarded: from its sending to the answer of the upstream |
-| `edgekit_degraded`   | bool   | false: a node answers as planned or not at all                                 |
+| parameter            | type   | meaning                                                                          |
+|----------------------|--------|----------------------------------------------------------------------------------|
+| `edgekit_tier`       | string | where it was computed, in order: `edge`, `cloud` or `edge,cloud`                 |
+| `edgekit_rate`       | string | coarsest rung read at each crossing, in order: `2` or `2,0`; none of raw tensors |
+| `edgekit_compute_ms` | double | decoding, running and coding, summed over the nodes                              |
+| `edgekit_queue_ms`   | double | waiting in queues, summed over the nodes                                         |
+| `edgekit_forward_ms` | double | only from a node that forwarded: from sending to the answer of the upstream      |
+| `edgekit_degraded`   | bool   | false: a node answers as planned or not at all                                   |
 
 **Errors** (`edgekit.runtimes.protocol.status`): a damaged frame is DATA_LOSS / 400, one of another plan, codec, bundle
 or model FAILED_PRECONDITION / 409, a full queue RESOURCE_EXHAUSTED / 429 with `retry-after` in seconds, a passed
@@ -149,7 +149,9 @@ class Served:
         return given
 
 
-def frame_call(model: str, frames: Sequence[bytes], wish: Wish = Wish(), *, version: str = "", id: str = "") -> InferCall:
+def frame_call(
+    model: str, frames: Sequence[bytes], wish: Wish = Wish(), *, version: str = "", id: str = ""
+) -> InferCall:
     """A request that carries `frames` to `model`."""
     return InferCall(model, {FRAME: object_array(frames)}, wish.parameters(), version=version, id=id)
 

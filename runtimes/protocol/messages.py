@@ -66,7 +66,12 @@ RepositoryIndexResponse: 1 models .ModelIndex*
 RepositoryIndexResponse.ModelIndex: 1 name string, 2 version string, 3 state string, 4 reason string
 """
 
-_DATA_TYPES = "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16".split()
+_DATA_TYPES = tuple(
+    f"TYPE_{name}"
+    for name in re.split(
+        " ", "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16"
+    )
+)
 
 # method -> (request, response); only ModelStreamInfer streams, both ways.
 _METHODS = {
@@ -98,12 +103,10 @@ _FIELD = re.compile(r"(\d+) (\w+) (\{?)([.\w]+)\}?([*?]?)")
 
 
 def _build() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="edgekit/open_inference.proto", package=PACKAGE, syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="edgekit/open_inference.proto", package=PACKAGE, syntax="proto3")
     kinds = file.enum_type.add(name="DataType")
     for number, name in enumerate(_DATA_TYPES):
-        kinds.value.add(name=f"TYPE_{name}", number=number)
+        kinds.value.add(name=name, number=number)
     made: dict[str, descriptor_pb2.DescriptorProto] = {}
     for line in _MESSAGES.strip().splitlines():
         name, _, fields = line.partition(":")

@@ -89,7 +89,9 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], data: bytes | mem
         halves = np.frombuffer(data, "<u2").astype(np.uint32)
         return (halves << 16).view(np.float32).reshape(shape)
     if datatype not in DTYPES:
-        raise InputError(f"tensor {name!r} has the datatype {datatype!r:.40}, allowed {', '.join(CONTENTS)}, FP16, BF16")
+        raise InputError(
+            f"tensor {name!r} has the datatype {datatype!r:.40}, allowed {', '.join(CONTENTS)}, FP16, BF16"
+        )
     dtype = DTYPES[datatype]
     _check_size(name, shape, dtype.itemsize, len(data))
     if datatype == "BOOL" and any(np.frombuffer(data, np.uint8) > 1):
