@@ -55,13 +55,18 @@ def power_of(device: Device) -> Power | None:
 
 def roofline_ms(part: Part, device: Device, threads: int | None = None) -> float:
     """The sum over segments of max(flops / peak, bytes / bandwidth), every kernel at efficiency 1. Raises DeviceError
-    for a format that the device cannot run."""
+    for a format that the device cannot run.
+
+    Where the calibration knows kernels that pass the profile's nominal peak, its prediction is the lower one."""
+    if not part.segments:
+        return 0.0
     unit = device.unit_for(part.format)
     bandwidth = bandwidth_gbps(unit, threads)
-    return 1e-6 * sum(
+    nominal = 1e-6 * sum(
         max(segment.flops / peak_gflops(unit, segment.precision, threads), segment.bytes_moved / bandwidth)
         for segment in part.segments
     )
+    return min(nominal, predict(part.segments, device, part.format, threads).latency_ms)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Prices:
             latency_ms=latency_ms,
             energy_mj=self._energy_mj(latency_ms) if part.tier == "device" else 0.0,
             memory_bytes=weights + part.peak_activation_bytes,
-            bound_ms=roofline_ms(part, self.on(part.tier), self.threads.get(part.tier)) if part.segments else 0.0,
+            bound_ms=roofline_ms(part, self.on(part.tier), self.threads.get(part.tier)),
         )
 
     def part_ms(self, part: Part) -> float:
@@ -156,9 +161,8 @@ class Prices:
         key = f"{step}:{codec.name}"
         if key in self.measured:
             return self.measured[key]
-        components = sum(
-            spec.size_bytes // DTYPES[spec.dtype].itemsize for spec in map(TensorEntry.spec, codec.features)
-        )
+        specs = [entry.spec() for entry in codec.features]
+        components = sum(spec.size_bytes // DTYPES[spec.dtype].itemsize for spec in specs)
         clock_ghz = next((unit.clock_ghz for unit in self.on(tier).units if unit.name == "cpu"), 2.0)
         return CODEC_CALL_MS + components * CODEC_CYCLES / clock_ghz * 1e-6
 
