@@ -5,6 +5,7 @@ A payload is what `frame.py` wraps: it holds no shape, no digest and no checksum
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from edgekit.bundle.manifest import Codec as CodecEntry
 from edgekit.errors import CodecError
 from edgekit.registry import CODECS
 from edgekit.tensors import TensorSpec
+
+MAX_ELEMENTS = 1 << 24  # of one feature: what a few hostile bytes can make a decoder allocate
 
 
 class Codec(ABC):
@@ -47,6 +50,8 @@ class Codec(ABC):
             raise CodecError(f"{len(arrays)} arrays, allowed {len(self.features)}")
         for spec, array in zip(self.features, arrays, strict=True):
             reason = spec.mismatch(array)
+            if reason is None and array.size > MAX_ELEMENTS:
+                reason = f"{array.size} elements, allowed {MAX_ELEMENTS}"
             if reason is not None:
                 raise CodecError(f"feature {spec.name!r} has {reason}", hint="encode what this bundle's head gives")
         return self._encode(arrays, rate)
@@ -54,7 +59,11 @@ class Codec(ABC):
     def decode(self, payload: bytes, shapes: Sequence[tuple[int, ...]], rate: int = 0) -> list[np.ndarray]:
         """Raises CodecError for a rate off the ladder, shapes that do not fit `features`, or a damaged payload."""
         self.check_rate(rate)
+        if len(shapes) != len(self.features):
+            raise CodecError(f"{len(shapes)} shapes, allowed {len(self.features)}")
         for spec, shape in zip(self.features, shapes, strict=True):
+            if any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+                raise CodecError(f"feature {spec.name!r} of shape {list(shape)}, allowed {MAX_ELEMENTS} elements")
             if len(shape) != len(spec.shape) or any(
                 isinstance(want, int) and want != got for want, got in zip(spec.shape, shape, strict=True)
             ):

@@ -1,0 +1,218 @@
+"""Entropy coding of integers with integer tables: the same bytes on every processor.
+
+The coder is constriction's range coder at 24 bits of precision. Its models are made from floats, so ours are chosen
+such that every float operation is exact: with weights g_i (sum 2^24, each >= 1) it is given the floats g_i - 1, whose
+sum is 2^24 - n. It scales by (2^24 - n) / sum, which is exactly 1, and adds one to each: g_i again, whatever rounds.
+(Lossless range coding: G. N. N. Martin, 1979; the library: R. Bamler, arXiv:2201.01741.)
+
+A table of radius m knows the symbols -m .. m and an escape. What escapes follows at the end: the bit length of
+2 (|s| - m - 1) + (s < 0) + 1 evenly from 1 to 32, then the bits below its first (Elias' gamma code, 1975).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import constriction
+import numpy as np
+
+from edgekit.errors import CodecError
+
+PRECISION = 24
+TABLE_BITS = 16
+TABLE_TOTAL = 1 << TABLE_BITS
+MAX_RADIUS = 255
+MAX_SYMBOL = (1 << 20) - 1
+_CHUNK_BITS = 16
+
+_model: Any = constriction.stream.model
+_queue: Any = constriction.stream.queue
+
+Run = tuple[int, int]  # table, number of symbols
+
+
+def exact_model(weights: np.ndarray) -> Any:
+    """`weights`: integers [n >= 2], each >= 1, sum 2^24."""
+    return _model.Categorical((weights.astype(np.int64) - 1).astype(np.float32), perfect=False, lazy=False)
+
+
+def _even(bits: int) -> Any:
+    """2^bits symbols of the same weight."""
+    return exact_model(np.full(1 << bits, 1 << (PRECISION - bits)))
+
+
+_EVEN = {bits: _even(bits) for bits in (1, 2, 3, 4, 5, 6, 7, 8)} | {16: _even(16)}
+
+
+class FrequencyTables:
+    """`frequencies`: uint16 [sum of 2 m_t + 2], table by table: -m_t .. m_t, escape; each >= 1, each table's sum 2^16.
+
+    `radii`: uint8 [tables], the m_t.
+    """
+
+    def __init__(self, frequencies: np.ndarray, radii: np.ndarray) -> None:
+        """Raises CodecError for tables that do not fit."""
+        self.radii = radii.astype(np.int64)
+        self.ends = np.cumsum(2 * self.radii + 2)
+        if len(radii) == 0 or len(frequencies) != self.ends[-1]:
+            raise CodecError(f"{len(frequencies)} frequencies, allowed {self.ends[-1] if len(radii) else 'some'}")
+        self.frequencies = frequencies.astype(np.int64)
+        sums = np.add.reduceat(self.frequencies, np.concatenate([[0], self.ends[:-1]]))
+        if (self.frequencies < 1).any() or (sums != TABLE_TOTAL).any():
+            raise CodecError(f"frequencies below 1 or with a sum other than {TABLE_TOTAL}")
+        self._models: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.radii)
+
+    def row(self, table: int) -> np.ndarray:
+        """int64 [2 m + 2]: frequencies of -m .. m and escape."""
+        end = self.ends[table]
+        return self.frequencies[end - 2 * self.radii[table] - 2 : end]
+
+    def model(self, table: int) -> Any:
+        model = self._models.get(table)
+        if model is None:
+            model = self._models[table] = exact_model(self.row(table) << (PRECISION - TABLE_BITS))
+        return model
+
+    def encode(self, symbols: np.ndarray, runs: Sequence[Run]) -> bytes:
+        """`symbols` int32 [n], |s| <= MAX_SYMBOL, in runs of one table each. Raises CodecError."""
+        return encode_runs(symbols, [(self.model(table), int(self.radii[table]), count) for table, count in runs])
+
+    def decode(self, payload: bytes, runs: Sequence[Run]) -> np.ndarray:
+        """int32 [sum of counts]. Raises CodecError for bytes that `encode` does not write."""
+        return decode_runs(payload, [(self.model(table), int(self.radii[table]), count) for table, count in runs])
+
+    def bits(self, symbols: np.ndarray, runs: Sequence[Run]) -> float:
+        """What the tables say that these symbols cost, escapes and the coder's own ending included not."""
+        total, start = 0.0, 0
+        for table, count in runs:
+            radius, row = int(self.radii[table]), self.row(table)
+            part = symbols[start : start + count].astype(np.int64)
+            index = np.where(abs(part) <= radius, part + radius, 2 * radius + 1)
+            total += float((TABLE_BITS - np.log2(row[index])).sum())
+            start += count
+        return total
+
+
+ModelRun = tuple[Any, int, int]  # model, radius, number of symbols
+
+
+def encode_runs(symbols: np.ndarray, runs: Iterable[ModelRun]) -> bytes:
+    """Codes each run with its model; see `FrequencyTables.encode`."""
+    encoder, start, escapes = _queue.RangeEncoder(), 0, []
+    symbols = np.ascontiguousarray(symbols, np.int32)
+    for model, radius, count in runs:
+        part = symbols[start : start + count]
+        start += count
+        if count == 0:
+            continue
+        index = part + np.int32(radius)
+        outside = index.view(np.uint32) > 2 * radius
+        if outside.any():
+            escapes.append((abs(part[outside].astype(np.int64)) - radius - 1) * 2 + (part[outside] < 0))
+            index[outside] = 2 * radius + 1
+        encoder.encode(index, model)
+    if escapes:
+        _encode_escapes(encoder, np.concatenate(escapes) + 1)
+    return _ending(encoder)
+
+
+def decode_runs(payload: bytes, runs: Sequence[ModelRun]) -> np.ndarray:
+    """The reverse. A payload is what `encode_runs` writes for the symbols found in it, or CodecError is raised."""
+    words = np.frombuffer(payload + bytes(8 + -len(payload) % 4), ">u4").astype(np.uint32)
+    decoder, parts, places, start = _queue.RangeDecoder(words), [], [], 0
+    try:
+        for model, radius, count in runs:
+            if count == 0:
+                continue
+            index = decoder.decode(model, count)
+            escaped = index == 2 * radius + 1
+            index -= radius
+            if escaped.any():
+                places.append((start + np.flatnonzero(escaped), radius))
+            parts.append(index)
+            start += count
+        symbols = np.concatenate(parts) if parts else np.empty(0, np.int32)
+        if places:
+            values = _decode_escapes(decoder, sum(len(where) for where, _ in places)) - 1
+            radii = np.concatenate([np.full(len(where), radius) for where, radius in places])
+            magnitudes = values // 2 + radii + 1
+            if (magnitudes > MAX_SYMBOL).any():
+                raise CodecError(f"a symbol of {magnitudes.max()}, allowed {MAX_SYMBOL}")
+            symbols[np.concatenate([where for where, _ in places])] = np.where(values % 2, -magnitudes, magnitudes)
+    except (AssertionError, ValueError) as error:
+        raise CodecError(f"{len(payload)} bytes that no encoder wrote: {error}") from error
+    # A range coder decodes any bytes to something: coding that again is the cheapest complete check.
+    if encode_runs(symbols, runs) != payload:
+        raise CodecError(f"{len(payload)} bytes that no encoder wrote")
+    return symbols
+
+
+def _encode_escapes(encoder: Any, values: np.ndarray) -> None:
+    """`values` int64 >= 1."""
+    lengths = np.frexp(values.astype(np.float64))[1]
+    encoder.encode((lengths - 1).astype(np.int32), _EVEN[5])
+    for length in np.unique(lengths):
+        low = values[lengths == length] - (1 << int(length - 1))
+        for shift, model in _chunks(int(length) - 1):
+            encoder.encode(((low >> shift) & 0xFFFF).astype(np.int32), model)
+
+
+def _decode_escapes(decoder: Any, count: int) -> np.ndarray:
+    lengths = decoder.decode(_EVEN[5], count).astype(np.int64) + 1
+    values = np.left_shift(np.int64(1), lengths - 1)
+    for length in np.unique(lengths):
+        where = np.flatnonzero(lengths == length)
+        for shift, model in _chunks(int(length) - 1):
+            values[where] += decoder.decode(model, len(where)).astype(np.int64) << shift
+    return values
+
+
+def _chunks(bits: int) -> list[tuple[int, Any]]:
+    """Shifts and models that cover `bits` low bits, 16 at a time."""
+    chunks = []
+    for shift in range(0, bits, _CHUNK_BITS):
+        width = min(_CHUNK_BITS, bits - shift)
+        if width not in _EVEN:
+            _EVEN[width] = _even(width)
+        chunks.append((shift, _EVEN[width]))
+    return chunks
+
+
+def _ending(encoder: Any) -> bytes:
+    """The shortest bytes whose continuation by zeros lies in the coder's last interval; of those the smallest.
+
+    constriction ends in whole words, 4 to 8 bytes; this takes about one, which counts where a frame has a hundred.
+    """
+    words = encoder.get_compressed()
+    if len(words) == 0:
+        return b""
+    lower, width = encoder.pos()[1]
+    # The library seals with the first whole word at or past `lower`, and a word of zeros where that word is not enough.
+    point = (lower + (1 << 32) - 1) >> 32 << 32
+    words_sealed = 2 if (lower + width) >> 32 == point >> 32 else 1
+    sealed = words.astype(">u4").tobytes() + bytes(8)
+    scale = 32 * words_sealed  # bits below the state's lowest one
+    low = int.from_bytes(sealed, "big") - ((point - lower) << scale)
+    high = low + (width << scale) - 1
+    # No multiple of 2^128 is farther than one from the next in an interval of at most 2^128: more zeros are stripped.
+    for zeros in range(16, -1, -1):
+        candidate = -(-low >> 8 * zeros) << 8 * zeros
+        if candidate <= high:
+            return candidate.to_bytes(len(sealed), "big").rstrip(b"\0")
+    raise AssertionError("an interval holds its own lower end")
+
+
+def integer_table(counts: np.ndarray, total: int = TABLE_TOTAL) -> np.ndarray:
+    """int64 [n] of sum `total`, each >= 1, proportional to `counts` [n >= 1, n <= total] by largest remainder."""
+    counts = np.maximum(np.asarray(counts, np.float64), 0)
+    weight = counts.sum()
+    shares = (counts / weight if weight > 0 else np.full(len(counts), 1 / len(counts))) * (total - len(counts))
+    table = np.floor(shares).astype(np.int64)
+    missing = total - len(counts) - int(table.sum())
+    order = np.argsort(-(shares - table), kind="stable")
+    table[order[:missing]] += 1
+    return table + 1
