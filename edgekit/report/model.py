@@ -151,6 +151,31 @@ class Sample(Entry):
     float_top: tuple[tuple[str, float], ...] = ()
 
 
+class InformationPoint(Entry):
+    """What crosses `cut` at `rate`: `bits_sent` a sample, and how much it knows of the input and of the answer, bits.
+
+    Estimates from samples: at most about log2 of their number can be seen.
+    """
+
+    cut: str
+    rate: int
+    bits_sent: float = Field(ge=0)
+    i_xt: float = Field(ge=0)
+    i_ty: float = Field(ge=0)
+
+
+class SplitRow(Entry):
+    """A variant at one rate of its codec: bytes on the wire for a sample; `drop` in points, against the float model."""
+
+    variant: str
+    codec: str
+    rate: int
+    bytes_mean: float = Field(ge=0)
+    bytes_p95: float = Field(ge=0)
+    drop: float
+    agreement: float | None = None
+
+
 class EvaluationReport(Entry):
     """`seconds`: by pass. `stages_ms`: preprocess, inference, postprocess. `host`: the machine that measured."""
 
@@ -176,6 +201,8 @@ class EvaluationReport(Entry):
     parity: tuple[ParityStep, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
     samples: tuple[Sample, ...] = ()
+    split: tuple[SplitRow, ...] = ()
+    information: tuple[InformationPoint, ...] = ()
     seconds: dict[str, float] = {}
     peak_memory_bytes: int | None = None
     host: str = ""
