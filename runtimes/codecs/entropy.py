@@ -135,7 +135,7 @@ def decode_runs(payload: bytes, runs: Sequence[ModelRun]) -> np.ndarray:
                 places.append((start + np.flatnonzero(escaped), radius))
             parts.append(index)
             start += count
-        symbols = np.concatenate(parts) if parts else np.empty(0, np.int32)
+        symbols: np.ndarray = np.concatenate(parts) if parts else np.empty(0, np.int32)
         if places:
             values = _decode_escapes(decoder, sum(len(where) for where, _ in places)) - 1
             radii = np.concatenate([np.full(len(where), radius) for where, radius in places])
@@ -163,7 +163,7 @@ def _encode_escapes(encoder: Any, values: np.ndarray) -> None:
 
 def _decode_escapes(decoder: Any, count: int) -> np.ndarray:
     lengths = decoder.decode(_EVEN[5], count).astype(np.int64) + 1
-    values = np.left_shift(np.int64(1), lengths - 1)
+    values: np.ndarray = np.left_shift(np.int64(1), lengths - 1)
     for length in np.unique(lengths):
         where = np.flatnonzero(lengths == length)
         for shift, model in _chunks(int(length) - 1):
@@ -202,7 +202,8 @@ def _ending(encoder: Any) -> bytes:
     for zeros in range(16, -1, -1):
         candidate = -(-low >> 8 * zeros) << 8 * zeros
         if candidate <= high:
-            return candidate.to_bytes(len(sealed), "big").rstrip(b"\0")
+            ending: bytes = candidate.to_bytes(len(sealed), "big").rstrip(b"\0")
+            return ending
     raise AssertionError("an interval holds its own lower end")
 
 

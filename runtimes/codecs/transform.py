@@ -40,6 +40,8 @@ class Layout:
 class TransformCodec(Codec):
     """One float32 feature [B, C, ...] or [B, ..., C]. A component is a channel, or a channel at a position.
 
+    A ladder may end before its tables do.
+
     Tables: settings `channel_axis`, `per_position`, `rounding`; arrays `steps` float32 [rates], `index` uint8 [rates,
     components], `frequencies`, `radii` (see entropy.FrequencyTables) and `offsets` float32 [tables, 7], which a
     reconstruction adds to its symbol, in steps.
@@ -55,8 +57,10 @@ class TransformCodec(Codec):
         self.tables = FrequencyTables(
             array(arrays, "frequencies", "<u2", (None,)), array(arrays, "radii", "|u1", (None,))
         )
-        steps = array(arrays, "steps", "<f4", (self.rates,))
-        self.index = array(arrays, "index", "|u1", (self.rates, None))
+        steps = array(arrays, "steps", "<f4", (None,))
+        if not 1 <= self.rates <= len(steps):
+            raise CodecError(f"{self.rates} rates, allowed 1 to {len(steps)}")
+        self.index = array(arrays, "index", "|u1", (len(steps), None))
         self.offsets = array(arrays, "offsets", "<f4", (len(self.tables), 2 * BUCKETS + 1))
         if not (steps > 1e-20).all() or not (steps < 1e20).all():
             raise CodecError(f"steps {steps.tolist()}, allowed above zero")
