@@ -50,7 +50,10 @@ TIMED_RUNS = 30
 
 @dataclass
 class Bench:
-    """Builds candidates of one captured Model for one device; what they share is computed once and kept."""
+    """Builds candidates of one captured Model for one device; what they share is computed once and kept.
+
+    `keep`: layers that stay float from the start.
+    """
 
     model: Model
     device: Device
@@ -59,6 +62,7 @@ class Bench:
     folder: Path
     threads: int
     progress: Progress
+    keep: tuple[Fallback, ...] = ()
     _quantized: dict[tuple[str, tuple[Fallback, ...]], list[Model]] = field(default_factory=dict)
     _segments: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
     _simulated: list[tuple[Model, Outputs]] = field(default_factory=list)
@@ -124,7 +128,7 @@ class Bench:
 
     def _gate(self, candidate: Candidate, exporter: Exporter) -> Built:
         """Quantize, export and compare; as long as a limit is broken keep the layers to blame in float and repeat."""
-        keep: tuple[Fallback, ...] = ()
+        keep = self.keep
         suspects: list[Fallback] | None = None
         while True:
             built = self._attempt(candidate, exporter, keep)
@@ -132,12 +136,12 @@ class Bench:
             if violation is None:
                 return replace(built, host_ms=self._time(built), device=self._predict(built))
             blamed: tuple[Fallback, ...] = ()
-            if built.model.quantization is not None and len(keep) < MAX_FALLBACKS:
+            if built.model.quantization is not None and len(keep) - len(self.keep) < MAX_FALLBACKS:
                 blamed = self._miscomputed(built, exporter)
                 if not blamed:
                     suspects = self._ranked(built, exporter) if suspects is None else suspects
                     # Doubled from one attempt to the next: each attempt costs as much as the first.
-                    count = max(1, len(keep))
+                    count = max(1, len(keep) - len(self.keep))
                     # Not all of them: that would be the float artifact.
                     blamed, suspects = (
                         (tuple(suspects[:count]), suspects[count:]) if len(suspects) > count else ((), [])

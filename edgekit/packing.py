@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import edgekit
-from edgekit.bundle import Bundle, write_bundle
+from edgekit.bundle import Bundle, describe_file, write_bundle
 from edgekit.bundle.manifest import (
     FallbackLine,
     Grid,
@@ -23,13 +23,15 @@ from edgekit.bundle.manifest import (
     Variant,
 )
 from edgekit.costs import peak_activation_bytes
+from edgekit.devices.device import load_device
 from edgekit.model import Model
 from edgekit.quantization import Quantization
 from edgekit.recipe import Recipe
 from edgekit.report.html import render
 from edgekit.report.model import EvaluationReport
 from edgekit.reporting import Evidence, build_report
-from edgekit.selection import Built
+from edgekit.selection import Built, Packed
+from edgekit.split_outcome import SplitOutcome
 
 PACKAGES = (
     "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "executorch", "litert-torch", "ai-edge-litert",
@@ -37,21 +39,24 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def pack(recipe: Recipe, output: Path, evidence: Evidence) -> tuple[Bundle, dict[str, Any]]:
+def pack(
+    recipe: Recipe, output: Path, evidence: Evidence, split: SplitOutcome = SplitOutcome()
+) -> tuple[Bundle, dict[str, Any]]:
     """Writes the bundle and reads it back, verified; the second value is what `export --json` prints.
 
-    Raises OutputError with nothing left behind.
+    `split`: the parts, codecs and variants beside the whole model on the device. Raises OutputError with nothing left
+    behind.
     """
-    packed = [("model", evidence.winner)]
+    local = [Packed("model", evidence.winner)]
     twin = evidence.twin
     if recipe.include_float and twin is not None and twin.artifact is not None and twin is not evidence.winner:
-        packed.append(("float", twin))
-    manifest = build_manifest(recipe, evidence.device.name, evidence.original, packed)
-    report = build_report(evidence)
+        local.append(Packed("float", twin))
+    manifest = build_manifest(recipe, evidence.device.name, evidence.original, local, split)
+    report = build_report(evidence, split.rows, split.information, split.notes)
     write_bundle(
         output,
         manifest,
-        part_files(packed, evidence.original),
+        part_files([*local, *split.packed], evidence.original) | _assets(split),
         report.to_json(),
         render(report) if recipe.report else "",
         sign_key=Path(recipe.sign) if recipe.sign else None,
@@ -94,19 +99,26 @@ def summary(output: Path, manifest: Manifest, report: EvaluationReport) -> dict[
     }
 
 
-def build_manifest(recipe: Recipe, device: str, original: Model, packed: Sequence[tuple[str, Built]]) -> Manifest:
-    """`packed`: (part name, what it holds), the default first."""
-    winner = packed[0][1]
+def build_manifest(
+    recipe: Recipe, device: str, original: Model, local: Sequence[Packed], split: SplitOutcome = SplitOutcome()
+) -> Manifest:
+    """`local`: the whole model on the device, the default first."""
+    winner = local[0].built
     record = winner.model.quantization
     return Manifest(
         name=original.name,
         task=original.task,
         device=device,
-        parts=tuple(_part(name, built) for name, built in packed),
-        variants=tuple(Variant(name=_variant_name(built), parts=(name,)) for name, built in packed),
+        tiers=_tiers(recipe),
+        parts=tuple(_part(one) for one in (*local, *split.packed)),
+        variants=(*(Variant(name=_variant_name(one.built), parts=(one.name,)) for one in local), *split.variants),
+        codecs=split.codecs,
         preprocess=original.preprocess,
         postprocess=original.postprocess,
-        assets=() if original.tokenizer is None else (_file(original.tokenizer),),
+        assets=(
+            *(() if original.tokenizer is None else (_file(original.tokenizer),)),
+            *(describe_file(name, content) for name, content in sorted(split.tables.items())),
+        ),
         fallbacks=tuple(FallbackLine(layer=f.layer, precision=f.precision, why=f.why) for f in winner.fallbacks),
         grids=_grids(record) if record is not None else (),
         history=tuple(HistoryLine(name=e.name, detail=e.detail, size_bytes=e.size_bytes) for e in winner.model.history),
@@ -121,16 +133,31 @@ def build_manifest(recipe: Recipe, device: str, original: Model, packed: Sequenc
     )
 
 
-def part_files(packed: Sequence[tuple[str, Built]], original: Model) -> dict[str, Path | bytes]:
+def part_files(packed: Sequence[Packed], original: Model) -> dict[str, Path | bytes]:
     """Path in the bundle -> the file that goes there."""
     files: dict[str, Path | bytes] = {}
-    for _, built in packed:
-        assert built.artifact is not None
-        for path in (built.artifact.path, *built.artifact.companions):
+    for one in packed:
+        artifact = one.built.artifact
+        assert artifact is not None
+        for path in (artifact.path, *artifact.companions):
             files[f"parts/{path.name}"] = path
     if original.tokenizer is not None:
         files[f"assets/{original.tokenizer.name}"] = original.tokenizer
     return files
+
+
+def _assets(split: SplitOutcome) -> dict[str, Path | bytes]:
+    return {f"assets/{name}": content for name, content in split.tables.items()}
+
+
+def _tiers(recipe: Recipe) -> dict[Literal["edge", "cloud"], str]:
+    """The profiles' own names: a user's path means nothing on another machine."""
+    named: dict[Literal["edge", "cloud"], str] = {}
+    if recipe.edge is not None:
+        named["edge"] = load_device(recipe.edge).name
+    if recipe.cloud is not None:
+        named["cloud"] = load_device(recipe.cloud).name
+    return named
 
 
 def installed_versions() -> dict[str, str]:
@@ -148,7 +175,8 @@ def _variant_name(built: Built) -> str:
     return f"{built.candidate.format}-{built.candidate.precision}"
 
 
-def _part(name: str, built: Built) -> Part:
+def _part(packed: Packed) -> Part:
+    built = packed.built
     artifact = built.artifact
     assert artifact is not None
     file = _file(artifact.path)
@@ -157,7 +185,8 @@ def _part(name: str, built: Built) -> Part:
         file=file.file,
         size_bytes=file.size_bytes,
         sha256=file.sha256,
-        name=name,
+        name=packed.name,
+        tier=packed.tier,
         format=artifact.format,
         precision=artifact.precision,
         companions=tuple(_file(path) for path in artifact.companions),

@@ -37,6 +37,7 @@ from edgekit.registry import EXPORTERS
 from edgekit.reporting import Evidence
 from edgekit.selection import Built, Candidate, choose, float_twin
 from edgekit.sources import resolve
+from edgekit.split_outcome import SplitOutcome
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def export_recipe(
         with _full_disk_told(folder):
             built = _build(recipe, bench)
         winner, outcome = choose(built, device)
+        split = _split(recipe, bench, winner) if recipe.edge or recipe.cloud else SplitOutcome()
         seconds = {"total": time.perf_counter() - start}
         evidence = Evidence(
             device=device,
@@ -134,8 +136,15 @@ def export_recipe(
             versions=installed_versions(),
         )
         progress("measure and pack", 0, 0)
-        bundle, summary = pack(recipe, output, evidence)
+        bundle, summary = pack(recipe, output, evidence, split)
     return ExportResult(bundle, tuple(outcome), summary)
+
+
+def _split(recipe: Recipe, bench: Bench, winner: Built) -> SplitOutcome:
+    """Imported here: an export for one device needs neither the solvers nor the codecs."""
+    from edgekit.splitting import Splitter
+
+    return Splitter(recipe, bench, winner).run()
 
 
 def prepare(original: Model, progress: Progress) -> tuple[Model, tuple[Step, ...]]:

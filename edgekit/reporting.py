@@ -27,6 +27,7 @@ from edgekit.report.model import (
     Energy,
     EvaluationReport,
     Fallback,
+    InformationPoint,
     Latency,
     Layer,
     Memory,
@@ -36,6 +37,7 @@ from edgekit.report.model import (
     Roofline,
     RooflinePoint,
     Sample,
+    SplitRow,
 )
 from edgekit.runtimes.host import isa
 from edgekit.runtimes.predict import timed_prediction, top_labels
@@ -65,7 +67,12 @@ class Evidence:
     versions: dict[str, str]
 
 
-def build_report(evidence: Evidence) -> EvaluationReport:
+def build_report(
+    evidence: Evidence,
+    split: Sequence[SplitRow] = (),
+    information: Sequence[InformationPoint] = (),
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
     """Opens the winner once more: for its percentiles, the stages around it, and what it says of the previews."""
     winner, device, original = evidence.winner, evidence.device, evidence.original
     artifact = winner.artifact
@@ -109,7 +116,9 @@ def build_report(evidence: Evidence) -> EvaluationReport:
         host=_host(),
         isa=isa(),
         versions=evidence.versions,
-        notes=(*original.notes, *artifact.notes),
+        split=tuple(split),
+        information=tuple(information),
+        notes=(*original.notes, *artifact.notes, *notes),
     )
 
 

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from edgekit.bundle.manifest import Tier
 from edgekit.devices.device import Device
 from edgekit.devices.latency import Prediction
 from edgekit.devices.segment import Segment
@@ -51,6 +52,15 @@ class Built:
     fallbacks: tuple[Fallback, ...] = ()
     why_not: str = ""
     error: EdgekitError | None = None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A candidate that goes into the bundle as the part `name`, to run on `tier`."""
+
+    name: str
+    built: Built
+    tier: Tier = "device"
 
 
 def choose(built: Sequence[Built], device: Device, host_unit: str = "cpu") -> tuple[Built, list[Built]]:

@@ -10,6 +10,7 @@ import click
 
 from edgekit.cli.command import GroupedOption, NameType
 from edgekit.cli.command import command as make_command
+from edgekit.cli.ladders import ladders
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.wording import count_text, db_text, ms_text, percent_text, quality_text, size_text
 from edgekit.devices.device import load_device
@@ -108,6 +109,9 @@ def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
         rows = [(line.layer, line.precision, line.why) for line in report.fallbacks]
         out.line()
         out.table(Table(columns, rows, "Layers in higher precision"))
+    if report.split:
+        out.line()
+        out.table(ladders(bundle.manifest))
     out.line()
     out.table(facts(_chosen(report, bundle)))
     for note in report.notes:
@@ -116,7 +120,13 @@ def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
     out.line()
     out.line(f"next: edgekit run {path} --input FILE")
     out.line(f"      edgekit inspect {path} --report report.html")
-    out.line(f"      edgekit benchmark {path} --threads {report.latency_ms.threads if report.latency_ms else 1}")
+    if report.split:
+        tier = next(iter(bundle.manifest.tiers))
+        out.line(f"      edgekit plan {path} --link 10mbps,20ms")
+        out.line(f"      edgekit serve {path} --tier {tier} --grpc-port 8102")
+        out.line(f"      edgekit run {path} --input FILE --{tier} grpc://127.0.0.1:8102 --deadline 300ms")
+    else:
+        out.line(f"      edgekit benchmark {path} --threads {report.latency_ms.threads if report.latency_ms else 1}")
 
 
 def _candidates(report: EvaluationReport) -> Table:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.command import command as make_command
+from edgekit.cli.ladders import ladders
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.wording import number_text, plain, shape_text, size_text
 from edgekit.errors import OutputError, UsageError
@@ -87,6 +88,7 @@ def _show(out: Output, bundle: Bundle, scales: bool) -> None:
                 ("bundle", f"{bundle.path} ({size_text(bundle.size_bytes)})"),
                 ("model", Cell(f"{manifest.name} ({manifest.task})", "bold")),
                 ("device", manifest.device),
+                *((tier, profile) for tier, profile in manifest.tiers.items()),
                 ("digest", bundle.digest),
                 ("signature", signature),
                 ("preprocess", _preprocess(manifest)),
@@ -94,7 +96,8 @@ def _show(out: Output, bundle: Bundle, scales: bool) -> None:
             ]
         )
     )
-    for table in (_parts(manifest), _tensors(manifest.part()), _fallbacks(manifest), _grids(manifest, scales)):
+    ways = ladders(manifest) if manifest.codecs else None
+    for table in (_parts(manifest), ways, _tensors(manifest.part()), _fallbacks(manifest), _grids(manifest, scales)):
         if table is not None:
             out.line()
             out.table(table)

@@ -1,0 +1,45 @@
+"""The table of ways to run a split bundle: parts by tier, and what crosses between them at which rates."""
+
+from __future__ import annotations
+
+from edgekit.bundle.manifest import Manifest, Rate, Variant
+from edgekit.cli.output import Column, Table
+from edgekit.cli.wording import count_text, percent_text, size_text
+
+
+def ladders(manifest: Manifest) -> Table:
+    """One row a variant, and one more for each further codec on its way."""
+    columns = (
+        Column("variant", style="cyan"),
+        Column("runs"),
+        Column("sends"),
+        Column("rates", number=True),
+        Column("finest", number=True),
+        Column("coarsest within the limit", number=True),
+    )
+    rows = []
+    for variant in manifest.variants:
+        first = (variant.name, _route(manifest, variant))
+        codecs = [manifest.codec(name) for name in variant.codecs]
+        if not codecs:
+            rows.append((*first, "nothing", "-", "-", "-"))
+        for codec in codecs:
+            rows.append((*first, f"{codec.name} ({codec.kind})", str(len(codec.rates)), *_ends(manifest, codec.rates)))
+            first = ("", "")
+    return Table(columns, rows, "Ways to run it")
+
+
+def _route(manifest: Manifest, variant: Variant) -> str:
+    route = " > ".join(f"{name} ({manifest.part(name).tier})" for name in variant.parts)
+    return f"{route}, may leave at {variant.exit.part}" if variant.exit is not None else route
+
+
+def _ends(manifest: Manifest, rates: tuple[Rate, ...]) -> tuple[str, str]:
+    limit = manifest.provenance.recipe.get("max_drop")
+    fitting = [rate for rate in rates if isinstance(limit, int | float) and rate.drop <= limit]
+    return _rate(rates[0]), _rate(fitting[-1]) if fitting else f"none of {count_text(len(rates), 'rate')}"
+
+
+def _rate(rate: Rate) -> str:
+    kept = f", {percent_text(rate.agreement)} agree" if rate.agreement is not None else ""
+    return f"{size_text(rate.bytes_mean)}, {rate.drop:.2f} points{kept}"
