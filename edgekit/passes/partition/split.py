@@ -1,0 +1,224 @@
+"""One captured Model becomes stages that compose to it exactly, each a Model that every pass and exporter takes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from edgekit.errors import PlanError, SourceError
+from edgekit.model import Model, Sample
+from edgekit.passes.partition.candidates import Layout
+from edgekit.passes.partition.flow import SIZE, dimensions, expression
+from edgekit.passes.partition.naming import identifier, unique
+from edgekit.passes.partition.stages import Cut
+
+BATCH = 16
+
+
+def split(model: Model, cuts: Sequence[Cut]) -> tuple[Model, ...]:
+    """The stages below, between and above `cuts`, in order; what one gives is what the next takes, by name.
+
+    A value that a later stage reads passes through those between. Samples of a later stage are the answers of the one
+    before. Weights are copies, each stage's own, so that a stage can be trained alone. Raises PlanError for cuts that
+    are not in order, and SourceError for a cut of another Model or one that is quantized already.
+    """
+    start = time.perf_counter()
+    if model.quantization is not None:
+        raise SourceError(f"{model.name} is quantized already", hint="split first, then quantize each stage")
+    layout = Layout.of(model)
+    heads = [layout.head_of(cut.crossing) for cut in cuts]
+    _check_order(layout, cuts, heads)
+    names = _value_names(model, layout, cuts)
+    borders = [tuple(layout.flow.placeholders), *(_crossing(layout, cut) for cut in cuts), layout.flow.outputs]
+    everything = frozenset(layout.flow.nodes)
+    stages: list[Model] = []
+    before: frozenset[Node] = frozenset()
+    for index, head in enumerate([*heads, everything]):
+        inside = head - before
+        last = index == len(cuts)
+        outputs = tuple(model.graph.graph.output_node().all_input_nodes) if last else borders[index + 1]
+        graph = _Stage(layout, names).build(borders[index], inside, outputs)
+        label = _label(index, len(cuts) + 1)
+        stage = _first(model) if index == 0 else _following(model, stages[-1], names, borders[index])
+        stage = replace(
+            stage,
+            name=f"{model.name}-{label}",
+            module=graph,
+            output_names=model.output_names if last else tuple(names[node] for node in outputs),
+            postprocess=model.postprocess if last else None,
+        )
+        where = "the whole" if not cuts else " and ".join(cut.name for cut in cuts[max(0, index - 1) : index + 1])
+        stages.append(stage.evolve("Split", f"{label} at {where}", time.perf_counter() - start))
+        before = head
+    return tuple(stages)
+
+
+def _check_order(layout: Layout, cuts: Sequence[Cut], heads: Sequence[frozenset[Node]]) -> None:
+    previous: frozenset[Node] = frozenset()
+    for index, (cut, head) in enumerate(zip(cuts, heads, strict=True)):
+        if not previous <= head or not any(layout.works(node) for node in head - previous):
+            other = cuts[index - 1].name
+            raise PlanError(
+                f"the cut {cut.name!r} does not lie above {other!r} with work between them",
+                hint="give cuts from the input to the output, as cuts(model) lists them",
+            )
+        missing = [node.name for node in layout.flow.crossing(head) if node.name not in cut.crossing]
+        if missing:
+            raise PlanError(
+                f"the cut {cut.name!r} leaves out {', '.join(missing)}, which the stage above reads",
+                hint="take the cut from cuts(model) or cut_at(model, nodes) of this very Model",
+            )
+        previous = head
+
+
+def _crossing(layout: Layout, cut: Cut) -> tuple[Node, ...]:
+    return tuple(node for node in layout.flow.nodes if node.name in cut.crossing)
+
+
+def _value_names(model: Model, layout: Layout, cuts: Sequence[Cut]) -> dict[Node, str]:
+    """Inputs and outputs keep the Model's names; other values are called after the place that they come from."""
+    names = dict(zip(layout.flow.placeholders, model.example_inputs, strict=True))
+    outputs = zip(model.graph.graph.output_node().all_input_nodes, model.output_names, strict=True)
+    names |= {node: name for node, name in outputs if node not in names}
+    taken = {*names.values(), *model.output_names}
+    for cut in cuts:
+        for node in _crossing(layout, cut):
+            if node not in names:
+                names[node] = unique(identifier(layout.places.name(layout.behind(node))), taken, "_")
+                taken.add(names[node])
+    return names
+
+
+def _label(index: int, count: int) -> str:
+    if index == 0:
+        return "head"
+    if index == count - 1:
+        return "tail"
+    return "middle" if count == 3 else f"middle{index}"
+
+
+def _first(model: Model) -> Model:
+    return replace(model, postprocess=None)
+
+
+def _following(model: Model, below: Model, names: dict[Node, str], inputs: tuple[Node, ...]) -> Model:
+    """A stage's inputs, samples and dynamic dimensions, from the stage below; its graph is still the whole one's."""
+    return replace(
+        model,
+        example_inputs=below.forward(below.example_inputs),
+        dynamic=_dynamic(below, inputs),
+        calibration=answers(below, below.calibration),
+        held_out=answers(below, below.held_out),
+        preprocess=None,
+        tokenizer=None,
+        previews=(),
+    )
+
+
+def answers(stage: Model, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """What `stage` gives for each sample: in batches where every input and output has one in front, then single."""
+    batched = bool(stage.dynamic) and all(0 in stage.dynamic.get(name, {}) for name in stage.example_inputs)
+    single = all(value.shape[0] == 1 for sample in samples for value in sample.values()) if batched else False
+    symbols = {spec.shape[0] for spec in stage.output_specs if spec.shape} if single and samples else set()
+    if len({value.shape for sample in samples for value in sample.values()}) > len(stage.example_inputs):
+        single = False
+    if not single or symbols != {stage.dynamic[next(iter(stage.example_inputs))][0]}:
+        return tuple(_own(stage.forward(sample)) for sample in samples)
+    found: list[Sample] = []
+    for start in range(0, len(samples), BATCH):
+        rows = samples[start : start + BATCH]
+        given = stage.forward({name: torch.cat([row[name] for row in rows]) for name in stage.example_inputs})
+        found += [_own({name: value[index : index + 1] for name, value in given.items()}) for index in range(len(rows))]
+    return tuple(found)
+
+
+def _own(sample: Sample) -> Sample:
+    """Memory of its own: a slice would keep the whole batch alive."""
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in sample.items()}
+
+
+def _dynamic(below: Model, values: Sequence[Node]) -> dict[str, dict[int, str]]:
+    """Which dimensions of the stage's outputs move: by the name of an input's dimension where they are equal to it,
+    else by a name of their own, the same for equal sizes."""
+    sizes = {
+        name: below.example_inputs[source].shape[dim]
+        for source, dims in below.dynamic.items()
+        for dim, name in dims.items()
+    }
+    found: dict[str, dict[int, str]] = {}
+    derived: dict[tuple[str, Any], str] = {}
+    for spec, node in zip(below.output_specs, values, strict=True):
+        value = below.forward(below.example_inputs)[spec.name] if any(isinstance(d, str) for d in spec.shape) else None
+        exact = {dim: size for size, dim in dimensions(node)}
+        for dim, symbol in enumerate(spec.shape):
+            if not isinstance(symbol, str) or value is None:
+                continue
+            plain = exact[dim].is_Symbol if dim in exact else value.shape[dim] == sizes[symbol]
+            if not plain:
+                key = (symbol, str(exact.get(dim, value.shape[dim])))
+                symbol = derived.setdefault(key, unique(f"{symbol}_of_{spec.name}", derived.values(), "_"))
+            found.setdefault(spec.name, {})[dim] = symbol
+    return found
+
+
+@dataclass
+class _Stage:
+    """Copies the nodes of one stage, and the free ones that they use, into a graph of their own."""
+
+    layout: Layout
+    names: dict[Node, str]
+
+    def build(self, inputs: Sequence[Node], inside: frozenset[Node], outputs: Sequence[Node]) -> GraphModule:
+        self.graph = Graph()
+        self.made: dict[Node, Node] = {}
+        self.sizes: dict[Any, tuple[Node, int]] = {}
+        for node in inputs:
+            placeholder = self.graph.placeholder(self.names[node])
+            placeholder.meta = dict(node.meta)
+            self.made[node] = placeholder
+            for size, dim in dimensions(node):
+                self.sizes.setdefault(size, (placeholder, dim))
+        for node in self.layout.graph.graph.nodes:
+            if node in inside and node not in self.made:
+                for before in node.all_input_nodes:
+                    self._bring(before)
+                self._copy(node)
+        for node in outputs:
+            self._bring(node)
+        self.graph.output(tuple(self.made[node] for node in outputs))
+        root = self.layout.graph
+        stage = GraphModule(root, self.graph, class_name="Stage")
+        stage.graph.eliminate_dead_code()
+        stage.graph.lint()
+        stage = copy.deepcopy(stage)
+        stage.recompile()
+        return stage
+
+    def _bring(self, node: Node) -> None:
+        """A weight, a size or what is made of them, where it is not here yet."""
+        if node in self.made:
+            return
+        size = expression(node)
+        if size is not None and size in self.sizes and not self._is_here(node):
+            value, dim = self.sizes[size]
+            self.made[node] = self.graph.call_function(SIZE, (value, dim))
+            self.made[node].meta = {"val": node.meta["val"]}
+            return
+        for before in node.all_input_nodes:
+            self._bring(before)
+        self._copy(node)
+
+    def _is_here(self, node: Node) -> bool:
+        """A `sym_size` of a value that this stage has."""
+        return node.target is SIZE and node.args[0] in self.made
+
+    def _copy(self, node: Node) -> None:
+        made = self.graph.node_copy(node, lambda before: self.made[before])
+        made.target = self.layout.flow.functional.get(node, node.target)
+        self.made[node] = made
