@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
-from edgekit.errors import InputError
+from edgekit.errors import FrameError, InputError
 from edgekit.runtimes.protocol.messages import ModelInferRequest, ModelInferResponse
 from edgekit.runtimes.protocol.tensors import BF16, CONTENTS, checked_shape, datatype_of, from_raw, from_values, to_raw
 
 Parameter = bool | int | float | str
+
+CHECKSUM = "edgekit_crc32c"
 
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -47,11 +50,15 @@ def call_to_message(call: InferCall) -> Any:
         message.raw_input_contents.append(to_raw(array))
     for name in call.outputs:
         message.outputs.add(name=name)
+    # A transport without TLS has nothing better than TCP's 16 bits against changed bytes; frames bring their own.
+    if any(array.dtype != object for array in call.tensors.values()):
+        message.parameters[CHECKSUM].int64_param = _checksum(message.raw_input_contents)
     return message
 
 
 def call_from_message(message: Any) -> InferCall:
-    """Raises InputError for a request that breaks the protocol's rules."""
+    """Raises InputError for a request that breaks the protocol's rules, FrameError where its checksum does not fit."""
+    _check(message.parameters, message.raw_input_contents)
     tensors = _read_tensors(message.inputs, message.raw_input_contents)
     if not tensors:
         raise InputError("the request has no inputs", hint="the model's metadata lists them")
@@ -72,11 +79,13 @@ def answer_to_message(answer: InferAnswer) -> Any:
     for name, array in answer.tensors.items():
         message.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
         message.raw_output_contents.append(to_raw(array))
+    message.parameters[CHECKSUM].int64_param = _checksum(message.raw_output_contents)
     return message
 
 
 def answer_from_message(message: Any) -> InferAnswer:
-    """Raises InputError for an answer that breaks the protocol's rules."""
+    """Raises InputError for an answer that breaks the protocol's rules, FrameError where its checksum does not fit."""
+    _check(message.parameters, message.raw_output_contents)
     return InferAnswer(
         model=message.model_name,
         version=message.model_version,
@@ -84,6 +93,19 @@ def answer_from_message(message: Any) -> InferAnswer:
         tensors=_read_tensors(message.outputs, message.raw_output_contents),
         parameters=_read_parameters(message.parameters),
     )
+
+
+def _check(parameters: Any, contents: Iterable[bytes]) -> None:
+    """Where a checksum came along: strangers send none."""
+    if CHECKSUM in parameters and parameters[CHECKSUM].int64_param != _checksum(contents):
+        raise FrameError("the checksum of the tensors does not fit: bytes changed on the way", hint="send them again")
+
+
+def _checksum(contents: Iterable[bytes]) -> int:
+    checksum = 0
+    for content in contents:
+        checksum = google_crc32c.extend(checksum, content)
+    return int(checksum)
 
 
 def _read_tensors(entries: Any, raw: Any) -> dict[str, np.ndarray]:

@@ -5,7 +5,9 @@ name given to the node, "2" the second; no version asks for the newest. `edgekit
 
 **The request.** What a part reads comes as its ordinary tensors, or coded: one input tensor `frame` of datatype BYTES
 and shape [n], one frame (`edgekit.runtimes.codecs.frame`) for each sample or group of samples, in order; n answers
-come back along the first axis. Frames of one request may have different rates. Its parameters, all optional:
+come back along the first axis. Frames of one request may have different rates. A frame's digests are the variant's
+`Manifest.plan_digest`, the codec's `Manifest.codec_digest` and, as its model, the `sha256` of the part that reads it.
+The request's parameters, all optional:
 
 | parameter             | type   | meaning                                                                         |
 |-----------------------|--------|---------------------------------------------------------------------------------|
@@ -32,6 +34,9 @@ behind the variant's next codec at `edgekit_next_rate` on the node upstream. Wit
 or model FAILED_PRECONDITION / 409, a full queue RESOURCE_EXHAUSTED / 429 with `retry-after` in seconds, a passed
 deadline DEADLINE_EXCEEDED / 504, an upstream that cannot be reached and a node that drains UNAVAILABLE / 503.
 
+**Handshake.** `ModelConfig` of a model lists in its parameters the whole digests that a node shares: `edgekit_bundle`,
+`edgekit_part` (sha256), and, separated by commas, `edgekit_plans` and `edgekit_codecs`; and `edgekit_tier`, the part's.
+
 **Metadata** (gRPC) or headers (REST): `authorization: Bearer <token>`, and W3C's `traceparent`.
 """
 
@@ -52,6 +57,11 @@ PLAN = "edgekit_plan"
 BUNDLE = "edgekit_bundle"
 DEADLINE = "edgekit_deadline_ms"
 NEXT_RATE = "edgekit_next_rate"
+
+# In a model's configuration only, where a client compares digests with its own: `edgekit_plan.<variant>` and
+# `edgekit_codec.<codec>` for each that the model is in, `edgekit_bundle`, and `edgekit_model`, the part's file.
+CODEC = "edgekit_codec"
+MODEL = "edgekit_model"
 
 TIER = "edgekit_tier"
 RATE = "edgekit_rate"
