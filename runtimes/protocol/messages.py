@@ -48,7 +48,9 @@ ModelStreamInferResponse: 1 error_message string, 2 infer_response ModelInferRes
 ModelConfigRequest: 1 name string, 2 version string
 ModelConfigResponse: 1 config ModelConfig
 ModelConfig: 1 name string, 2 platform string, 17 backend string, 4 max_batch_size int32, 5 input ModelInput*, \
-6 output ModelOutput*, 11 dynamic_batching ModelDynamicBatching
+6 output ModelOutput*, 11 dynamic_batching ModelDynamicBatching, \
+14 parameters {ModelParameter}
+ModelParameter: 1 string_value string
 ModelInput: 1 name string, 2 data_type enum, 4 dims int64*
 ModelOutput: 1 name string, 2 data_type enum, 3 dims int64*
 ModelDynamicBatching: 1 preferred_batch_size int32*, 2 max_queue_delay_microseconds uint64
@@ -66,11 +68,22 @@ RepositoryIndexResponse: 1 models .ModelIndex*
 RepositoryIndexResponse.ModelIndex: 1 name string, 2 version string, 3 state string, 4 reason string
 """
 
-_DATA_TYPES = tuple(
-    f"TYPE_{name}"
-    for name in re.split(
-        " ", "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16"
-    )
+_DATA_TYPES = (
+    "INVALID",
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "STRING",
+    "BF16",
 )
 
 # method -> (request, response); only ModelStreamInfer streams, both ways.
@@ -106,7 +119,7 @@ def _build() -> descriptor_pb2.FileDescriptorProto:
     file = descriptor_pb2.FileDescriptorProto(name="edgekit/open_inference.proto", package=PACKAGE, syntax="proto3")
     kinds = file.enum_type.add(name="DataType")
     for number, name in enumerate(_DATA_TYPES):
-        kinds.value.add(name=name, number=number)
+        kinds.value.add(name=f"TYPE_{name}", number=number)
     made: dict[str, descriptor_pb2.DescriptorProto] = {}
     for line in _MESSAGES.strip().splitlines():
         name, _, fields = line.partition(":")

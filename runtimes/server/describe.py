@@ -1,0 +1,115 @@
+"""What a node says of itself and of its models, in the words of the protocol and of Triton's extensions.
+
+Each function gives what JSON and the gRPC messages alike are made from: plain dictionaries with the fields' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from edgekit.runtimes.protocol.frames import BUNDLE, CODEC, MODEL, PLAN
+from edgekit.runtimes.protocol.tensors import DATATYPES
+from edgekit.runtimes.server.model import ServedModel
+from edgekit.runtimes.server.statistics import Duration
+from edgekit.tensors import TensorSpec
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "model_repository")
+
+_PLATFORMS = {"onnx": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
+
+
+def server() -> dict[str, Any]:
+    return {"name": "edgekit", "version": version("edgekit"), "extensions": list(EXTENSIONS)}
+
+
+def metadata(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "versions": list(versions),
+        "platform": _platform(model),
+        "inputs": [_tensor(spec) for spec in model.inputs],
+        "outputs": [_tensor(spec) for spec in model.outputs],
+    }
+
+
+def config(model: ServedModel) -> dict[str, Any]:
+    """`dims` leave the batch out where `max_batch_size` is above 0, as Triton's configuration does."""
+    batched = model.is_batchable
+
+    def entry(spec: TensorSpec) -> dict[str, Any]:
+        kind = DATATYPES[spec.dtype]
+        shape = _shape(spec)
+        return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": shape[1:] if batched else shape}
+
+    described: dict[str, Any] = {
+        "name": model.name,
+        "platform": _platform(model),
+        "backend": model.part.format,
+        "max_batch_size": model.batching.max_batch if batched else 0,
+        "input": [entry(spec) for spec in model.inputs],
+        "output": [entry(spec) for spec in model.outputs],
+        "parameters": {
+            "edgekit_bundle": {"string_value": model.bundle.digest},
+            "edgekit_part": {"string_value": model.part.sha256},
+            "edgekit_tier": {"string_value": model.part.tier},
+            "edgekit_plans": {"string_value": ",".join(model.plans)},
+            "edgekit_codecs": {"string_value": ",".join(model.links)},
+        },
+    }
+    described["parameters"] = {key: {"string_value": value} for key, value in _digests(model).items()}
+    if batched:
+        described["dynamic_batching"] = {
+            "max_queue_delay_microseconds": int(1e3 * model.batching.max_delay_ms),
+        }
+    return described
+
+
+def _digests(model: ServedModel) -> dict[str, str]:
+    """What a client compares with its own bundle before it asks anything: the keys of `protocol.frames`."""
+    manifest = model.bundle.manifest
+    plans = {f"{PLAN}.{variant.name}": digest for digest, variant in model.plans.items()}
+    codecs = {f"{CODEC}.{link.entry.name}": digest for digest, link in model.links.items()}
+    return {BUNDLE: model.bundle.digest, MODEL: manifest.part(model.part.name).sha256, **plans, **codecs}
+
+
+def statistics(models: Iterable[ServedModel]) -> dict[str, Any]:
+    return {"model_stats": [_statistics(model) for model in models]}
+
+
+def _statistics(model: ServedModel) -> dict[str, Any]:
+    counts = model.statistics.read()
+    zero = _duration(Duration())
+    return {
+        "name": model.name,
+        "version": model.version,
+        "last_inference": counts.last_inference_ms,
+        "inference_count": counts.inferences,
+        "execution_count": counts.executions,
+        "inference_stats": {name: _duration(entry) for name, entry in counts.phases.items()},
+        "batch_stats": [
+            {"batch_size": rows, "compute_input": zero, "compute_infer": _duration(entry), "compute_output": zero}
+            for rows, entry in counts.batches.items()
+        ],
+    }
+
+
+def index(models: Iterable[ServedModel]) -> list[dict[str, str]]:
+    return [{"name": m.name, "version": m.version, "state": "READY", "reason": ""} for m in models]
+
+
+def _duration(entry: Duration) -> dict[str, int]:
+    return {"count": entry.count, "ns": entry.ns}
+
+
+def _platform(model: ServedModel) -> str:
+    return _PLATFORMS.get(model.part.format, f"edgekit_{model.part.format}")
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": _shape(spec)}
+
+
+def _shape(spec: TensorSpec) -> list[int]:
+    return [size if isinstance(size, int) else -1 for size in spec.shape]

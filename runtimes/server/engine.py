@@ -1,0 +1,272 @@
+"""What a node does with a call, whatever protocol brought it: admit, decode, run, and go up where the plan goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgekit.bundle.manifest import Tier
+from edgekit.errors import (
+    DeadlineError,
+    EdgekitError,
+    InputError,
+    NodeError,
+    UnknownNameError,
+    UnreachableError,
+)
+from edgekit.runtimes.protocol.calls import InferAnswer, InferCall
+from edgekit.runtimes.protocol.frames import Served, Wish, frame_call, frames_of, model_name
+from edgekit.runtimes.server.catalog import Catalog
+from edgekit.runtimes.server.gate import read_frames, write_frames
+from edgekit.runtimes.server.metrics import Metrics
+from edgekit.runtimes.server.model import ServedModel, open_link
+from edgekit.runtimes.server.tracing import Tracer
+from edgekit.runtimes.server.upstream import Upstream
+
+PASSED_ON = ("traceparent", "tracestate")
+
+
+@dataclass
+class Course:
+    """One request on its way through this node; times in nanoseconds. `phases`: (name, start, end) on perf_counter."""
+
+    call: InferCall
+    wish: Wish
+    deadline: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+    started_ns: int = field(default_factory=time.perf_counter_ns)
+    phases: list[tuple[str, int, int]] = field(default_factory=list)
+    tiers: list[str] = field(default_factory=list)
+    rates: list[int] = field(default_factory=list)
+    queue_ns: int = 0
+    forward_ns: int = 0
+    upstream: Served = Served()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.phases.append((name, start, time.perf_counter_ns()))
+
+    def spent_ns(self, *names: str) -> int:
+        return sum(end - start for name, start, end in self.phases if name in names)
+
+    def left_s(self) -> float | None:
+        """Raises DeadlineError where nothing is left; None without a deadline."""
+        if self.deadline == float("inf"):
+            return None
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineError(f"the deadline of the request to {self.call.model} has passed")
+        return left
+
+
+class Engine:
+    """`infer` blocks and may be called from many threads."""
+
+    def __init__(
+        self, catalog: Catalog, tier: Tier, upstream: Upstream | None, metrics: Metrics, tracer: Tracer | None = None
+    ) -> None:
+        self.catalog, self.tier, self.upstream = catalog, tier, upstream
+        self.metrics, self.tracer = metrics, tracer
+        self._idle = threading.Condition()
+        self._inside = 0
+        self._draining = False
+        for model in catalog.models:
+            model.on_batch = metrics.batch_observer(model.name)
+        metrics.watch_queues({model.name: model for model in catalog.models})
+        self._links = {
+            (bundle.digest, codec.name): open_link(bundle, codec.name)
+            for bundle in catalog.bundles
+            for codec in bundle.manifest.codecs
+        }
+
+    @property
+    def is_ready(self) -> bool:
+        return not self._draining
+
+    def infer(self, call: InferCall, *, timeout_s: float | None = None, headers: Mapping[str, str] = {}) -> InferAnswer:
+        """Raises UnknownNameError, InputError, CodecError, FrameError, MismatchError, OverloadedError, DeadlineError,
+        SessionError, UnreachableError (upstream, or draining)."""
+        with self._admitted():
+            wish = Wish.of(call.parameters)
+            limits = [
+                limit
+                for limit in (timeout_s, None if wish.deadline_ms is None else wish.deadline_ms / 1e3)
+                if limit is not None
+            ]
+            course = Course(call, wish, time.monotonic() + min(limits) if limits else float("inf"))
+            trace = self.tracer.start(headers, call.model, course.started_ns) if self.tracer else None
+            course.headers = trace.headers if trace else {key: headers[key] for key in PASSED_ON if key in headers}
+            error: EdgekitError | None = None
+            try:
+                return self._infer(course)
+            except EdgekitError as caught:
+                error = caught
+                raise
+            finally:
+                self._account(course, error)
+                if trace is not None:
+                    trace.finish(time.perf_counter_ns(), course.phases, error)
+
+    def _infer(self, course: Course) -> InferAnswer:
+        course.left_s()
+        call, wish = course.call, course.wish
+        try:
+            model = self.catalog.find(call.model, call.version, bundle=wish.bundle, plan=wish.plan)
+        except UnknownNameError:
+            if self.upstream is None:
+                raise
+            return self._pass_up(course)
+        tensors = self._run_frames_or_arrays(model, course)
+        if wish.plan:
+            variant = model.plans[wish.plan]
+            for part in variant.parts[variant.parts.index(model.part.name) + 1 :]:
+                following = self.catalog.sibling(model, part)
+                if following is None:
+                    return self._forward(course, model, part, tensors)
+                model = following
+                tensors = self._run(model, [model.feeds(tensors)], course)
+        return self._answer(course, model, tensors)
+
+    def _run_frames_or_arrays(self, model: ServedModel, course: Course) -> dict[str, np.ndarray]:
+        frames = frames_of(course.call)
+        if frames is None:
+            return self._run(model, [course.call.tensors], course)
+        with course.phase("decode"):
+            samples, rate = read_frames(model, frames, course.wish.plan)
+        course.rates.append(rate)
+        return self._run(model, samples, course)
+
+    def _run(
+        self, model: ServedModel, samples: list[Mapping[str, np.ndarray]], course: Course
+    ) -> dict[str, np.ndarray]:
+        start = time.perf_counter_ns()
+        tensors, queue_ns, compute_ns = model.run(samples, course.deadline)
+        end = time.perf_counter_ns()
+        course.queue_ns += queue_ns
+        course.phases += [("queue", start, start + queue_ns), ("compute", end - compute_ns, end)]
+        if self.tier not in course.tiers:
+            course.tiers.append(self.tier)
+        return tensors
+
+    def _forward(self, course: Course, model: ServedModel, part: str, tensors: Mapping[str, np.ndarray]) -> InferAnswer:
+        """The features of `model` through the variant's next codec to `part` on the node upstream."""
+        manifest = model.bundle.manifest
+        if self.upstream is None:
+            raise UnreachableError(
+                f"the plan goes on to {part} on the {manifest.part(part).tier}, and this node has no upstream",
+                hint="start it with --upstream grpcs://host:port, or run another plan",
+            )
+        variant = model.plans[course.wish.plan]
+        remote = [name for name in variant.parts if manifest.part(name).tier != "device"]
+        link = self._links[model.bundle.digest, variant.codecs[remote.index(part)]]
+        with course.phase("encode"):
+            frames = write_frames(model, link, manifest.part(part).sha256, tensors, course.wish)
+        wish = replace(course.wish, next_rate=0)
+        return self._send_up(course, frame_call(model_name(manifest.name, part), frames, wish, id=course.call.id))
+
+    def _pass_up(self, course: Course) -> InferAnswer:
+        """A model that only the upstream may hold: the call as it is."""
+        return self._send_up(course, course.call)
+
+    def _send_up(self, course: Course, call: InferCall) -> InferAnswer:
+        assert self.upstream is not None
+        left_s = course.left_s()
+        if left_s is not None:
+            wish = replace(Wish.of(call.parameters), deadline_ms=1e3 * left_s)
+            call = replace(call, parameters={**call.parameters, **wish.parameters()})
+        start = time.perf_counter_ns()
+        try:
+            answer = self.upstream.infer(call, left_s, course.headers)
+        finally:
+            end = time.perf_counter_ns()
+            course.phases.append(("forward", start, end))
+            self.metrics.forwarded(end - start)
+        course.forward_ns = end - start
+        course.upstream = Served.of(answer)
+        return replace(
+            answer,
+            id=course.call.id,
+            tensors=_wanted(answer.tensors, course.call.outputs, answer.model),
+            parameters=self._served(course).parameters(),
+        )
+
+    def _answer(self, course: Course, model: ServedModel, tensors: Mapping[str, np.ndarray]) -> InferAnswer:
+        return InferAnswer(
+            model=model.name,
+            version=model.version,
+            id=course.call.id,
+            tensors=_wanted(tensors, course.call.outputs, model.name),
+            parameters=self._served(course).parameters(),
+        )
+
+    def _served(self, course: Course) -> Served:
+        above = course.upstream
+        return Served(
+            tiers=(*course.tiers, *above.tiers),
+            rates=(*course.rates, *above.rates),
+            compute_ms=course.spent_ns("decode", "compute", "encode") / 1e6 + above.compute_ms,
+            queue_ms=course.queue_ns / 1e6 + above.queue_ms,
+            forward_ms=course.forward_ns / 1e6,
+            degraded=above.degraded,
+        )
+
+    def _account(self, course: Course, error: EdgekitError | None) -> None:
+        end = time.perf_counter_ns()
+        name = course.call.model
+        try:
+            model = self.catalog.find(name, course.call.version)
+        except EdgekitError:
+            model = None
+        if model is not None:
+            phases = {"success" if error is None else "fail": end - course.started_ns}
+            if error is None:
+                phases |= {
+                    "queue": course.queue_ns,
+                    "compute_input": course.spent_ns("decode"),
+                    "compute_infer": course.spent_ns("compute"),
+                    "compute_output": course.spent_ns("encode"),
+                }
+            model.statistics.answered(phases)
+        self.metrics.request(name if model is not None else "", error, end - course.started_ns, course.queue_ns)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        with self._idle:
+            if self._draining:
+                raise NodeError("this node is draining", hint="ask another node")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._inside -= 1
+                self._idle.notify_all()
+
+    def drain(self, grace_s: float) -> bool:
+        """Refuses further calls and waits for those inside. False where some are left after `grace_s`."""
+        with self._idle:
+            self._draining = True
+            return self._idle.wait_for(lambda: self._inside == 0, grace_s)
+
+    def close(self) -> None:
+        self.catalog.close()
+        if self.upstream is not None:
+            self.upstream.close()
+
+
+def _wanted(tensors: Mapping[str, np.ndarray], names: tuple[str, ...], model: str) -> Mapping[str, np.ndarray]:
+    if not names:
+        return tensors
+    unknown = [name for name in names if name not in tensors]
+    if unknown:
+        raise InputError(f"{model} has no outputs {unknown}, allowed {list(tensors)}")
+    return {name: tensors[name] for name in names}

@@ -1,0 +1,67 @@
+"""Frames in and out of a node: checked against what is served here, decoded; encoded for the node above."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgekit.errors import CodecError, FrameError, MismatchError
+from edgekit.runtimes.codecs.frame import Frame, check, pack, unpack
+from edgekit.runtimes.protocol.frames import Wish
+from edgekit.runtimes.server.model import Link, ServedModel
+
+Features = dict[str, np.ndarray]
+
+
+def read_frames(model: ServedModel, frames: Sequence[bytes], plan: str) -> tuple[list[Features], int]:
+    """What each frame brings, under the names of the model's inputs, and the coarsest rate among them.
+
+    Raises FrameError for damaged bytes, MismatchError for a frame of another plan, codec or part than served here (or
+    than `plan`, where the request names one), CodecError for a payload that its codec does not write.
+    """
+    if not model.links:
+        raise MismatchError(f"{model.name} reads no frames: nothing in its bundle is coded for it", hint="send tensors")
+    samples, rate = [], 0
+    for data in frames:
+        frame = unpack(data)
+        if frame.coarse is not None:
+            raise FrameError("a frame that refines another one", hint="send the frame of the finer rate whole")
+        link = _link(model, frame, plan)
+        arrays = link.codec.decode(frame.payload, frame.shapes, frame.rate)
+        names = [feature.name for feature in link.entry.features]
+        samples.append(model.feeds(dict(zip(names, arrays, strict=True))))
+        rate = max(rate, frame.rate)
+    return samples, rate
+
+
+def _link(model: ServedModel, frame: Frame, plan: str) -> Link:
+    """Of the plan that the frame names by the first digits of its digest."""
+    fitting = [digest for digest in model.plans if digest.startswith(frame.plan_digest)]
+    whole = plan or (fitting[0] if fitting else next(iter(model.plans), ""))
+    link = model.link_of(whole)
+    check(frame, whole, link.digest, model.part.sha256)
+    return link
+
+
+def write_frames(
+    model: ServedModel, link: Link, reader_digest: str, tensors: Mapping[str, np.ndarray], wish: Wish
+) -> list[bytes]:
+    """What `model` gave, coded through `link` at the rate wished for: one frame a sample.
+
+    `reader_digest`: the sha256 of the part that reads them. Raises CodecError.
+    """
+    names = [feature.name for feature in link.entry.features]
+    if set(names) <= set(tensors):
+        arrays = [tensors[name] for name in names]
+    elif len(names) == len(tensors):
+        arrays = list(tensors.values())
+    else:
+        raise CodecError(f"{model.name} gives {sorted(tensors)}, the codec {link.entry.name} takes {names}")
+    frames = []
+    for row in range(len(arrays[0])):
+        sample = [np.ascontiguousarray(array[row : row + 1]) for array in arrays]
+        payload = link.codec.encode(sample, wish.next_rate)
+        shapes = tuple(array.shape for array in sample)
+        frames.append(pack(Frame(payload, shapes, wish.next_rate, wish.plan, link.digest, reader_digest)))
+    return frames

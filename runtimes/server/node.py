@@ -1,0 +1,104 @@
+"""A Node: bundles behind a REST and a gRPC port; starts, serves, drains, stops."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from edgekit.bundle.manifest import Tier
+from edgekit.runtimes.protocol.client import ClientOptions
+from edgekit.runtimes.server.batching import BatchOptions
+from edgekit.runtimes.server.catalog import Catalog
+from edgekit.runtimes.server.engine import Engine
+from edgekit.runtimes.server.grpc_front import GrpcFront
+from edgekit.runtimes.server.metrics import Metrics
+from edgekit.runtimes.server.security import Security
+from edgekit.runtimes.server.tracing import open_tracer
+from edgekit.runtimes.server.upstream import Upstream
+
+MAX_WORKERS = 512
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """`grpc_port` 0 takes a free one, None opens none. `threads`: of each model's runtime, None takes every core.
+    `max_bytes` bounds a request. `trace`: a file for spans. `key`: whose signature the bundles must bear."""
+
+    tier: Tier = "edge"
+    host: str = "127.0.0.1"
+    grpc_port: int | None = 0
+    security: Security = Security()
+    upstream: str | None = None
+    upstream_client: ClientOptions = ClientOptions()
+    batch: BatchOptions = field(default_factory=BatchOptions)
+    max_bytes: int = 16 << 20
+    threads: int | None = None
+    trace: Path | None = None
+    key: Path | None = None
+
+
+class Node:
+    """Ports are bound and models loaded by the constructor; `start` lets requests in. Use it as a context manager."""
+
+    def __init__(self, bundles: list[Path], options: NodeOptions = NodeOptions()) -> None:
+        """Raises NodeError (port, certificate, host, nothing to serve), BundleError, MissingExtraError, UsageError."""
+        self.options = options
+        options.security.check_host(options.host)
+        options.security.check_certificate()
+        self._stopped = threading.Event()
+        upstream = Upstream(options.upstream, options.upstream_client) if options.upstream else None
+        self._tracer = open_tracer(f"edgekit-{options.tier}", options.trace)
+        self.catalog = Catalog.open(
+            bundles, options.tier, threads=options.threads, batch=options.batch, key=options.key
+        )
+        self.engine = Engine(self.catalog, options.tier, upstream, Metrics(), self._tracer)
+        try:
+            workers = min(MAX_WORKERS, len(self.catalog.models) * (options.batch.queue + options.batch.max_batch))
+            self._grpc = (
+                GrpcFront(self.engine, options.security, options.host, options.grpc_port, options.max_bytes, workers)
+                if options.grpc_port is not None
+                else None
+            )
+        except BaseException:
+            self.engine.close()
+            raise
+
+    @property
+    def grpc_url(self) -> str:
+        """ "" without a gRPC port."""
+        if self._grpc is None:
+            return ""
+        return f"{'grpcs' if self.options.security.certificate else 'grpc'}://{self._address}:{self._grpc.port}"
+
+    @property
+    def _address(self) -> str:
+        return f"[{self.options.host}]" if ":" in self.options.host else self.options.host
+
+    def start(self) -> None:
+        if self._grpc is not None:
+            self._grpc.start()
+
+    def stop(self, grace_s: float = 10.0) -> bool:
+        """Drains: not ready any more, further requests refused, those inside finished within `grace_s`; then frees
+        everything. False where some were cut off. A second call does nothing."""
+        if self._stopped.is_set():
+            return True
+        self._stopped.set()
+        drained = self.engine.drain(grace_s)
+        if self._grpc is not None:
+            self._grpc.stop(1.0)
+        self.engine.close()
+        if self._tracer is not None:
+            self._tracer.close()
+        return drained
+
+    def __enter__(self) -> Node:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

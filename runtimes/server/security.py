@@ -1,0 +1,125 @@
+"""Who may call a node: the token, the certificates, and where it may listen without them."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import AuthenticationError, MissingExtraError, NodeError
+
+_PREFIX = "bearer "
+
+
+def read_token(path: Path) -> str:
+    """The first line of a token file. Raises NodeError for one that is missing, empty or not plain text."""
+    try:
+        lines = path.read_text(encoding="ascii").split()
+    except OSError as error:
+        raise NodeError(f"cannot read the token file {path}: {error.strerror}", hint="check its path") from error
+    except UnicodeDecodeError as error:
+        raise NodeError(
+            f"the token file {path} is not plain ASCII text", hint="openssl rand -hex 32 > token"
+        ) from error
+    if len(lines) != 1:
+        raise NodeError(
+            f"the token file {path} holds {len(lines)} words, allowed one", hint="openssl rand -hex 32 > token"
+        )
+    return lines[0]
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Security:
+    """`certificate`: (chain, key) in PEM files. `client_ca`: callers must have a certificate that it signed."""
+
+    token: str = ""
+    certificate: tuple[Path, Path] | None = None
+    client_ca: Path | None = None
+
+    def check_host(self, host: str) -> None:
+        """Raises NodeError for an address that others reach, without a token and TLS."""
+        missing = [name for name, given in (("--token-file", self.token), ("--tls", self.certificate)) if not given]
+        if missing and not is_loopback(host):
+            raise NodeError(
+                f"listening on {host} without {' and '.join(missing)}: others could use this node, or read along",
+                hint="give both, or listen on 127.0.0.1",
+            )
+        if self.client_ca is not None and self.certificate is None:
+            raise NodeError(
+                "--client-ca without --tls", hint="callers' certificates are part of TLS: give --tls cert,key"
+            )
+
+    def check_certificate(self) -> None:
+        """Raises NodeError for files that do not hold a certificate in its dates and the key that belongs to it."""
+        if self.certificate is None:
+            return
+        try:
+            from cryptography import x509
+            from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        except ImportError as error:
+            raise MissingExtraError("cryptography", "serve", "reading certificates") from error
+        chain, key = (_read(path) for path in self.certificate)
+        try:
+            leaf = x509.load_pem_x509_certificates(chain)[0]
+            matches = load_pem_private_key(key, None).public_key() == leaf.public_key()
+        except (ValueError, TypeError) as error:
+            raise NodeError(
+                f"{self.certificate[0]} and {self.certificate[1]} are no PEM certificate and key: {error}",
+                hint="give --tls cert.pem,key.pem, the key without a password",
+            ) from error
+        if not matches:
+            raise NodeError(f"the key {self.certificate[1]} is not that of {self.certificate[0]}", hint="give the pair")
+        now = datetime.now(timezone.utc)
+        if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+            raise NodeError(
+                f"{self.certificate[0]} is valid from {leaf.not_valid_before_utc} to {leaf.not_valid_after_utc}, "
+                f"now it is {now:%Y-%m-%d %H:%M} UTC",
+                hint="renew the certificate, or set the clock",
+            )
+        if self.client_ca is not None:
+            try:
+                x509.load_pem_x509_certificates(_read(self.client_ca))
+            except ValueError as error:
+                raise NodeError(
+                    f"{self.client_ca} holds no PEM certificate: {error}", hint="give the callers' CA"
+                ) from error
+
+    def grpc_credentials(self) -> Any:
+        """None without a certificate."""
+        if self.certificate is None:
+            return None
+        import grpc
+
+        chain, key = (_read(path) for path in self.certificate)
+        roots = _read(self.client_ca) if self.client_ca else None
+        return grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
+
+    def check(self, authorization: str | None) -> None:
+        """Raises AuthenticationError unless the header brings the token; compared in constant time."""
+        if not self.token:
+            return
+        given = authorization or ""
+        if given[: len(_PREFIX)].lower() != _PREFIX or not hmac.compare_digest(
+            given[len(_PREFIX) :].strip().encode(), self.token.encode()
+        ):
+            what = "a wrong token" if given else "no token"
+            raise AuthenticationError(f"this node was given {what}", hint="send Authorization: Bearer <token>")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NodeError(f"cannot read {path}: {error.strerror}", hint="check its path and permissions") from error
