@@ -1,0 +1,132 @@
+"""When to change the plan: the best one under what the links are believed to give, with hysteresis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edgekit.planning.choose import exceeded, plans, refusal
+from edgekit.planning.costs import MeasuredCosts
+from edgekit.planning.estimate import LinkEstimate
+from edgekit.planning.plan import Hop, Objective, Plan, PlanLimits, Power, Way
+
+__all__ = ["Decision", "LinkEstimate", "MeasuredCosts", "Replanner"]
+
+Why = Literal["first", "kept", "better", "deadline", "gone"]
+
+# Computing varies by about this much of itself from one request to the next.
+COMPUTE_SPREAD = 0.1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`in_time`: the probability that `plan` answers by the deadline, 1 without one. `why`: first; kept; better by
+    the margin long enough; deadline: the plan before would miss it; gone: the plan before is not possible any more."""
+
+    plan: Plan
+    in_time: float
+    why: Why
+
+    @property
+    def changed(self) -> bool:
+        return self.why != "kept"
+
+
+@dataclass
+class Replanner:
+    """Chooses among plans that answer by the deadline with probability `sure` the one of least cost (`prefer`
+    "quality": of least drop), or the likeliest where none is sure.
+
+    Another plan takes over once it has been cheaper by `margin` (a share) for `patience` decisions in a row; at once
+    where the present one is no longer sure to be in time and another is likelier by `margin`.
+    """
+
+    objective: Objective = field(default_factory=Objective)
+    limits: PlanLimits = field(default_factory=PlanLimits)
+    power: Power | None = None
+    margin: float = 0.1
+    patience: int = 3
+    sure: float = 0.95
+    prefer: Literal["cost", "quality"] = "cost"
+    _current: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
+    _wins: int = field(default=0, init=False)
+
+    def decide(
+        self,
+        ways: Sequence[Way],
+        links: Mapping[Hop, LinkEstimate],
+        now_s: float,
+        deadline_ms: float | None = None,
+    ) -> Decision:
+        """The plan for the next request. Raises PlanError where no plan meets the limits (the deadline is none)."""
+        candidates = plans(ways, {hop: estimate.link for hop, estimate in links.items()}, self.power)
+        allowed = [plan for plan in candidates if not any(exceeded(plan, self.limits))]
+        if not allowed:
+            raise refusal(candidates, self.limits)
+        spread = _Spread(ways, links, now_s)
+        rated = [(plan, 1.0 if deadline_ms is None else spread.in_time(plan, deadline_ms)) for plan in allowed]
+        best, best_in_time = min(rated, key=self._order)
+        present = next((pair for pair in rated if (pair[0].variant, pair[0].rates) == self._current), None)
+        why: Why
+        if self._current is None:
+            why = "first"
+        elif present is None:
+            why = "gone"
+        elif present[1] < self.sure and best_in_time > min(present[1] + self.margin, self.sure):
+            why = "deadline"
+        else:
+            self._wins = self._wins + 1 if self._beats(best, present[0]) else 0
+            if self._wins < self.patience:
+                return Decision(*present, "kept")
+            why = "better"
+        self._current, self._wins = (best.variant, best.rates), 0
+        return Decision(best, best_in_time, why)
+
+    def _order(self, rated: tuple[Plan, float]) -> tuple[float, ...]:
+        plan, in_time = rated
+        cost = (self.objective.cost(plan), plan.drop)
+        first = cost if self.prefer == "cost" else cost[::-1]
+        # Beyond `sure`, likelier is no better; below, a percent more or less decides nothing.
+        return (-min(round(in_time, 2), self.sure), *first, plan.bytes_sent)
+
+    def _beats(self, best: Plan, present: Plan) -> bool:
+        if (best.variant, best.rates) == (present.variant, present.rates):
+            return False
+        if self.prefer == "quality" and best.drop < present.drop:
+            return True
+        return self.objective.cost(best) < (1 - self.margin) * self.objective.cost(present)
+
+
+class _Spread:
+    """How far latencies may be off, by plan."""
+
+    def __init__(self, ways: Sequence[Way], links: Mapping[Hop, LinkEstimate], now_s: float) -> None:
+        self._ways = {way.variant: way for way in ways}
+        self._links, self._now_s = links, now_s
+        self._known: dict[tuple[Hop, float], float] = {}
+
+    def in_time(self, plan: Plan, deadline_ms: float) -> float:
+        """Of a request that goes all the way up: an exit on the device does not help the ones that pass it."""
+        way = self._ways[plan.variant]
+        share = 1 - way.local_share
+        local_ms = way.exit_ms + sum(stage.latency_ms for stage in way.stages if stage.tier == "device")
+        local_ms += sum(crossing.encode_ms for crossing in way.crossings if crossing.hop[0] == "device")
+        latency_ms = local_ms + (plan.latency_ms - local_ms) / share if share > 0 else plan.latency_ms
+        variance = (COMPUTE_SPREAD * plan.compute_ms) ** 2
+        for crossing, index in zip(way.crossings, plan.rates, strict=True):
+            size_bytes = crossing.rates[index].size_bytes + way.answer_bytes
+            variance += sum(self._transfer(hop, size_bytes) ** 2 for hop in self._hops(crossing.hop))
+        if variance <= 0:
+            return float(latency_ms <= deadline_ms)
+        return 0.5 * (1 + math.erf((deadline_ms - latency_ms) / math.sqrt(2 * variance)))
+
+    def _hops(self, hop: Hop) -> tuple[Hop, ...]:
+        return (hop,) if hop in self._links else (("device", "edge"), ("edge", "cloud"))
+
+    def _transfer(self, hop: Hop, size_bytes: float) -> float:
+        key = (hop, size_bytes)
+        if key not in self._known:
+            self._known[key] = self._links[hop].spread_ms(size_bytes, self._now_s)
+        return self._known[key]
