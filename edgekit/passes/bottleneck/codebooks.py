@@ -1,0 +1,206 @@
+"""Codebooks: tensors in, tensors out. k-means, residual product quantization, and the axes that they work on.
+
+k-means starts by Arthur and Vassilvitskii's k-means++ (SODA 2007) and goes on by Lloyd's rounds (IEEE Trans. Inf.
+Theory 28(2), 1982); with a price on bits it is the entropy-constrained form of Chou, Lookabaugh and Gray (IEEE Trans.
+ASSP 37(1), 1989). Stages that code what the stages before them left over: Juang and Gray (ICASSP 1982); groups of
+columns with a codebook each: Jegou, Douze and Schmid (IEEE TPAMI 33(1), 2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Unit = tuple[int, int]  # (group, stage)
+
+
+def kmeans(
+    points: Tensor, count: int, *, seed: int, rounds: int = 25, price: float = 0.0, metric: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """[N, D] -> codewords [count, D] and the nearest one of each point, [N] int64. The same seed, the same result.
+
+    Least sum of (x - c)^T M (x - c) + price x bits, bits = -log2 of the codeword's share; `metric` M: [D, D], the
+    identity where None. A codeword without points starts again at the point that is coded worst.
+    """
+    if metric is not None:
+        factor = _root(metric)
+        codewords, labels = kmeans(points @ factor, count, seed=seed, rounds=rounds, price=price)
+        # Means commute with the map: those of the original points need no inverse, which M may lack.
+        return _means(points, labels, count, codewords @ torch.linalg.pinv(factor)), labels
+    codewords = _seeds(points, count, torch.Generator().manual_seed(seed))
+    bits = torch.zeros(count, dtype=points.dtype)
+    labels = assign(points, codewords, price * bits)
+    for _ in range(rounds):
+        codewords = _means(points, labels, count, codewords)
+        _reseed_empty(points, labels, codewords)
+        bits = -_shares(labels, count, points.dtype).log2()
+        changed = assign(points, codewords, price * bits)
+        if torch.equal(changed, labels):
+            break
+        labels = changed
+    return codewords, labels
+
+
+def assign(points: Tensor, codewords: Tensor, penalty: Tensor | None = None) -> Tensor:
+    """[N, D], [K, D] -> the codeword of the least squared distance plus `penalty` [K], [N] int64."""
+    score = codewords.square().sum(1) - 2 * points @ codewords.T
+    return (score if penalty is None else score + penalty).argmin(1)
+
+
+def _seeds(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Each next seed is drawn in proportion to its squared distance from those before."""
+    first = int(torch.randint(len(points), (1,), generator=generator))
+    chosen = [first]
+    nearest = (points - points[first]).square().sum(1)
+    for _ in range(count - 1):
+        weights = nearest if float(nearest.sum()) > 0 else torch.ones_like(nearest)
+        index = int(torch.multinomial(weights, 1, generator=generator))
+        chosen.append(index)
+        nearest = torch.minimum(nearest, (points - points[index]).square().sum(1))
+    return points[chosen].clone()
+
+
+def _means(points: Tensor, labels: Tensor, count: int, otherwise: Tensor) -> Tensor:
+    sums = torch.zeros(count, points.shape[1], dtype=points.dtype).index_add_(0, labels, points)
+    sizes = torch.bincount(labels, minlength=count)[:, None]
+    return torch.where(sizes > 0, sums / sizes.clamp_min(1), otherwise)
+
+
+def _reseed_empty(points: Tensor, labels: Tensor, codewords: Tensor) -> None:
+    empty = torch.bincount(labels, minlength=len(codewords)) == 0
+    if bool(empty.any()):
+        errors = (points - codewords[labels]).square().sum(1)
+        worst = errors.topk(min(int(empty.sum()), len(points))).indices
+        codewords[empty.nonzero()[: len(worst), 0]] = points[worst]
+
+
+def _shares(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Of each codeword, with half a point added so that none costs infinitely many bits."""
+    counts = torch.bincount(labels, minlength=count).to(dtype) + 0.5
+    return counts / counts.sum()
+
+
+def _root(metric: Tensor) -> Tensor:
+    """F with F F^T = M."""
+    values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
+    return vectors * values.clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True)
+class Axes:
+    """u = (z - mean) @ project, z = u @ restore + mean; `project`: [D, A], `restore`: [A, D], `mean`: [D].
+
+    Columns are uncorrelated, the most varying first, and squared distances of u are those of z in the metric.
+    """
+
+    mean: Tensor
+    project: Tensor
+    restore: Tensor
+
+
+def metric_axes(points: Tensor, axes: int, metric: Tensor | None = None) -> Axes:
+    """The `axes` leading principal axes of `points` [N, D] in the metric [D, D] (the identity where None)."""
+    mean = points.mean(0)
+    size = points.shape[1]
+    factor = torch.eye(size, dtype=points.dtype) if metric is None else _root(metric)
+    seen = (points - mean) @ factor
+    _, vectors = torch.linalg.eigh(seen.T @ seen)
+    vectors = vectors.flip(1)[:, :axes]
+    # An eigenvector's sign is the library's choice: the largest entry is made positive.
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    project = factor @ vectors
+    return Axes(mean, project, vectors.T @ torch.linalg.pinv(factor))
+
+
+@dataclass(frozen=True)
+class Codebooks:
+    """`codewords`: [G, S, K, d], `shares`: [G, S, K] of each codeword, `price`: what a bit costs in squared distance.
+
+    `units`: (group, stage) in the order of what they gain for a bit; the stages of a group in order. A rate keeps
+    the first so many of them.
+    """
+
+    codewords: Tensor
+    shares: Tensor
+    price: float
+    units: tuple[Unit, ...]
+
+    @property
+    def penalties(self) -> Tensor:
+        """[G, S, K]: price x bits."""
+        return self.price * -self.shares.log2()
+
+    def encode(self, points: Tensor) -> Tensor:
+        """[N, G d] -> indices [N, G, S] int64, stage after stage."""
+        groups, stages, _, width = self.codewords.shape
+        indices = torch.empty(len(points), groups, stages, dtype=torch.long)
+        for group, rest in enumerate(points.reshape(-1, groups, width).unbind(1)):
+            for stage in range(stages):
+                codewords = self.codewords[group, stage]
+                indices[:, group, stage] = assign(rest, codewords, self.penalties[group, stage])
+                rest = rest - codewords[indices[:, group, stage]]
+        return indices
+
+    def decode(self, indices: Tensor, kept: int | None = None) -> Tensor:
+        """[N, G, S] -> [N, G d] from the first `kept` units (all where None). Gradients reach the codewords."""
+        groups, _, _, width = self.codewords.shape
+        sums: list[Tensor] = [self.codewords.new_zeros(len(indices), width) for _ in range(groups)]
+        for group, stage in self.units[:kept]:
+            sums[group] = sums[group] + self.codewords[group, stage][indices[:, group, stage]]
+        return torch.cat(sums, 1)
+
+    def bits(self) -> Tensor:
+        """Entropy of each unit, [G, S], bits for one point."""
+        return -(self.shares * self.shares.log2()).sum(-1)
+
+
+def fit_codebooks(
+    points: Tensor, *, groups: int, stages: int, codewords: int, seed: int, price: float = 0.0, rounds: int = 25
+) -> Codebooks:
+    """Residual product codebooks for `points` [N, D], D a multiple of `groups`.
+
+    `price` is relative: the share of a point's mean squared length that a bit may cost. Each stage scales it down with
+    what is left over, so that late stages are not priced away.
+    """
+    width = points.shape[1] // groups
+    books = points.new_zeros(groups, stages, codewords, width)
+    shares = points.new_zeros(groups, stages, codewords)
+    energy = float(points.square().sum(1).mean())
+    gains: dict[Unit, float] = {}
+    for group, rest in enumerate(points.reshape(-1, groups, width).unbind(1)):
+        for stage in range(stages):
+            left = float(rest.square().sum(1).mean())
+            cost = price * min(left, energy)
+            book, labels = kmeans(rest, codewords, seed=seed + group * stages + stage, rounds=rounds, price=cost)
+            books[group, stage], shares[group, stage] = book, _shares(labels, codewords, points.dtype)
+            rest = rest - book[labels]
+            bits = float(-(shares[group, stage] * shares[group, stage].log2()).sum())
+            gains[group, stage] = (left - float(rest.square().sum(1).mean())) / max(bits, 1e-3)
+    return Codebooks(books, shares, price * energy, order_units(gains, groups, stages))
+
+
+def order_units(gains: dict[Unit, float], groups: int, stages: int) -> tuple[Unit, ...]:
+    """The unit of the largest gain for a bit first, among the next stages of each group."""
+    depth = [0] * groups
+    order: list[Unit] = []
+    while len(order) < groups * stages:
+        open_groups = [group for group in range(groups) if depth[group] < stages]
+        best = max(open_groups, key=lambda group: gains[group, depth[group]])
+        order.append((best, depth[best]))
+        depth[best] += 1
+    return tuple(order)
+
+
+def rate_prefixes(units: int, rates: int) -> tuple[int, ...]:
+    """How many units each rate keeps, finest first: `rates` steps of equal ratio from all of them to one, or fewer."""
+    steps: Sequence[int] = [round(units ** (1 - index / max(rates - 1, 1))) for index in range(rates)]
+    return tuple(sorted({max(1, step) for step in steps}, reverse=True))
+
+
+def move_average(codewords: Tensor, points: Tensor, labels: Tensor, decay: float) -> Tensor:
+    """[K, D] a step towards the mean of the points [N, D] that `labels` [N] give each: an exponential moving average
+    (van den Oord et al., arXiv:1711.00937, appendix A.1). Codewords without points stay."""
+    return decay * codewords + (1 - decay) * _means(points, labels, len(codewords), codewords)
