@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.bundle.manifest import Codec as CodecEntry
 from edgekit.bundle.manifest import Rate
 from edgekit.parity import Outputs, Quality
+from edgekit.report.model import SplitRow
 from edgekit.runtimes.codecs.base import Codec
 from edgekit.runtimes.codecs.frame import frame_size
 
@@ -25,6 +27,17 @@ class Ladder:
 
     rates: tuple[Rate, ...]
     qualities: tuple[Quality, ...]
+
+    def of(self, codec: CodecEntry) -> CodecEntry:
+        """The manifest's entry with what was measured."""
+        return codec.model_copy(update={"rates": self.rates})
+
+    def rows(self, variant: str, codec: str) -> tuple[SplitRow, ...]:
+        """For the report."""
+        return tuple(
+            SplitRow(variant=variant, codec=codec, rate=index, **rate.model_dump())
+            for index, rate in enumerate(self.rates)
+        )
 
     def within(self, max_drop: float) -> int | None:
         """The coarsest rung that keeps the limit, where the finest does."""
