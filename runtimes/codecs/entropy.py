@@ -11,7 +11,8 @@ A table of radius m knows the symbols -m .. m and an escape. What escapes follow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import constriction
@@ -79,11 +80,16 @@ class FrequencyTables:
 
     def encode(self, symbols: np.ndarray, runs: Sequence[Run]) -> bytes:
         """`symbols` int32 [n], |s| <= MAX_SYMBOL, in runs of one table each. Raises CodecError."""
-        return encode_runs(symbols, [(self.model(table), int(self.radii[table]), count) for table, count in runs])
+        return encode_runs(np.ascontiguousarray(symbols, np.int32), self._runs(runs))
 
     def decode(self, payload: bytes, runs: Sequence[Run]) -> np.ndarray:
         """int32 [sum of counts]. Raises CodecError for bytes that `encode` does not write."""
-        return decode_runs(payload, [(self.model(table), int(self.radii[table]), count) for table, count in runs])
+        return decode_runs(payload, self._runs(runs))
+
+    def _runs(self, runs: Sequence[Run]) -> ModelRuns:
+        tables = [table for table, _ in runs]
+        counts = np.array([count for _, count in runs], np.int64)
+        return ModelRuns([self.model(table) for table in tables], self.radii[tables], counts)
 
     def bits(self, symbols: np.ndarray, runs: Sequence[Run]) -> float:
         """What the tables say that these symbols cost, escapes and the coder's own ending included not."""
@@ -97,58 +103,91 @@ class FrequencyTables:
         return total
 
 
-ModelRun = tuple[Any, int, int]  # model, radius, number of symbols
+@dataclass(frozen=True)
+class ModelRuns:
+    """Runs of symbols: run i has `counts[i]` of them, from -radius to radius or escaping, under `models[i]`."""
+
+    models: Sequence[Any]
+    radii: np.ndarray
+    counts: np.ndarray
+
+    def spread_radii(self) -> np.ndarray:
+        """int32: the radius of each symbol."""
+        return np.repeat(self.radii.astype(np.int32), self.counts)
 
 
-def encode_runs(symbols: np.ndarray, runs: Iterable[ModelRun]) -> bytes:
-    """Codes each run with its model; see `FrequencyTables.encode`."""
-    encoder, start, escapes = _queue.RangeEncoder(), 0, []
-    symbols = np.ascontiguousarray(symbols, np.int32)
-    for model, radius, count in runs:
-        part = symbols[start : start + count]
-        start += count
-        if count == 0:
-            continue
-        index = part + np.int32(radius)
-        outside = index.view(np.uint32) > 2 * radius
-        if outside.any():
-            escapes.append((abs(part[outside].astype(np.int64)) - radius - 1) * 2 + (part[outside] < 0))
-            index[outside] = 2 * radius + 1
-        encoder.encode(index, model)
-    if escapes:
-        _encode_escapes(encoder, np.concatenate(escapes) + 1)
+def encode_runs(symbols: np.ndarray, runs: ModelRuns) -> bytes:
+    """int32 [sum of counts] -> bytes. |symbol| <= MAX_SYMBOL."""
+    encoder = _queue.RangeEncoder()
+    radii = runs.spread_radii()
+    index = symbols + radii
+    outside = index.view(np.uint32) > 2 * radii.view(np.uint32)
+    escaped = np.flatnonzero(outside)
+    if len(escaped):
+        index[escaped] = 2 * radii[escaped] + 1
+    _encode_indices(encoder, index, runs)
+    if len(escaped):
+        values = symbols[escaped].astype(np.int64)
+        _encode_escapes(encoder, (abs(values) - radii[escaped] - 1) * 2 + (values < 0) + 1)
     return _ending(encoder)
 
 
-def decode_runs(payload: bytes, runs: Sequence[ModelRun]) -> np.ndarray:
+def decode_runs(payload: bytes, runs: ModelRuns) -> np.ndarray:
     """The reverse. A payload is what `encode_runs` writes for the symbols found in it, or CodecError is raised."""
-    words = np.frombuffer(payload + bytes(8 + -len(payload) % 4), ">u4").astype(np.uint32)
-    decoder, parts, places, start = _queue.RangeDecoder(words), [], [], 0
     try:
-        for model, radius, count in runs:
-            if count == 0:
-                continue
-            index = decoder.decode(model, count)
-            escaped = index == 2 * radius + 1
-            index -= radius
-            if escaped.any():
-                places.append((start + np.flatnonzero(escaped), radius))
-            parts.append(index)
-            start += count
-        symbols: np.ndarray = np.concatenate(parts) if parts else np.empty(0, np.int32)
-        if places:
-            values = _decode_escapes(decoder, sum(len(where) for where, _ in places)) - 1
-            radii = np.concatenate([np.full(len(where), radius) for where, radius in places])
-            magnitudes = values // 2 + radii + 1
-            if (magnitudes > MAX_SYMBOL).any():
+        decoder = _open(payload)
+        index = _decode_indices(decoder, runs)
+        radii = runs.spread_radii()
+        escaped = np.flatnonzero(index == 2 * radii + 1)
+        symbols: np.ndarray = index - radii
+        if len(escaped):
+            values = _decode_escapes(decoder, len(escaped)) - 1
+            magnitudes = values // 2 + radii[escaped] + 1
+            if magnitudes.max() > MAX_SYMBOL:
                 raise CodecError(f"a symbol of {magnitudes.max()}, allowed {MAX_SYMBOL}")
-            symbols[np.concatenate([where for where, _ in places])] = np.where(values % 2, -magnitudes, magnitudes)
+            symbols[escaped] = np.where(values % 2, -magnitudes, magnitudes)
     except (AssertionError, ValueError) as error:
         raise CodecError(f"{len(payload)} bytes that no encoder wrote: {error}") from error
     # A range coder decodes any bytes to something: coding that again is the cheapest complete check.
     if encode_runs(symbols, runs) != payload:
         raise CodecError(f"{len(payload)} bytes that no encoder wrote")
     return symbols
+
+
+def encode_indices(indices: np.ndarray, models: Sequence[Any], counts: np.ndarray) -> bytes:
+    """int32 [sum of counts], each below its model's number of symbols; nothing escapes."""
+    encoder = _queue.RangeEncoder()
+    _encode_indices(encoder, np.ascontiguousarray(indices, np.int32), ModelRuns(models, counts, counts))
+    return _ending(encoder)
+
+
+def decode_indices(payload: bytes, models: Sequence[Any], counts: np.ndarray) -> np.ndarray:
+    """The reverse, as strict as `decode_runs`."""
+    try:
+        indices = _decode_indices(_open(payload), ModelRuns(models, counts, counts))
+    except (AssertionError, ValueError) as error:
+        raise CodecError(f"{len(payload)} bytes that no encoder wrote: {error}") from error
+    if encode_indices(indices, models, counts) != payload:
+        raise CodecError(f"{len(payload)} bytes that no encoder wrote")
+    return indices
+
+
+def _open(payload: bytes) -> Any:
+    return _queue.RangeDecoder(np.frombuffer(payload + bytes(8 + -len(payload) % 4), ">u4").astype(np.uint32))
+
+
+def _encode_indices(encoder: Any, index: np.ndarray, runs: ModelRuns) -> None:
+    start = 0
+    for model, count in zip(runs.models, runs.counts.tolist(), strict=True):
+        if count:
+            encoder.encode(index[start : start + count], model)
+            start += count
+
+
+def _decode_indices(decoder: Any, runs: ModelRuns) -> np.ndarray:
+    parts = [decoder.decode(model, n) for model, n in zip(runs.models, runs.counts.tolist(), strict=True) if n]
+    indices: np.ndarray = np.concatenate(parts) if parts else np.empty(0, np.int32)
+    return indices
 
 
 def _encode_escapes(encoder: Any, values: np.ndarray) -> None:

@@ -1,8 +1,6 @@
 """Build side of the transform codec: calibration coefficients and steps -> tables shared by all rates.
 
-Each (rate, component) has a histogram of symbols. Lloyd's algorithm groups them into classes, where the distance of
-a histogram to a class is the bits that it costs with the class's table (entropy-constrained clustering: Chou,
-Lookabaugh and Gray, IEEE Trans. ASSP 37(1), 1989). numpy only.
+Each (rate, component) has a histogram of symbols; histograms that look alike share a table. numpy only.
 """
 
 from __future__ import annotations
@@ -12,12 +10,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgekit.errors import CodecError
+from edgekit.runtimes.codecs.clustering import cluster_histograms
 from edgekit.runtimes.codecs.entropy import MAX_RADIUS, integer_table
 from edgekit.runtimes.codecs.tables import write_tables
 from edgekit.runtimes.codecs.transform import BUCKETS, DROPPED, KIND
 
 CLUSTER_RADIUS = 20  # symbols beyond it are one bucket to the clustering
-ITERATIONS = 8
 ESCAPED_SHARE = 2.0**-13  # a table ends where less than this lies beyond
 
 
@@ -92,26 +90,10 @@ def _cluster(rows: np.ndarray, steps: Sequence[float], rounding: float, sent: np
         places = np.clip(symbols, -CLUSTER_RADIUS - 1, CLUSTER_RADIUS + 1) + base
         histograms[rate] = np.bincount(places.ravel(), minlength=len(rows) * bins).reshape(len(rows), bins)
     flat = histograms[sent]
-    spread = flat @ np.abs(np.arange(bins) - CLUSTER_RADIUS - 1).astype(np.float32) / flat.sum(1)
-    label = _start(spread, classes)
-    for _ in range(ITERATIONS):
-        totals = np.zeros((int(label.max()) + 1, bins))
-        np.add.at(totals, label, flat)
-        totals += 0.01 + 1e-4 * totals.sum(1, keepdims=True) / bins
-        bits = -np.log2(totals / totals.sum(1, keepdims=True)).astype(np.float32)
-        label = np.unique((flat @ bits.T).argmin(1), return_inverse=True)[1]
+    label = cluster_histograms(flat, CLUSTER_RADIUS + 1, classes)
     index = np.full(sent.shape, DROPPED, np.uint8)
     index[sent] = label
     return index
-
-
-def _start(spread: np.ndarray, classes: int) -> np.ndarray:
-    """Classes by spread, as many components' bits in each: int [components]."""
-    order = np.argsort(spread, kind="stable")
-    weight = np.cumsum(np.log2(1 + 4 * spread[order]) + 1e-3)
-    label = np.empty(len(spread), np.int64)
-    label[order] = np.minimum(weight / weight[-1] * classes, classes - 1).astype(np.int64)
-    return np.unique(label, return_inverse=True)[1]
 
 
 def _tables(
