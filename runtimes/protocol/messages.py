@@ -163,7 +163,7 @@ def _add_field(
 
 
 _POOL = descriptor_pool.DescriptorPool()
-_POOL.Add(_build())  # type: ignore[no-untyped-call]
+_POOL.Add(_build())
 
 
 def message(name: str) -> Any:

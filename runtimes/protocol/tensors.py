@@ -107,7 +107,8 @@ def _check_size(name: str, shape: tuple[int, ...], item_bytes: int, size: int) -
 
 def split_bytes(name: str, data: bytes | memoryview, count: int) -> list[bytes]:
     """The elements of a BYTES tensor's raw contents. Raises InputError unless they are exactly `count`."""
-    view, items, at = memoryview(data), [], 0
+    view, at = memoryview(data), 0
+    items: list[bytes] = []
     while at < len(view):
         if len(items) == count or at + 4 > len(view):
             break

@@ -208,8 +208,7 @@ class Batcher:
                 for item in due:
                     self._execute([item])
                 return
-            known = isinstance(error, EdgekitError)
-            due[0].error = error if known else SessionError(f"{self.name} failed: {error}")
+            due[0].error = error if isinstance(error, EdgekitError) else SessionError(f"{self.name} failed: {error}")
         finally:
             for item in due:
                 item.done.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -146,7 +146,7 @@ class Engine:
         return self._run(model, samples, course)
 
     def _run(
-        self, model: ServedModel, samples: list[Mapping[str, np.ndarray]], course: Course
+        self, model: ServedModel, samples: Sequence[Mapping[str, np.ndarray]], course: Course
     ) -> dict[str, np.ndarray]:
         start = time.perf_counter_ns()
         tensors, queue_ns, compute_ns = model.run(samples, course.deadline)

@@ -138,6 +138,9 @@ class GrpcFront:
         try:
             self._engine.catalog.find(request.name, request.version)
         except UnknownNameError:
+            # A question of yes or no: an unknown model is not ready, which is no failure.
+            if self._engine.upstream is None:
+                return {"ready": False}
             return self._passed_up("ModelReady", request, context)
         return {"ready": self._engine.is_ready}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,7 +46,7 @@ class ServedModel:
         self.inputs = tuple(entry.spec() for entry in part.inputs)
         self.outputs = tuple(entry.spec() for entry in part.outputs)
         self.statistics = Statistics()
-        self.on_batch = lambda batch: None
+        self.on_batch: Callable[[Finished], None] | None = None
         self._session = load(bundle, part=part.name, threads=threads)
         self.batching = batch
         try:
@@ -93,7 +93,8 @@ class ServedModel:
 
     def _observe(self, batch: Finished) -> None:
         self.statistics.ran(batch)
-        self.on_batch(batch)
+        if self.on_batch is not None:
+            self.on_batch(batch)
 
     def check(self, tensors: Arrays) -> None:
         """Raises InputError for names, dtypes, shapes or a batch that this model does not take."""

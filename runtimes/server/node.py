@@ -14,6 +14,7 @@ from edgekit.runtimes.server.catalog import Catalog
 from edgekit.runtimes.server.engine import Engine
 from edgekit.runtimes.server.grpc_front import GrpcFront
 from edgekit.runtimes.server.metrics import Metrics
+from edgekit.runtimes.server.rest_front import RestFront
 from edgekit.runtimes.server.security import Security
 from edgekit.runtimes.server.tracing import open_tracer
 from edgekit.runtimes.server.upstream import Upstream
@@ -23,17 +24,21 @@ MAX_WORKERS = 512
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """`grpc_port` 0 takes a free one, None opens none. `threads`: of each model's runtime, None takes every core.
-    `max_bytes` bounds a request. `trace`: a file for spans. `key`: whose signature the bundles must bear."""
+    """A port 0 takes a free one, None opens none; `port` is REST's. `threads`: of each model's runtime, None takes
+    every core. `max_bytes` bounds a request, `body_timeout_s` the time that its headers or its body may take over
+    REST. `trace`: a file for spans. `key`: whose signature the bundles must bear."""
 
     tier: Tier = "edge"
     host: str = "127.0.0.1"
+    port: int | None = 0
     grpc_port: int | None = 0
     security: Security = Security()
     upstream: str | None = None
     upstream_client: ClientOptions = ClientOptions()
     batch: BatchOptions = field(default_factory=BatchOptions)
     max_bytes: int = 16 << 20
+    body_timeout_s: float = 10.0
+    with_metrics: bool = True
     threads: int | None = None
     trace: Path | None = None
     key: Path | None = None
@@ -54,16 +59,30 @@ class Node:
             bundles, options.tier, threads=options.threads, batch=options.batch, key=options.key
         )
         self.engine = Engine(self.catalog, options.tier, upstream, Metrics(), self._tracer)
+        self._grpc: GrpcFront | None = None
+        self._rest: RestFront | None = None
         try:
-            workers = min(MAX_WORKERS, len(self.catalog.models) * (options.batch.queue + options.batch.max_batch))
-            self._grpc = (
-                GrpcFront(self.engine, options.security, options.host, options.grpc_port, options.max_bytes, workers)
-                if options.grpc_port is not None
-                else None
-            )
+            self._listen()
         except BaseException:
+            self._close_fronts(0.0)
             self.engine.close()
             raise
+
+    def _listen(self) -> None:
+        options = self.options
+        workers = min(MAX_WORKERS, len(self.catalog.models) * (options.batch.queue + options.batch.max_batch))
+        shared = (self.engine, options.security, options.host)
+        if options.grpc_port is not None:
+            self._grpc = GrpcFront(*shared, options.grpc_port, options.max_bytes, workers)
+        if options.port is not None:
+            self._rest = RestFront(
+                *shared,
+                options.port,
+                options.max_bytes,
+                workers,
+                body_timeout_s=options.body_timeout_s,
+                with_metrics=options.with_metrics,
+            )
 
     @property
     def grpc_url(self) -> str:
@@ -73,12 +92,21 @@ class Node:
         return f"{'grpcs' if self.options.security.certificate else 'grpc'}://{self._address}:{self._grpc.port}"
 
     @property
+    def rest_url(self) -> str:
+        """ "" without a REST port."""
+        if self._rest is None:
+            return ""
+        return f"{'https' if self.options.security.certificate else 'http'}://{self._address}:{self._rest.port}"
+
+    @property
     def _address(self) -> str:
         return f"[{self.options.host}]" if ":" in self.options.host else self.options.host
 
     def start(self) -> None:
         if self._grpc is not None:
             self._grpc.start()
+        if self._rest is not None:
+            self._rest.start()
 
     def stop(self, grace_s: float = 10.0) -> bool:
         """Drains: not ready any more, further requests refused, those inside finished within `grace_s`; then frees
@@ -87,12 +115,17 @@ class Node:
             return True
         self._stopped.set()
         drained = self.engine.drain(grace_s)
-        if self._grpc is not None:
-            self._grpc.stop(1.0)
+        self._close_fronts(1.0)
         self.engine.close()
         if self._tracer is not None:
             self._tracer.close()
         return drained
+
+    def _close_fronts(self, grace_s: float) -> None:
+        if self._rest is not None:
+            self._rest.stop(grace_s)
+        if self._grpc is not None:
+            self._grpc.stop(grace_s)
 
     def __enter__(self) -> Node:
         self.start()

@@ -100,7 +100,7 @@ def _file_exporter(path: Path) -> Any:
     except OSError as error:
         raise NodeError(f"cannot write {path}: {error.strerror}", hint="choose a writable --trace file") from error
 
-    class JsonLines(SpanExporter):
+    class JsonLines(SpanExporter):  # type: ignore[misc]
         """One object a span: name, ids, start and duration, attributes."""
 
         _lock = threading.Lock()

@@ -107,11 +107,11 @@ def split_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Node]]:
-    """Starts nodes that are stopped when the test ends."""
+    """Starts nodes (over gRPC alone, unless a port is given) that are stopped when the test ends."""
     nodes: list[Node] = []
 
     def start(*bundles: Path, **options: Any) -> Node:
-        node = Node(list(bundles), NodeOptions(threads=1, **options))
+        node = Node(list(bundles), NodeOptions(**{"threads": 1, "port": None, **options}))
         nodes.append(node)
         node.start()
         return node

@@ -1,0 +1,240 @@
+"""The REST face in OpenAPI 3.1, written out from what this node serves: its models' names are the paths' choices."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from edgekit.runtimes.protocol.tensors import CONTENTS
+from edgekit.runtimes.server.catalog import Catalog
+
+Json = dict[str, Any]
+
+_LENGTH_HEADER = "Inference-Header-Content-Length"
+_JSON = "application/json"
+
+
+def document(catalog: Catalog, *, with_metrics: bool, with_token: bool) -> Json:
+    """`with_token`: everything but health asks for a bearer token."""
+    names = sorted({model.name for model in catalog.models})
+    versions = sorted({model.version for model in catalog.models})
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": names}}
+    number = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": versions}}
+    paths: Json = {
+        "/v2/health/live": _get("The process answers", "Live", open=True),
+        "/v2/health/ready": _get("Requests are taken", "Ready", open=True, extra={"503": _json("Draining", "Ready")}),
+        "/v2": _get("The server", "ServerMetadata"),
+        "/v2/models/stats": _get("Statistics of every model", "Statistics"),
+        "/v2/repository/index": _index(),
+        "/openapi.json": _get("This description", None, open=True),
+    }
+    if with_metrics:
+        paths["/metrics"] = _metrics()
+    for base, parameters in (
+        ("/v2/models/{model}", [model]),
+        ("/v2/models/{model}/versions/{version}", [model, number]),
+    ):
+        missing = {"404": _error("No such model or version")}
+        paths |= {
+            base: _get("A model", "ModelMetadata", parameters, missing),
+            f"{base}/ready": _get(
+                "The model takes requests", "ModelReady", parameters, missing | {"503": _json("Draining", "ModelReady")}
+            ),
+            f"{base}/config": _get("Triton's configuration", "Config", parameters, missing),
+            f"{base}/stats": _get("Statistics of a model", "Statistics", parameters, missing),
+            f"{base}/infer": _infer(parameters),
+        }
+    described: Json = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "edgekit node",
+            "version": version("edgekit"),
+            "description": "Open Inference Protocol v2 with binary tensors; Triton's configuration and statistics.",
+        },
+        "paths": paths,
+        "components": {"schemas": _schemas()},
+    }
+    if with_token:
+        described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path in paths.values():
+            for operation in path.values():
+                if not operation.pop("x-open"):
+                    operation["security"] = [{"token": []}]
+                    operation["responses"]["401"] = _error("No token, or a wrong one")
+    else:
+        for path in paths.values():
+            for operation in path.values():
+                del operation["x-open"]
+    return described
+
+
+def _ref(schema: str) -> Json:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _json(description: str, schema: str | None) -> Json:
+    return {"description": description, "content": {_JSON: {"schema": _ref(schema) if schema else {"type": "object"}}}}
+
+
+def _error(description: str) -> Json:
+    return _json(description, "Error")
+
+
+def _get(
+    summary: str,
+    schema: str | None,
+    parameters: list[Json] | None = None,
+    extra: Json | None = None,
+    open: bool = False,
+) -> Json:
+    return {
+        "get": {
+            "summary": summary,
+            "parameters": parameters or [],
+            "responses": {"200": _json(summary, schema), **(extra or {})},
+            "x-open": open,
+        }
+    }
+
+
+def _index() -> Json:
+    listed = {"type": "array", "items": _ref("IndexEntry")}
+    return {
+        "post": {
+            "summary": "What is served",
+            "requestBody": {"required": False, "content": {_JSON: {"schema": {"type": "object"}}}},
+            "responses": {
+                "200": {"description": "Models and versions", "content": {_JSON: {"schema": listed}}},
+                "400": _error("The body is not a JSON object"),
+                "408": _error("The body did not arrive in time"),
+                "413": _error("The body is too long"),
+                "415": _error("The body is compressed, or of another type"),
+            },
+            "x-open": False,
+        }
+    }
+
+
+def _metrics() -> Json:
+    text = {"description": "Prometheus metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"get": {"summary": "Prometheus metrics", "responses": {"200": text}, "x-open": False}}
+
+
+def _infer(parameters: list[Json]) -> Json:
+    length = {
+        "name": _LENGTH_HEADER,
+        "in": "header",
+        "required": False,
+        "description": "The length of the JSON at the front of a body with binary tensors",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    binary = {"schema": {"type": "string", "contentEncoding": "binary"}}
+    errors = {
+        "400": "Not what the protocol or the model allows",
+        "404": "No such model or version",
+        "408": "The body did not arrive in time",
+        "409": "A frame, plan or bundle that is not served here",
+        "413": "The body is too long",
+        "415": "The body is compressed, or of another type",
+        "429": "The queue is full: see Retry-After",
+        "500": "The runtime failed",
+        "503": "Draining, or the upstream cannot be reached",
+        "504": "The deadline passed",
+    }
+    answer = {
+        "description": "The model's outputs",
+        "headers": {_LENGTH_HEADER: {"schema": {"type": "integer"}, "required": False}},
+        "content": {_JSON: {"schema": _ref("InferAnswer")}, "application/octet-stream": binary},
+    }
+    return {
+        "post": {
+            "summary": "Run a model",
+            "parameters": [*parameters, length],
+            "requestBody": {"required": True, "content": {_JSON: {"schema": _ref("InferRequest")}}},
+            "responses": {"200": answer, **{code: _error(text) for code, text in errors.items()}},
+            "x-open": False,
+        }
+    }
+
+
+def _object(required: list[str], **properties: Json) -> Json:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _schemas() -> Json:
+    text, count = {"type": "string"}, {"type": "integer", "minimum": 0}
+    texts = {"type": "array", "items": text}
+    shape = {"type": "array", "items": {"type": "integer", "minimum": -1}}
+    parameters = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+    tensors = {"type": "array", "items": _ref("TensorMetadata")}
+    configured = {
+        "type": "array",
+        "items": _object(["name", "data_type", "dims"], name=text, data_type=text, dims=shape),
+    }
+    size = {"type": "integer", "minimum": 0, "maximum": (1 << 40) - 1}
+    data = {"type": "array"}
+    ready = {"type": "boolean"}
+    return {
+        "Error": _object(["error"], error=text),
+        "Live": _object(["live"], live=ready),
+        "Ready": _object(["ready"], ready=ready),
+        "ModelReady": _object(["ready"], name=text, ready=ready),
+        "ServerMetadata": _object(["name", "version", "extensions"], name=text, version=text, extensions=texts),
+        "TensorMetadata": _object(["name", "datatype", "shape"], name=text, datatype=text, shape=shape),
+        "ModelMetadata": _object(
+            ["name", "platform", "inputs", "outputs"],
+            name=text,
+            versions=texts,
+            platform=text,
+            inputs=tensors,
+            outputs=tensors,
+        ),
+        "Config": _object(
+            ["name", "platform", "max_batch_size", "input", "output"],
+            name=text,
+            platform=text,
+            backend=text,
+            max_batch_size=count,
+            input=configured,
+            output=configured,
+        ),
+        "Duration": _object(["count", "ns"], count=count, ns=count),
+        "ModelStatistics": _object(
+            ["name", "version", "inference_count", "execution_count", "inference_stats"],
+            name=text,
+            version=text,
+            last_inference=count,
+            inference_count=count,
+            execution_count=count,
+            inference_stats={"type": "object", "additionalProperties": _ref("Duration")},
+        ),
+        "Statistics": _object(["model_stats"], model_stats={"type": "array", "items": _ref("ModelStatistics")}),
+        "IndexEntry": _object(["name"], name=text, version=text, state=text, reason=text),
+        "InferInput": _object(
+            ["name", "shape", "datatype", "data"],
+            name={"type": "string", "minLength": 1},
+            shape={"type": "array", "items": size, "maxItems": 16},
+            datatype={"type": "string", "enum": [*CONTENTS, "FP16"]},
+            parameters=parameters,
+            data=data,
+        ),
+        "InferOutput": _object(["name"], name={"type": "string", "minLength": 1}, parameters=parameters),
+        "InferRequest": _object(
+            ["inputs"],
+            id=text,
+            parameters=parameters,
+            inputs={"type": "array", "minItems": 1, "items": _ref("InferInput")},
+            outputs={"type": "array", "items": _ref("InferOutput")},
+        ),
+        "AnswerTensor": _object(
+            ["name", "shape", "datatype"], name=text, shape=shape, datatype=text, parameters=parameters, data=data
+        ),
+        "InferAnswer": _object(
+            ["model_name", "outputs"],
+            model_name=text,
+            model_version=text,
+            id=text,
+            parameters=parameters,
+            outputs={"type": "array", "items": _ref("AnswerTensor")},
+        ),
+    }
