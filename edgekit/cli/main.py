@@ -22,6 +22,8 @@ COMMANDS = {
     "run": ("run", "Run a bundle on images, arrays or text."),
     "benchmark": ("benchmark", "Time a bundle on this machine, beside its bare runtime."),
     "evaluate": ("evaluate", "Accuracy, or agreement with the float model, on a folder of data."),
+    "link": ("link", "Stand between a device and its node as a slow, uneven link."),
+    "simulate": ("simulate", "Replay policies over a bundle's plans on a trace, in virtual time."),
     "devices": ("devices", "List, show or probe devices."),
     "doctor": ("doctor", "What is installed, what can run here, and what adds the rest."),
     "verify": ("verify", "Check a bundle's hashes and its signature."),
