@@ -46,6 +46,16 @@ class Codec(ABC):
     def encode(self, arrays: Sequence[np.ndarray], rate: int = 0) -> bytes:
         """Raises CodecError for a rate off the ladder, or arrays that do not fit `features`."""
         self.check_rate(rate)
+        self.check_arrays(arrays)
+        return self._encode(arrays, rate)
+
+    def decode(self, payload: bytes, shapes: Sequence[tuple[int, ...]], rate: int = 0) -> list[np.ndarray]:
+        """Raises CodecError for a rate off the ladder, shapes that do not fit `features`, or a damaged payload."""
+        self.check_rate(rate)
+        self.check_shapes(shapes)
+        return self._decode(payload, shapes, rate)
+
+    def check_arrays(self, arrays: Sequence[np.ndarray]) -> None:
         if len(arrays) != len(self.features):
             raise CodecError(f"{len(arrays)} arrays, allowed {len(self.features)}")
         for spec, array in zip(self.features, arrays, strict=True):
@@ -54,11 +64,8 @@ class Codec(ABC):
                 reason = f"{array.size} elements, allowed {MAX_ELEMENTS}"
             if reason is not None:
                 raise CodecError(f"feature {spec.name!r} has {reason}", hint="encode what this bundle's head gives")
-        return self._encode(arrays, rate)
 
-    def decode(self, payload: bytes, shapes: Sequence[tuple[int, ...]], rate: int = 0) -> list[np.ndarray]:
-        """Raises CodecError for a rate off the ladder, shapes that do not fit `features`, or a damaged payload."""
-        self.check_rate(rate)
+    def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         if len(shapes) != len(self.features):
             raise CodecError(f"{len(shapes)} shapes, allowed {len(self.features)}")
         for spec, shape in zip(self.features, shapes, strict=True):
@@ -68,7 +75,6 @@ class Codec(ABC):
                 isinstance(want, int) and want != got for want, got in zip(spec.shape, shape, strict=True)
             ):
                 raise CodecError(f"feature {spec.name!r} of shape {list(shape)}, allowed {list(spec.shape)}")
-        return self._decode(payload, shapes, rate)
 
     def check_rate(self, rate: int) -> None:
         if not 0 <= rate < self.rates:

@@ -251,8 +251,9 @@ def integer_table(counts: np.ndarray, total: int = TABLE_TOTAL) -> np.ndarray:
     counts = np.maximum(np.asarray(counts, np.float64), 0)
     weight = counts.sum()
     shares = (counts / weight if weight > 0 else np.full(len(counts), 1 / len(counts))) * (total - len(counts))
-    table = np.floor(shares).astype(np.int64)
+    table: np.ndarray = np.floor(shares).astype(np.int64)
     missing = total - len(counts) - int(table.sum())
     order = np.argsort(-(shares - table), kind="stable")
     table[order[:missing]] += 1
-    return table + 1
+    table += 1
+    return table

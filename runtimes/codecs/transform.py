@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,7 @@ class TransformCodec(Codec):
             raise CodecError(f"steps {steps.tolist()}, allowed above zero")
         if ((self.index >= len(self.tables)) & (self.index != DROPPED)).any():
             raise CodecError(f"a table index of {self.index.max()}, allowed below {len(self.tables)}")
+        self.conditionals: dict[tuple[int, int, int, int], Any] = {}  # of refinement.py
         self.layouts = [self._layout(step, index) for step, index in zip(steps, self.index, strict=True)]
 
     @staticmethod
