@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekit.model import Model
     from edgekit.pipeline import export
     from edgekit.recipe import Recipe
+    from edgekit.runtimes.coordinator.connect import connect
     from edgekit.runtimes.load import load
     from edgekit.runtimes.predict import Predictor
     from edgekit.runtimes.session import Session
@@ -28,6 +29,7 @@ __all__ = [
     "Predictor",
     "Recipe",
     "Session",
+    "connect",
     "export",
     "load",
     "load_device",
@@ -41,6 +43,7 @@ _HOMES = {
     "Predictor": "edgekit.runtimes.predict",
     "Recipe": "edgekit.recipe",
     "Session": "edgekit.runtimes.session",
+    "connect": "edgekit.runtimes.coordinator.connect",
     "export": "edgekit.pipeline",
     "load": "edgekit.runtimes.load",
     "load_device": "edgekit.devices.device",

@@ -52,9 +52,13 @@ class Session(ABC):
         )
         self._closed = False
         self._on_close: list[Callable[[], None]] = []
-        if not path.exists():
-            raise SessionError(f"no artifact at {path}", hint="check the path, or export again")
+        self._check_path()
         self._load()
+
+    def _check_path(self) -> None:
+        """Sessions that run no file of their own override it."""
+        if not self.path.exists():
+            raise SessionError(f"no artifact at {self.path}", hint="check the path, or export again")
 
     @abstractmethod
     def _load(self) -> None:

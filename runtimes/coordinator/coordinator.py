@@ -1,0 +1,329 @@
+"""The coordinator: answers requests with the parts that run here and the nodes above, each by its deadline."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgekit.bundle.bundle import Bundle
+from edgekit.bundle.manifest import Manifest, Tier, Variant
+from edgekit.devices.device import Device
+from edgekit.errors import DeadlineError, EdgekitError, InputError, SessionError, UsageError
+from edgekit.planning.link import Link
+from edgekit.planning.plan import Hop, Objective, PlanLimits
+from edgekit.runtimes.codecs.frame import Frame, pack
+from edgekit.runtimes.coordinator.answer import Answer
+from edgekit.runtimes.coordinator.breaker import BreakerSettings
+from edgekit.runtimes.coordinator.clock import Clock, SystemClock
+from edgekit.runtimes.coordinator.execution import Execution, Itinerary, Leg, Sent, Timing
+from edgekit.runtimes.coordinator.knowledge import Knowledge, Probe
+from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult, Wrap
+from edgekit.runtimes.coordinator.policies import Policy, Situation, make_policy
+from edgekit.runtimes.coordinator.route import RECHECK_S, Route
+from edgekit.runtimes.coordinator.routes import Routes
+from edgekit.runtimes.peer import Peer
+from edgekit.runtimes.protocol.client import ClientOptions
+from edgekit.runtimes.session import Feeds
+from edgekit.tensors import TensorSpec
+
+# What bounds a request whose caller names no deadline.
+DEFAULT_DEADLINE_MS = 30_000.0
+THREADS = 32
+MAX_IN_FLIGHT = 8
+PROBE_TIMEOUT_S = 1.0
+REFINE_STEPS = 2
+REFINE_THRESHOLD = 0.7
+
+
+class Coordinator:
+    """Runs `bundle` here and on the nodes `edge` and `cloud`: grpc:// or grpcs:// URLs, or Peers. Safe from any thread.
+
+    `policy`: see `policies`, `auto` follows link and nodes. `deadline_ms` for requests that name none. `token`, `ca`,
+    `certificate`: as the nodes ask for. `links`: what to believe of the links before anything was measured. `refine`
+    asks at a coarse rate first, and at a finer one where the answer's confidence is below `refine_threshold`. `wrap`
+    puts something around the device's sessions (a pace, a counter). `pool` takes the place of its own threads. Closing
+    it ends all of its threads; the bundle is closed with it where it was given by path.
+
+    Raises BundleError, PlanError (nothing to run with this policy), UsageError, UnknownNameError, NodeError (files of
+    certificates), SessionError.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        edge: str | Peer | None = None,
+        cloud: str | Peer | None = None,
+        policy: str | Policy = "auto",
+        deadline_ms: float | None = None,
+        *,
+        token: str = "",
+        ca: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        objective: Objective = Objective(),
+        limits: PlanLimits = PlanLimits(),
+        links: Mapping[Hop, Link] | None = None,
+        device: Device | None = None,
+        servers: Mapping[Tier, Device] | None = None,
+        threads: int | None = None,
+        key: Path | None = None,
+        refine: bool = False,
+        refine_threshold: float = REFINE_THRESHOLD,
+        wrap: Wrap | None = None,
+        timing: Timing = Timing(),
+        breaker: BreakerSettings = BreakerSettings(),
+        recheck_s: float = RECHECK_S,
+        probes: bool = True,
+        clock: Clock | None = None,
+        pool: Any = None,
+    ) -> None:
+        self.deadline_ms = _checked(deadline_ms)
+        self.policy = make_policy(policy) if isinstance(policy, str) else policy
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.timing = timing
+        self._objective, self._limits, self._probes = objective, limits, probes
+        self._refine, self._refine_threshold = refine, refine_threshold
+        self._knowledge: Knowledge | None = None
+        self._is_closed = False
+        with ExitStack() as opened:
+            self.bundle = bundle if isinstance(bundle, Bundle) else opened.enter_context(Bundle.open(bundle, key))
+            self.manifest: Manifest = self.bundle.manifest
+            self.parts = DeviceParts(self.bundle, self.clock, threads=threads, wrap=wrap, on_timed=self._timed)
+            opened.callback(self.parts.close)
+            self.inputs, self.outputs = self._specs()
+            self.parts.warm_up(self.inputs)
+            self._pool = pool if pool is not None else ThreadPoolExecutor(THREADS, "edgekit-coordinator")
+            opened.callback(partial(self._pool.shutdown, wait=True, cancel_futures=True))
+            self._routes = Routes(
+                self.bundle,
+                {"edge": edge, "cloud": cloud},
+                self.clock,
+                options=ClientOptions(token=token, ca=ca, certificate=certificate),
+                breaker=breaker,
+                recheck_s=recheck_s,
+                on_handshake=self._after_handshake,
+            )
+            opened.callback(self._routes.close)
+            self._variants = frozenset(name for name in self.parts.usable if self._routes.can_go(name))
+            measured = {name: times.median_ms for name, times in self.parts.durations.items() if len(times)}
+            self._knowledge = Knowledge(
+                self.manifest, measured, self._routes.hops, links, device=device, servers=servers
+            )
+            self.policy.check([way for way in self._knowledge.ways(0.0) if way.variant in self._variants])
+            for variant in sorted(self._variants):
+                route = self.route(variant)
+                if route is not None:
+                    route.verdict(variant)  # shakes hands before the first request comes
+            self._opened = opened.pop_all()
+
+    # Asking
+
+    def ask(self, feeds: Feeds, deadline_ms: float | None = None) -> Answer:
+        """One request, answered by its deadline (`deadline_ms` from now): as planned, or marked degraded.
+
+        Raises InputError for feeds that do not fit; DeadlineError where there is no answer in time; else what kept both
+        the plan and a local answer from being carried out, UnreachableError and MismatchError among them.
+        """
+        started = self.clock.now()
+        allowed_ms = _checked(deadline_ms) if deadline_ms is not None else self.deadline_ms
+        self._check(feeds)
+        deadline = started + (allowed_ms if allowed_ms is not None else DEFAULT_DEADLINE_MS) / 1e3
+        return Execution(self, feeds, self.plan(allowed_ms), started, deadline).run()
+
+    def ask_many(
+        self, requests: Iterable[Feeds], *, in_flight: int = 4, deadline_ms: float | None = None
+    ) -> Iterator[Answer | EdgekitError]:
+        """Answers in order, at most `in_flight` requests under way: one is computed while another is sent.
+
+        A request that fails gives its error in its place. The deadline of each counts from when it is begun. Nothing
+        more is taken from `requests` once the iterator is closed.
+        """
+        if not 1 <= in_flight <= MAX_IN_FLIGHT:
+            raise UsageError(f"{in_flight} requests in flight, allowed 1 to {MAX_IN_FLIGHT}")
+        waiting: deque[Future[Answer]] = deque()
+        try:
+            for feeds in requests:
+                waiting.append(self.submit(partial(self.ask, feeds, deadline_ms)))
+                if len(waiting) >= in_flight:
+                    yield _outcome(waiting.popleft())
+            while waiting:
+                yield _outcome(waiting.popleft())
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def plan(self, deadline_ms: float | None = None) -> Itinerary:
+        """What the next request will do. Shakes hands and probes links where that is due."""
+        if self._is_closed or self._knowledge is None:
+            raise SessionError("this coordinator is closed", hint="connect again")
+        now = self.clock.now()
+        refusals: dict[str, str] = {}
+        absent: set[str] = set()
+        for variant in self._variants:
+            route = self.route(variant)
+            verdict = route.verdict(variant) if route is not None else None
+            if verdict is not None and verdict.state == "absent":
+                absent.add(variant)
+            elif verdict is not None and verdict.state == "refused":
+                refusals[variant] = verdict.reason
+        situation = Situation(
+            ways=[way for way in self._knowledge.ways(now) if way.variant in self._variants - absent],
+            estimates=self._knowledge.estimates,
+            links=self._knowledge.links(),
+            refusals=refusals,
+            local=self.parts.local,
+            limits=self._limits,
+            objective=self._objective,
+            power=self._knowledge.power,
+            now_s=now,
+            deadline_ms=deadline_ms,
+        )
+        chosen = self.policy.choose(situation)
+        if self._probes:
+            self._probe_where_silent(chosen)
+        return self._refined(chosen) if self._refine else chosen
+
+    @property
+    def links(self) -> dict[Hop, Link]:
+        """What the links are believed to give now."""
+        return dict(self._knowledge.links()) if self._knowledge is not None else {}
+
+    @property
+    def states(self) -> dict[Tier, str]:
+        """Of the breaker of each node: closed, open or half-open."""
+        return {route.tier: route.breaker.state for route in self._routes}
+
+    def close(self) -> None:
+        """Ends its threads and connections; requests under way end with an error. Again is harmless."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._opened.close()
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What an execution works with
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        try:
+            future: Future[Any] = self._pool.submit(call)
+        except RuntimeError as error:
+            raise SessionError("this coordinator is closed", hint="connect again") from error
+        return future
+
+    def route(self, variant: str) -> Route | None:
+        return self._routes.to(variant)
+
+    def encode(self, variant: Variant, head: HeadResult, leg: Leg) -> tuple[bytes, ...]:
+        name, rate = variant.codecs[0], leg.rates[0]
+        arrays = self.parts.features(variant, head)
+        payload = self.parts.timed(f"encode:{name}", self.parts.codec(name).encode, arrays, rate)
+        reader = next(part for part in map(self.manifest.part, variant.parts) if part.tier != "device")
+        frame = Frame(
+            payload=payload,
+            shapes=tuple(array.shape for array in arrays),
+            rate=rate,
+            plan_digest=self._routes.plan_digests[variant.name],
+            codec_digest=self._routes.codec_digests[name],
+            model_digest=reader.sha256,
+        )
+        return (pack(frame),)
+
+    def plan_digest(self, variant: str) -> str:
+        return self._routes.plan_digests[variant]
+
+    def learn(self, sent: Sent) -> None:
+        if self._knowledge is not None:
+            self._knowledge.exchanged(sent, self.clock.now())
+
+    # Inside
+
+    def _refined(self, plan: Itinerary) -> Itinerary:
+        """A coarser leg before the only one."""
+        if len(plan.legs) != 1 or not plan.legs[0].rates:
+            return plan
+        leg = plan.legs[0]
+        last = len(self.manifest.codec(self.manifest.variant(leg.variant).codecs[0]).rates) - 1
+        coarse = min(leg.rates[0] + REFINE_STEPS, last)
+        if coarse == leg.rates[0]:
+            return plan
+        first = Leg(leg.variant, (coarse, *leg.rates[1:]))
+        return replace(plan, legs=(first, leg), threshold=self._refine_threshold)
+
+    def _probe_where_silent(self, plan: Itinerary) -> None:
+        used = [self.route(leg.variant) for leg in plan.legs]
+        for route in self._routes:
+            if route not in used and route.info is not None and route.breaker.state == "closed":
+                self._after_handshake(route)
+
+    def _after_handshake(self, route: Route) -> None:
+        """One small transfer tells of a link that was not seen for a while before a request has to."""
+        if self._knowledge is None or not self._probes:
+            return
+        probe = self._knowledge.due_probe(("device", route.tier), self.clock.now())
+        if probe is not None:
+            self._probe(route, probe)
+
+    def _probe(self, route: Route, probe: Probe) -> None:
+        started = self.clock.now()
+
+        def done(future: Future[None]) -> None:
+            if future.cancelled() or self._knowledge is None:
+                return
+            error, now = future.exception(), self.clock.now()
+            if error is None or isinstance(error, DeadlineError):
+                took_ms = 1e3 * (now - started)
+                self._knowledge.pinged(probe.hop, probe.padding_bytes, took_ms, now, unfinished=error is not None)
+
+        route.peer.ping(PROBE_TIMEOUT_S, probe.padding_bytes).add_done_callback(done)
+
+    def _timed(self, name: str, took_ms: float) -> None:
+        if self._knowledge is not None:
+            self._knowledge.timed(name, took_ms, self.clock.now())
+
+    def _check(self, feeds: Feeds) -> None:
+        if set(feeds) != {spec.name for spec in self.inputs}:
+            raise InputError(
+                f"input names {sorted(feeds)}, allowed {sorted(spec.name for spec in self.inputs)}",
+                hint="pass exactly the inputs that `edgekit inspect` lists",
+            )
+        for spec in self.inputs:
+            reason = spec.mismatch(feeds[spec.name])
+            if reason is not None:
+                raise InputError(f"input {spec.name!r} has {reason}", hint="`edgekit inspect` shows the shapes")
+
+    def _specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs of the whole model: those of the first and the last part of a variant that can run."""
+        usable = self.parts.usable
+        if not usable:
+            raise SessionError(
+                f"no variant of {self.manifest.name} can run here: {'; '.join(self.parts.missing.values())}",
+                hint="install the runtime that it names",
+            )
+        variant = self.manifest.variant(self.parts.local or usable[0])
+        first, last = self.manifest.part(variant.parts[0]), self.manifest.part(variant.parts[-1])
+        return tuple(entry.spec() for entry in first.inputs), tuple(entry.spec() for entry in last.outputs)
+
+
+def _checked(deadline_ms: float | None) -> float | None:
+    if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
+        raise UsageError(f"a deadline of {deadline_ms} ms, allowed above 0")
+    return deadline_ms
+
+
+def _outcome(future: Future[Answer]) -> Answer | EdgekitError:
+    try:
+        return future.result()
+    except EdgekitError as error:
+        return error

@@ -1,0 +1,526 @@
+"""One request from question to answer: a small state machine, driven by the thread that asked.
+
+Whatever takes time runs elsewhere (the device's parts in the pool, the network in gRPC) and posts to one mailbox. The
+asking thread alone changes state, so that an answer is given exactly once; it wakes for an event, for the last moment
+at which a local answer can be started, or for the deadline, and never sleeps past it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from edgekit.bundle.manifest import Manifest, Tier, Variant
+from edgekit.errors import (
+    AuthenticationError,
+    DeadlineError,
+    EdgekitError,
+    FrameError,
+    InputError,
+    MismatchError,
+    OverloadedError,
+    RemoteError,
+    SessionError,
+    UnreachableError,
+)
+from edgekit.runtimes.coordinator.answer import Answer
+from edgekit.runtimes.coordinator.clock import Clock
+from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult
+from edgekit.runtimes.coordinator.route import Route
+from edgekit.runtimes.peer import Reply, Request, UpstreamError, new_request_id
+from edgekit.runtimes.session import Feeds
+
+MAX_ATTEMPTS = 4
+RETRY_PAUSE_S = 0.03
+RETRYABLE = (UnreachableError, FrameError)
+# Bytes that changed on the way may look like anything; a second time it is no accident.
+ONCE_MORE = (InputError, MismatchError, RemoteError)
+FINAL = (UpstreamError, OverloadedError, AuthenticationError, DeadlineError)
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One way to an answer: a variant, and a rate for each of its crossings."""
+
+    variant: str
+    rates: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Itinerary:
+    """Legs in order: the next one is taken while the answer so far is not confident enough. `degraded` from the start
+    where what the policy wanted cannot be had, for `reason`. `threshold`: the confidence that an answer from above
+    needs; without it that of the variant's exit."""
+
+    legs: tuple[Leg, ...]
+    policy: str = ""
+    degraded: bool = False
+    reason: str = ""
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`margin_ms` is kept free before the deadline when the local answer is started at the latest moment."""
+
+    margin_ms: float = 8.0
+    max_attempts: int = MAX_ATTEMPTS
+    retry_pause_s: float = RETRY_PAUSE_S
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the coordinator learns from one exchange. `reply` None: nothing came within `elapsed_ms`."""
+
+    leg: Leg
+    tier: Tier
+    bytes_sent: int
+    elapsed_ms: float
+    reply: Reply | None
+    error: EdgekitError | None = None
+
+    @property
+    def is_overdue(self) -> bool:
+        """The node, as far as is known, still works on it."""
+        return isinstance(self.error, DeadlineError)
+
+
+class Means(Protocol):
+    """What an execution works with."""
+
+    clock: Clock
+    parts: DeviceParts
+    manifest: Manifest
+    timing: Timing
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]: ...
+
+    def route(self, variant: str) -> Route | None: ...
+
+    def encode(self, variant: Variant, head: HeadResult, leg: Leg) -> tuple[bytes, ...]: ...
+
+    def plan_digest(self, variant: str) -> str: ...
+
+    def learn(self, sent: Sent) -> None: ...
+
+
+@dataclass
+class _Flight:
+    """A request on its way."""
+
+    leg: Leg
+    route: Route
+    request: Request
+    sent_at: float = 0.0
+    future: Future[Reply] | None = None
+    attempts: int = 0
+
+
+@dataclass
+class _Progress:
+    spent_ms: dict[str, float] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    attempts: int = 0
+
+
+class Execution:
+    """`run` ends by `deadline` (in the clock's seconds): with an answer, or by raising what kept it from one."""
+
+    def __init__(self, means: Means, feeds: Feeds, plan: Itinerary, started: float, deadline: float) -> None:
+        self._means, self._feeds, self._plan = means, feeds, plan
+        self._started, self._deadline = started, deadline
+        self._clock = means.clock
+        self._mailbox = means.clock.mailbox()
+        self._id = new_request_id()
+        self._leg = 0
+        self._heads: dict[tuple[str, ...], HeadResult] = {}
+        self._flight: _Flight | None = None
+        self._futures: list[Future[Any]] = []
+        self._retry_at: float | None = None
+        self._retry: Callable[[], None] | None = None
+        self._local: str = ""  # "", running, failed
+        self._local_planned = False
+        self._faults: list[str] = [plan.reason] if plan.reason else []
+        self._hedged = ""
+        self._error: EdgekitError | None = None
+        self._spare: Answer | None = None
+        self._answer: Answer | None = None
+        self._progress = _Progress()
+        local_ms = means.parts.local_p95_ms() + means.timing.margin_ms
+        self._hedge_at = deadline - local_ms / 1e3 if means.parts.local is not None else float("inf")
+
+    def run(self) -> Answer:
+        """Raises DeadlineError, or the error that kept both the plan and a local answer from being carried out."""
+        try:
+            self._start_leg()
+            while self._answer is None:
+                event = self._mailbox.get(self._wake_at())
+                if event is not None:
+                    event()
+                if self._answer is None:
+                    self._look_at_the_clock()
+            return self._answer
+        finally:
+            self._let_go()
+
+    # Legs
+
+    @property
+    def _variant(self) -> Variant:
+        return self._means.manifest.variant(self._plan.legs[self._leg].variant)
+
+    def _start_leg(self) -> None:
+        leg = self._plan.legs[self._leg]
+        variant = self._variant
+        if not variant.codecs:
+            self._start_local(planned=True)
+            return
+        route = self._means.route(variant.name)
+        if route is None:
+            self._give_up(f"no node for variant {variant.name!r}", None)
+            return
+        verdict = route.verdict(variant.name)
+        if verdict.state in ("refused", "absent"):
+            self._give_up(verdict.reason, None)
+            return
+        self._post(lambda: self._make_request(variant, leg), partial(self._on_request, self._leg, route))
+
+    def _make_request(self, variant: Variant, leg: Leg) -> tuple[HeadResult, Request | None, float]:
+        """In the pool: head, exit, encode. No request where the exit's answer stands."""
+        device = tuple(name for name in variant.parts if self._means.manifest.part(name).tier == "device")
+        threshold = variant.exit.threshold if variant.exit is not None else None
+        key = (*device, variant.exit.part if variant.exit is not None else "")
+        head = self._heads.get(key)
+        if head is None:
+            head = self._means.parts.run_head(variant, self._feeds, threshold)
+            self._heads[key] = head
+            if head.sure is not None and threshold is not None and head.sure >= threshold:
+                return head, None, 0.0
+        started = self._clock.now()
+        frames = self._means.encode(variant, head, leg)
+        encode_ms = 1e3 * (self._clock.now() - started)
+        request = Request(
+            variant=variant.name,
+            part=variant.parts[len(device)],
+            plan_digest=self._means.plan_digest(variant.name),
+            frames=frames,
+            rates=leg.rates,
+            id=self._id if self._leg == 0 else f"{self._id}-{self._leg}",
+        )
+        return head, request, encode_ms
+
+    def _on_request(self, leg: int, route: Route, future: Future[Any], at: float) -> None:
+        _check_open(future)
+        if leg != self._leg:
+            return
+        error = _error_of(future)
+        if error is not None:
+            self._give_up(f"the device's own part failed: {error.message}", error)
+            return
+        head, request, encode_ms = future.result()
+        self._note(**head.spent_ms, encode=encode_ms)
+        variant = self._variant
+        if head.exit_outputs is not None:
+            # An exit's answer that stands is what was planned; one that does not is what a failure falls back to.
+            stands = request is None
+            answer = self._made(
+                head.exit_outputs, "device", variant.name, exited=True, confidence=head.sure, degraded=not stands
+            )
+            if stands:
+                self._answer = answer
+                return
+            self._spare = self._spare or answer
+        assert request is not None
+        self._flight = _Flight(self._plan.legs[leg], route, request)
+        self._send()
+
+    # The node
+
+    def _send(self) -> None:
+        flight = self._flight
+        assert flight is not None
+        verdict = flight.route.verdict(flight.leg.variant)
+        if verdict.state in ("refused", "absent"):
+            self._give_up(verdict.reason, None)
+            return
+        if verdict.state == "wait":
+            waiting = self._clock.now()
+            flight.route.when_ready(
+                lambda error: self._mailbox.put(partial(self._on_handshake, flight, waiting, error))
+            )
+            return
+        flight.attempts += 1
+        self._progress.attempts += 1
+        self._progress.bytes_sent += flight.request.size_bytes
+        flight.sent_at = self._clock.now()
+        flight.future = flight.route.peer.ask(flight.request, max(1e-3, self._deadline - flight.sent_at))
+        flight.future.add_done_callback(
+            lambda done: self._mailbox.put(partial(self._on_reply, flight, done, self._clock.now()))
+        )
+
+    def _on_handshake(self, flight: _Flight, since: float, error: EdgekitError | None) -> None:
+        if flight is not self._flight:
+            return
+        self._note(connect=1e3 * (self._clock.now() - since))
+        if error is not None:
+            flight.attempts += 1
+            self._retry_or_give_up(flight, error)
+        else:
+            self._send()
+
+    def _on_reply(self, flight: _Flight, future: Future[Any], at: float) -> None:
+        if flight is not self._flight or future.cancelled():
+            return
+        elapsed_ms = 1e3 * (at - flight.sent_at)
+        error = _error_of(future)
+        reply: Reply | None = None
+        if error is None:
+            reply = future.result()
+            error = self._check(flight, reply)
+        tier = flight.route.tier
+        if error is not None or reply is None:
+            assert error is not None
+            self._means.learn(Sent(flight.leg, tier, flight.request.size_bytes, elapsed_ms, None, error))
+            flight.route.failed(error, flight.leg.variant)
+            self._retry_or_give_up(flight, error)
+            return
+        flight.route.succeeded()
+        self._means.learn(Sent(flight.leg, tier, flight.request.size_bytes, elapsed_ms, reply))
+        network_ms = max(0.0, elapsed_ms - reply.compute_ms - reply.queue_ms)
+        self._note(network=network_ms, queue=reply.queue_ms, compute=reply.compute_ms)
+        self._progress.bytes_received += reply.size_bytes
+        self._take(flight, reply)
+
+    def _check(self, flight: _Flight, reply: Reply) -> EdgekitError | None:
+        """Why a reply is no answer to what was asked."""
+        if reply.id and reply.id != flight.request.id:
+            return MismatchError(f"{flight.route.peer.url} answered another request")
+        last = self._means.manifest.part(self._means.manifest.variant(flight.leg.variant).parts[-1])
+        for entry in last.outputs:
+            array = reply.outputs.get(entry.name)
+            reason = "no such output" if array is None else entry.spec().mismatch(array)
+            if reason is not None:
+                return MismatchError(f"{flight.route.peer.url}: the output {entry.name!r} has {reason}")
+        return None
+
+    def _take(self, flight: _Flight, reply: Reply) -> None:
+        """An answer from above: the end, or not confident enough and the next leg is asked."""
+        variant = self._means.manifest.variant(flight.leg.variant)
+        outputs = {
+            entry.name: reply.outputs[entry.name] for entry in self._means.manifest.part(variant.parts[-1]).outputs
+        }
+        exit, sure = variant.exit, None
+        threshold = self._plan.threshold if self._plan.threshold is not None or exit is None else exit.threshold
+        if threshold is not None:
+            sure = float(self._means.parts.confidence_of(outputs, exit.temperature if exit is not None else 1.0).min())
+        tier = cast(Tier, reply.tier or flight.route.tier)
+        answer = self._made(
+            outputs,
+            tier,
+            variant.name,
+            rates=flight.leg.rates,
+            confidence=sure,
+            degraded=bool(self._faults) or reply.degraded,
+            reason=reply.reason,
+        )
+        confident = sure is None or threshold is None or sure >= threshold
+        self._flight = None
+        if confident or self._leg + 1 == len(self._plan.legs):
+            self._answer = answer
+            return
+        self._spare = answer
+        self._leg += 1
+        self._start_leg()
+
+    def _retry_or_give_up(self, flight: _Flight, error: EdgekitError) -> None:
+        """The same request, under the same id, while there is time for it and a local answer after it."""
+        pause = self._means.timing.retry_pause_s * 2 ** (flight.attempts - 1)
+        last_moment = min(self._deadline, self._hedge_at)
+        can_wait = self._clock.now() + pause < last_moment
+        if flight.attempts < self._allowed_attempts(error) and can_wait:
+            self._retry_at = self._clock.now() + pause
+            self._retry = self._send
+            return
+        self._give_up(f"{flight.route.tier}: {error.message}", error)
+
+    def _allowed_attempts(self, error: EdgekitError) -> int:
+        if isinstance(error, FINAL):
+            return 1
+        return self._means.timing.max_attempts if isinstance(error, RETRYABLE) else 2 * isinstance(error, ONCE_MORE)
+
+    def _give_up(self, reason: str, error: EdgekitError | None) -> None:
+        """This leg leads nowhere: the next one, what there is already, or the device alone."""
+        self._flight = None
+        self._faults.append(reason)
+        self._error = self._error or error
+        if self._leg + 1 < len(self._plan.legs):
+            self._leg += 1
+            self._start_leg()
+        elif self._spare is not None and not self._spare.exited:
+            self._answer = self._degraded(self._spare)
+        elif self._local == "running":
+            return
+        elif self._means.parts.local is not None and self._local != "failed":
+            self._start_local(planned=False)
+        elif self._spare is not None:
+            self._answer = self._degraded(self._spare)
+        else:
+            raise self._failure()
+
+    # The device alone
+
+    def _start_local(self, *, planned: bool) -> None:
+        name = self._variant.name if planned else self._means.parts.local
+        assert name is not None
+        variant = self._means.manifest.variant(name)
+        self._local, self._local_planned = "running", planned
+        self._hedge_at = float("inf")
+        since = self._clock.now()
+        self._post(
+            lambda: self._means.parts.run_local(variant, self._feeds), partial(self._on_local, variant.name, since)
+        )
+
+    def _on_local(self, name: str, since: float, future: Future[Any], at: float) -> None:
+        _check_open(future)
+        error = _error_of(future)
+        if error is None:
+            self._note(local=1e3 * (at - since))
+            degraded = self._plan.degraded or not self._local_planned
+            self._answer = self._made(future.result(), "device", name, degraded=degraded, reason=self._hedged)
+            return
+        self._local = "failed"
+        self._error = self._error or error
+        self._faults.append(f"the local run failed: {error.message}")
+        if self._flight is not None or self._waits_for_request():
+            return  # the node may still answer
+        if self._spare is not None:
+            self._answer = self._degraded(self._spare)
+            return
+        raise self._failure()
+
+    def _waits_for_request(self) -> bool:
+        return not self._local_planned and any(not future.done() for future in self._futures)
+
+    # Time
+
+    def _wake_at(self) -> float:
+        return min(self._deadline, self._hedge_at, self._retry_at if self._retry_at is not None else float("inf"))
+
+    def _look_at_the_clock(self) -> None:
+        now = self._clock.now()
+        if now >= self._deadline:
+            self._out_of_time()
+        elif now >= self._hedge_at:
+            self._hedge_at = float("inf")
+            if self._local == "" and self._spare is None:
+                where = self._flight.route.tier if self._flight is not None else "the device's own part"
+                self._hedged = f"the deadline was near and {where} had not answered"
+                self._start_local(planned=False)
+        elif self._retry_at is not None and now >= self._retry_at:
+            retry, self._retry, self._retry_at = self._retry, None, None
+            if retry is not None and self._flight is not None:
+                retry()
+
+    def _out_of_time(self) -> None:
+        if self._spare is not None:
+            self._faults.append("the deadline passed before a better answer came")
+            self._answer = self._degraded(self._spare)
+            return
+        raise self._failure(out_of_time=True)
+
+    def _failure(self, *, out_of_time: bool = False) -> EdgekitError:
+        why = "; ".join(filter(None, [*self._faults, self._hedged]))
+        if out_of_time:
+            waited = "the local run had not ended" if self._local == "running" else "nothing had answered"
+            allowed_ms = 1e3 * (self._deadline - self._started)
+            message = f"no answer within {allowed_ms:.0f} ms: {waited}" + (f" ({why})" if why else "")
+            return DeadlineError(message, hint="allow more time, or a smaller local variant")
+        hint = "" if self._means.parts.local is not None else "this bundle has no variant that runs on the device alone"
+        kind: type[EdgekitError] = type(self._error) if self._error is not None else UnreachableError
+        if kind not in (SessionError, MismatchError, OverloadedError, UnreachableError, DeadlineError):
+            kind = kind if issubclass(kind, RemoteError) else SessionError
+        return kind(why or "nothing could answer", hint=hint)
+
+    # Bookkeeping
+
+    def _post(self, call: Callable[[], Any], handler: Callable[[Future[Any], float], None]) -> None:
+        future = self._means.submit(call)
+        self._futures.append(future)
+        future.add_done_callback(lambda done: self._mailbox.put(partial(handler, done, self._clock.now())))
+
+    def _note(self, **stages: float) -> None:
+        for name, spent in stages.items():
+            if spent:
+                self._progress.spent_ms[name] = self._progress.spent_ms.get(name, 0.0) + spent
+
+    def _made(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        tier: Tier,
+        variant: str,
+        *,
+        rates: Sequence[int] = (),
+        degraded: bool = False,
+        exited: bool = False,
+        confidence: float | None = None,
+        reason: str = "",
+    ) -> Answer:
+        reasons = [*self._faults, reason] if degraded else []
+        return Answer(
+            outputs=dict(outputs),
+            tier=tier,
+            variant=variant,
+            total_ms=1e3 * (self._clock.now() - self._started),
+            request_id=self._id,
+            rates=tuple(rates),
+            degraded=degraded,
+            reason="; ".join(filter(None, reasons)),
+            exited=exited,
+            confidence=confidence,
+            latency_ms=dict(self._progress.spent_ms),
+            bytes_sent=self._progress.bytes_sent,
+            bytes_received=self._progress.bytes_received,
+            attempts=self._progress.attempts,
+            policy=self._plan.policy,
+        )
+
+    def _degraded(self, spare: Answer) -> Answer:
+        """The answer that was there already, with what went wrong since."""
+        return self._made(
+            spare.outputs,
+            spare.tier,
+            spare.variant,
+            rates=spare.rates,
+            degraded=True,
+            exited=spare.exited,
+            confidence=spare.confidence,
+        )
+
+    def _let_go(self) -> None:
+        """Calls off what is still under way; what comes of it later goes to a mailbox that nobody reads."""
+        flight, self._flight = self._flight, None
+        for future in self._futures:
+            future.cancel()
+        if flight is not None and flight.future is not None and flight.future.cancel():
+            elapsed_ms = 1e3 * (self._clock.now() - flight.sent_at)
+            overdue = DeadlineError(f"no answer within {elapsed_ms:.0f} ms")
+            self._means.learn(Sent(flight.leg, flight.route.tier, flight.request.size_bytes, elapsed_ms, None, overdue))
+            flight.route.failed(overdue, flight.leg.variant)
+
+
+def _check_open(future: Future[Any]) -> None:
+    if future.cancelled():
+        raise SessionError("this coordinator was closed meanwhile", hint="connect again")
+
+
+def _error_of(future: Future[Any]) -> EdgekitError | None:
+    error = future.exception()
+    if error is None or isinstance(error, EdgekitError):
+        return error
+    return SessionError(f"{type(error).__name__}: {error}")
