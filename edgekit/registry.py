@@ -107,7 +107,6 @@ CODECS = Registry(
     {
         "affine": "edgekit.runtimes.codecs.affine:AffineCodec",
         "transform": "edgekit.runtimes.codecs.transform:TransformCodec",
-        "vector": "edgekit.runtimes.codecs.vector:VectorCodec",
         "residual": "edgekit.runtimes.codecs.residual:ResidualCodec",
         "plain": "edgekit.runtimes.codecs.plain:PlainCodec",
         "image": "edgekit.runtimes.codecs.image:ImageCodec",
