@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Accuracy, or agreement with the float model, on a folder of data."),
     "link": ("link", "Stand between a device and its node as a slow, uneven link."),
     "simulate": ("simulate", "Replay policies over a bundle's plans on a trace, in virtual time."),
+    "serve": ("serve", "Serve bundles to other tiers: Open Inference Protocol over REST and gRPC."),
     "devices": ("devices", "List, show or probe devices."),
     "doctor": ("doctor", "What is installed, what can run here, and what adds the rest."),
     "verify": ("verify", "Check a bundle's hashes and its signature."),

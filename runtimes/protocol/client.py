@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from edgekit.runtimes.protocol.status import from_grpc
 
 MAX_MESSAGE_BYTES = 64 << 20
 
-_TARGET = re.compile(r"(?P<scheme>grpcs?)://(?P<address>(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5})/?")
+_TARGET = re.compile(r"(?P<scheme>grpcs?)://(?P<address>(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5})/?")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,16 @@ class NodeClient:
     """`url` is grpc://host:port or grpcs://host:port. Connects at the first call; safe to use from several threads."""
 
     def __init__(self, url: str, options: ClientOptions = ClientOptions()) -> None:
-        """Raises UsageError for another kind of address, NodeError for certificate files that cannot be read."""
+        """Raises UsageError for another kind of address or a token in the clear, NodeError for certificate files
+        that cannot be read."""
         self.url = url
         match = _TARGET.fullmatch(url)
         if match is None:
             raise UsageError(f"node address {url!r}", hint="give it like grpc://127.0.0.1:8102 or grpcs://edge:8102")
+        if options.token and match["scheme"] == "grpc" and not is_loopback(match["host"].strip("[]")):
+            raise UsageError(
+                f"a token for {url} would be sent in the clear", hint="use grpcs://, or an encrypted tunnel"
+            )
         self._metadata = (("authorization", f"Bearer {options.token}"),) if options.token else ()
         settings = [
             ("grpc.max_receive_message_length", options.max_message_bytes),
@@ -90,6 +96,15 @@ class NodeClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _credentials(options: ClientOptions) -> Any:

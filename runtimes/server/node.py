@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from edgekit.bundle.manifest import Tier
+from edgekit.errors import NodeError
 from edgekit.runtimes.protocol.client import ClientOptions
+from edgekit.runtimes.server.announce import Announcement
 from edgekit.runtimes.server.batching import BatchOptions
 from edgekit.runtimes.server.catalog import Catalog
 from edgekit.runtimes.server.engine import Engine
@@ -39,6 +41,7 @@ class NodeOptions:
     max_bytes: int = 16 << 20
     body_timeout_s: float = 10.0
     with_metrics: bool = True
+    announce: bool = False
     threads: int | None = None
     trace: Path | None = None
     key: Path | None = None
@@ -59,10 +62,13 @@ class Node:
             bundles, options.tier, threads=options.threads, batch=options.batch, key=options.key
         )
         self.engine = Engine(self.catalog, options.tier, upstream, Metrics(), self._tracer)
+        self._announcement: Announcement | None = None
         self._grpc: GrpcFront | None = None
         self._rest: RestFront | None = None
         try:
             self._listen()
+            if options.announce:
+                self._announce()
         except BaseException:
             self._close_fronts(0.0)
             self.engine.close()
@@ -83,6 +89,12 @@ class Node:
                 body_timeout_s=options.body_timeout_s,
                 with_metrics=options.with_metrics,
             )
+
+    def _announce(self) -> None:
+        if self._grpc is None:
+            raise NodeError("a node without a gRPC port cannot be announced", hint="give it a --grpc-port")
+        digests = [bundle.digest for bundle in self.catalog.bundles]
+        self._announcement = Announcement(self.options.tier, self.options.host, self.grpc_url, digests)
 
     @property
     def grpc_url(self) -> str:
@@ -114,6 +126,9 @@ class Node:
         if self._stopped.is_set():
             return True
         self._stopped.set()
+        if self._announcement is not None:
+            self._announcement.close()
+            self._announcement = None
         drained = self.engine.drain(grace_s)
         self._close_fronts(1.0)
         self.engine.close()
@@ -122,6 +137,8 @@ class Node:
         return drained
 
     def _close_fronts(self, grace_s: float) -> None:
+        if self._announcement is not None:
+            self._announcement.close()
         if self._rest is not None:
             self._rest.stop(grace_s)
         if self._grpc is not None:

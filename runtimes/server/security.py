@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import AuthenticationError, MissingExtraError, NodeError
+from edgekit.runtimes.protocol.client import is_loopback
 
 _PREFIX = "bearer "
 
@@ -29,15 +29,6 @@ def read_token(path: Path) -> str:
             f"the token file {path} holds {len(lines)} words, allowed one", hint="openssl rand -hex 32 > token"
         )
     return lines[0]
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""`edgekit serve`"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.bundle.manifest import TIERS
+from edgekit.cli.command import GroupedOption
+from edgekit.cli.command import command as make_command
+from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.runtimes.server import Node
+
+AnyFunction = Callable[..., Any]
+
+# A thread that comes back from the runtime waits at most this long for one that holds the interpreter (5 ms without).
+SWITCH_INTERVAL_S = 0.0005
+
+
+def _option(*names: str, heading: str, **settings: Any) -> Callable[[AnyFunction], AnyFunction]:
+    return click.option(*names, cls=GroupedOption, heading=heading, **settings)
+
+
+def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFunction]:
+    return _option(*names, heading=heading, type=click.Path(path_type=Path), metavar="FILE", help=help)
+
+
+@make_command(
+    """
+    edgekit serve cats.edgekit
+    edgekit serve cats.edgekit --tier edge --port 8101 --grpc-port 8102 --upstream grpcs://cloud:8202
+    edgekit serve cats.edgekit --host 0.0.0.0 --token-file token --tls cert.pem,key.pem --announce
+    edgekit serve cats.edgekit dogs.edgekit --tier cloud --max-batch 32 --max-delay-ms 2 --threads 4
+    """,
+    name="serve",
+)
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
+@_option(
+    "--tier",
+    heading="Listening",
+    type=click.Choice(TIERS),
+    default="edge",
+    show_default=True,
+    help="Whose parts are served; the cloud serves the edge's too.",
+)
+@_option("--host", heading="Listening", default="127.0.0.1", show_default=True, help="Others need a token and TLS.")
+@_option(
+    "--port",
+    heading="Listening",
+    type=click.IntRange(0, 65535),
+    default=8101,
+    show_default=True,
+    metavar="N",
+    help="REST; 0 takes a free one.",
+)
+@_option(
+    "--grpc-port",
+    heading="Listening",
+    type=click.IntRange(0, 65535),
+    default=8102,
+    show_default=True,
+    metavar="N",
+    help="gRPC; 0 takes a free one.",
+)
+@_option("--announce", heading="Listening", is_flag=True, help="Let devices on the local network find this node.")
+@_file("--token-file", heading="Security", help="Callers must send the token in this file.")
+@_option("--tls", heading="Security", metavar="CERT,KEY", help="PEM files: serve over TLS.")
+@_file("--client-ca", heading="Security", help="Callers must have a certificate of this authority.")
+@_file("--key", heading="Security", help="Serve only bundles that this public key signed.")
+@_option("--upstream", heading="Upstream", metavar="URL", help="The node above: grpc://host:port or grpcs://host:port.")
+@_file("--upstream-token-file", heading="Upstream", help="Its token; without, the one of --token-file.")
+@_file("--upstream-ca", heading="Upstream", help="The authority of its certificate; without, the system's.")
+@_option("--upstream-tls", heading="Upstream", metavar="CERT,KEY", help="Our certificate, where it asks for one.")
+@_option(
+    "--max-batch",
+    heading="Load",
+    type=click.IntRange(1, 4096),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Rows.",
+)
+@_option(
+    "--max-delay-ms",
+    heading="Load",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    show_default=True,
+    metavar="F",
+    help="Wait so long for more to run together; 0 takes what is there.",
+)
+@_option(
+    "--queue",
+    heading="Load",
+    type=click.IntRange(1, 100_000),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Requests that may wait for a model; further ones are refused.",
+)
+@_option(
+    "--max-bytes",
+    heading="Load",
+    type=click.IntRange(1024, 1 << 30),
+    default=16 << 20,
+    show_default=True,
+    metavar="N",
+    help="Of a request.",
+)
+@_option("--threads", heading="Load", type=click.IntRange(1), metavar="N", help="Of each model; every core without.")
+@_option(
+    "--grace",
+    heading="Load",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For what is inside when asked to end.",
+)
+@_option(
+    "--metrics/--no-metrics",
+    "metrics",
+    heading="Watching",
+    default=True,
+    show_default=True,
+    help="Prometheus: /metrics.",
+)
+@_file("--trace", heading="Watching", help="Append OpenTelemetry spans to this file, one JSON object a line.")
+def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
+    """Serve the parts of each BUNDLE that are for this tier, until SIGTERM or Ctrl-C; then finish what is inside.
+
+    Speaks the Open Inference Protocol v2 over REST and gRPC. Traces also go to OTEL_EXPORTER_OTLP_ENDPOINT, where set.
+    """
+    from edgekit.runtimes.server import Node
+
+    options = _options(settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with out.working() as progress:
+            progress("load", 0, 0)
+            node = Node(list(bundles), options)
+        try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            node.start()
+            _tell(out, node)
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            out.remark("draining")
+        finally:
+            drained = node.stop(settings["grace"])
+        out.remark("stopped" if drained else "stopped; some requests were cut off")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _options(settings: dict[str, Any]) -> Any:
+    from edgekit.runtimes.protocol.client import ClientOptions
+    from edgekit.runtimes.server import BatchOptions, NodeOptions, Security, read_token
+
+    token = read_token(settings["token_file"]) if settings["token_file"] else ""
+    above = read_token(settings["upstream_token_file"]) if settings["upstream_token_file"] else token
+    return NodeOptions(
+        tier=settings["tier"],
+        host=settings["host"],
+        port=settings["port"],
+        grpc_port=settings["grpc_port"],
+        security=Security(token, _pair("--tls", settings["tls"]), settings["client_ca"]),
+        upstream=settings["upstream"],
+        upstream_client=ClientOptions(
+            above, settings["upstream_ca"], _pair("--upstream-tls", settings["upstream_tls"])
+        ),
+        batch=BatchOptions(settings["max_batch"], settings["max_delay_ms"], settings["queue"]),
+        max_bytes=settings["max_bytes"],
+        with_metrics=settings["metrics"],
+        announce=settings["announce"],
+        threads=settings["threads"],
+        trace=settings["trace"],
+        key=settings["key"],
+    )
+
+
+def _pair(option: str, text: str | None) -> tuple[Path, Path] | None:
+    if text is None:
+        return None
+    chain, comma, key = text.partition(",")
+    if not (chain and comma and key):
+        raise UsageError(f"{option} {text!r}, allowed CERT,KEY", hint=f"for example  {option} cert.pem,key.pem")
+    return Path(chain), Path(key)
+
+
+def _tell(out: Output, node: Node) -> None:
+    options, models = node.options, node.catalog.models
+    out.emit(
+        {
+            "tier": options.tier,
+            "rest": node.rest_url,
+            "grpc": node.grpc_url,
+            "upstream": options.upstream,
+            "announced": options.announce,
+            "models": [
+                {
+                    "name": model.name,
+                    "version": model.version,
+                    "bundle": str(model.bundle.path),
+                    "digest": model.bundle.digest,
+                    "tier": model.part.tier,
+                    "format": model.part.format,
+                    "precision": model.part.precision,
+                    "batches": model.is_batchable,
+                }
+                for model in models
+            ],
+        }
+    )
+    above = [("upstream", options.upstream)] if options.upstream else []
+    out.table(facts([("tier", Cell(options.tier, "bold")), ("REST", node.rest_url), ("gRPC", node.grpc_url), *above]))
+    out.line()
+    columns = (Column("model", style="cyan"), Column("version"), Column("tier"), Column("format"), Column("batches"))
+    rows = [
+        (
+            m.name,
+            m.version,
+            m.part.tier,
+            f"{m.part.format} {m.part.precision}",
+            "yes" if m.is_batchable else "one by one",
+        )
+        for m in models
+    ]
+    out.table(Table(columns, rows))
