@@ -59,10 +59,12 @@ class ResidualTables:
             array(arrays, f"{feature}.penalties", "<u4", (groups, stages, count)),
             array(arrays, f"{feature}.frequencies", "<u2", (groups, stages, count)),
             array(arrays, f"{feature}.units", "|u1", (groups * stages, 2)),
-            array(arrays, f"{feature}.kept", "<u2", (rates,)),
+            array(arrays, f"{feature}.kept", "<u2", (None,)),
             float(array(arrays, f"{feature}.step", "<f4", (1,))[0]),
         )
         tables.check()
+        if not 1 <= rates <= len(tables.kept):
+            raise CodecError(f"{rates} rates, allowed 1 to {len(tables.kept)}")
         return tables
 
     def arrays(self, feature: int) -> dict[str, np.ndarray]:
@@ -148,7 +150,8 @@ class FeatureCoder:
         sums = np.zeros((self.groups, indices.shape[1], self.width), np.int32)
         for (group, stage), chosen in zip(self.tables.units[: self.kept(rate)].tolist(), indices, strict=True):
             sums[group] += self._wide[group, stage][chosen]
-        values: np.ndarray = sums.transpose(1, 0, 2).reshape(indices.shape[1], -1).astype(np.float32)
+        rows = sums.transpose(1, 0, 2).reshape(indices.shape[1], self.groups * self.width)
+        values: np.ndarray = rows.astype(np.float32)
         return values * np.float32(self.tables.step)
 
 
