@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.command import GroupedOption
 from edgekit.cli.command import command as make_command
 from edgekit.cli.output import Cell, Column, Output, Table
-from edgekit.cli.wording import ms_text, percent_text, shape_text
-from edgekit.errors import DataError
+from edgekit.cli.quantities import Milliseconds
+from edgekit.cli.wording import ms_text, percent_text, shape_text, size_text
+from edgekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
+    from edgekit.runtimes.coordinator.answer import Answer
     from edgekit.runtimes.predict import Prediction
+    from edgekit.runtimes.session import Session
 
 BAR_WIDTH = 24
+
+
+def _remote(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(*names, cls=GroupedOption, heading="With edge and cloud", **settings)
 
 
 @make_command(
@@ -25,6 +34,7 @@ BAR_WIDTH = 24
     edgekit run cats.edgekit --input photos/ --top 1 --threads 4
     edgekit run minilm.edgekit --input "How far is it to the station?" --json
     edgekit run model.edgekit --input feeds.npz --key release.key.pub
+    edgekit run cats.edgekit --input photo.jpg --edge grpcs://edge:8102 --token-file token --deadline 300ms
     """,
     name="run",
 )
@@ -45,6 +55,14 @@ BAR_WIDTH = 24
 @click.option(
     "-k", "--key", type=click.Path(path_type=Path), metavar="FILE", help="Run only what this public key has signed."
 )
+@_remote("--edge", metavar="URL", help="The edge node: grpc://host:port or grpcs://host:port.")
+@_remote("--cloud", metavar="URL", help="The cloud server, likewise.")
+@_remote("--deadline", type=Milliseconds(), metavar="TIME", help="Answer by then, such as 300ms.")
+@_remote("--policy", metavar="NAME", help="auto, local, offload, split, cascade or three-tier; auto without it.")
+@_remote("--max-drop", type=click.FloatRange(0), metavar="POINTS", help="Allow more, or less, than the export did.")
+@_remote("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="What the nodes ask for.")
+@_remote("--ca", type=click.Path(path_type=Path), metavar="FILE", help="Who signed their certificates (PEM).")
+@_remote("--certificate", metavar="CERT,KEY", help="Our own, where they ask for one.")
 def command(
     out: Output,
     bundle: Path,
@@ -54,27 +72,89 @@ def command(
     part: str | None,
     provider: str | None,
     key: Path | None,
+    **remote: Any,
 ) -> None:
-    """Run BUNDLE on each input: the most likely labels where it is a classifier, else the outputs."""
+    """Run BUNDLE on each input: the most likely labels where it is a classifier, else the outputs.
+
+    With --edge or --cloud the best way for the link of the moment is chosen for each input, and the answer says where
+    it was computed. It comes by the deadline: where a node does not answer in time, from this device, marked degraded.
+    """
     from edgekit.bundle import Bundle
     from edgekit.runtimes.load import load
     from edgekit.runtimes.predict import Predictor
 
+    connects = _checked_remote(remote, part, provider)
     with Bundle.open(bundle, key) as opened:
         sources = _sources(inputs, takes_text=getattr(opened.manifest.preprocess, "kind", "") == "text")
-        with load(opened, part=part, threads=threads, provider=provider) as session:
+        with (
+            _connect(opened, threads, remote)
+            if connects
+            else load(opened, part=part, threads=threads, provider=provider)
+        ) as session:
             predictor = Predictor(opened, session)
             results = []
             for source in sources:
                 prediction = predictor.predict(source, count=top)
+                answer = getattr(session, "last", None)
                 if out.json:
-                    results.append({"input": str(source), **prediction.to_json()})
+                    how = {"answer": answer.to_json()} if answer is not None else {}
+                    results.append({"input": str(source), **prediction.to_json(), **how})
                 elif len(sources) == 1:
                     _show_one(out, prediction)
+                    if answer is not None:
+                        out.line(_how(answer))
                 else:
-                    out.line(_line(source, prediction))
+                    out.line(_line(source, prediction) + (f"\t{_how(answer)}" if answer is not None else ""))
     first = {key: value for key, value in results[0].items() if key != "input"} if len(results) == 1 else {}
     out.emit({"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **first})
+
+
+def _checked_remote(remote: dict[str, Any], part: str | None, provider: str | None) -> bool:
+    """Whether a node is asked. Raises UsageError for options that would be ignored."""
+    connects = remote["edge"] is not None or remote["cloud"] is not None
+    given = [name for name in ("deadline", "policy", "token_file", "ca", "certificate", "max_drop") if remote[name]]
+    if given and not connects:
+        raise UsageError(f"--{given[0].replace('_', '-')} without --edge or --cloud", hint="name the node to ask")
+    if connects and (part or provider):
+        raise UsageError("--part and --provider go with a run on this device alone", hint="leave --edge or --cloud out")
+    return connects
+
+
+def _connect(bundle: Bundle, threads: int | None, remote: dict[str, Any]) -> Session:
+    from edgekit.planning.plan import PlanLimits
+    from edgekit.runtimes.coordinator.connect import connect
+    from edgekit.runtimes.server.security import read_token
+
+    certificate = None
+    if remote["certificate"]:
+        paths = [Path(text) for text in remote["certificate"].split(",")]
+        if len(paths) != 2:
+            raise UsageError(f"--certificate {remote['certificate']!r}, allowed CERT,KEY")
+        certificate = (paths[0], paths[1])
+    return connect(
+        bundle,
+        edge=remote["edge"],
+        cloud=remote["cloud"],
+        deadline_ms=remote["deadline"],
+        policy=remote["policy"] or "auto",
+        threads=threads,
+        token=read_token(remote["token_file"]) if remote["token_file"] is not None else "",
+        ca=remote["ca"],
+        certificate=certificate,
+        limits=PlanLimits(drop=_drop_limit(bundle, remote["max_drop"])),
+    )
+
+
+def _drop_limit(bundle: Bundle, asked: float | None) -> float | None:
+    """What the bundle was exported under, unless the user says otherwise."""
+    stated = bundle.manifest.provenance.recipe.get("max_drop")
+    return asked if asked is not None else float(stated) if isinstance(stated, int | float) else None
+
+
+def _how(answer: Answer) -> str:
+    way = answer.variant if answer.rate is None else f"{answer.variant} at rate {answer.rate}"
+    text = f"answered by the {answer.tier} ({way}), {size_text(answer.bytes_sent)} sent"
+    return f"{text}; degraded: {answer.reason}" if answer.degraded else text
 
 
 def _sources(inputs: Sequence[str], *, takes_text: bool) -> list[str | Path]:

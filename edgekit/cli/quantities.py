@@ -1,0 +1,25 @@
+"""Quantities on the command line: `300ms`, `2s`, or a bare number in the option's own unit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+_TEXT = re.compile(r"(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>us|ms|s)?", re.IGNORECASE)
+_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+class Milliseconds(click.ParamType):
+    """A time above zero, in ms where it has no unit."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = _TEXT.fullmatch(str(value).strip())
+        if match is None or float(match["number"]) <= 0:
+            self.fail(f"{value!r} is no time above zero: give it like 300ms or 2s", param, ctx)
+        return float(match["number"]) * _MS[(match["unit"] or "ms").lower()]
