@@ -4,15 +4,10 @@ Node v has one boolean for each link l: x[v, l] = 1 where v lies above the link.
 upwards, so x[v, l + 1] implies x[v, l], and x[producer, l] implies x[consumer, l]. A value with several consumers has
 y[value, l], implied by each of them: it crosses once, at the price y - x[producer]. A link has z[l], implied by every
 node above it: its round trip is paid once. All costs are then linear in booleans under implications, a closure
-problem, which is a min cut (Picard, Management Science 1976; for two tiers this is the graph of Hu et al., INFOCOM
-2019, "DADS").
+problem, which is a min cut; for two tiers this is the graph of Hu et al., INFOCOM 2019 ("DADS").
 
 Before the flow is sought, values that cost more to send than the best trivial partition leaves room for are
 contracted: their ends lie on the same side of that link in every optimum.
-
-Capacities are integers (scipy's maximum_flow takes 32 bits): costs times a power of two such that the sum of all
-capacities stays below 2^30. The cut found costs at most `capacities / scale` more than the optimum, which for 10,000
-capacities is 2e-5 of their sum; costs that are integers below 2^30 in all are solved exactly.
 """
 
 from __future__ import annotations
@@ -22,13 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.errors import MissingExtraError, PlanError
+from edgekit.planning.closure import least_closure
 from edgekit.planning.graph import LayeredGraph, Partition
 from edgekit.planning.link import Link
 from edgekit.planning.plan import Objective, Power
 from edgekit.planning.terms import Terms, terms, weights_of
-
-CAPACITY = 2**30
 
 
 @dataclass(frozen=True)
@@ -68,14 +61,14 @@ def unlimited(
 def cut(terms: Terms, weights: np.ndarray, space: Space) -> Cut:
     """The partition in `space` of least `weights @ figures`; among equals the one with most nodes on low tiers.
 
-    Raises PlanError for a space that holds no partition.
+    Raises EmptySpaceError for a space that holds no partition.
     """
     node = np.tensordot(weights, terms.node, 1)
     crossing, coding = terms.crossings(weights, space.allowed)
     fixed = weights @ terms.fixed
     dear = _dear(terms, node, crossing, fixed, space)
     cost, implications = _closure(terms, node, crossing, fixed, dear)
-    chosen, error = _least_closure(cost, implications, *_pins(terms, space))
+    chosen, error = least_closure(cost, implications, *_pins(terms, space))
     tier_of = chosen[: terms.nodes * (terms.tiers - 1)].reshape(terms.tiers - 1, terms.nodes).sum(axis=0)
     return Cut(tier_of, coding, float(weights @ terms.figures(tier_of, coding)), error)
 
@@ -136,44 +129,3 @@ def _pins(terms: Terms, space: Space) -> tuple[np.ndarray, np.ndarray]:
     """The booleans that are 1, and those that are 0, in the whole space."""
     link = np.arange(terms.tiers - 1)[:, None]
     return np.flatnonzero((space.low > link).ravel()), np.flatnonzero((space.high <= link).ravel())
-
-
-def _least_closure(
-    cost: np.ndarray, implications: np.ndarray, ones: np.ndarray, zeros: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Booleans of least total cost under `implications`; and the error of rounding to integers."""
-    try:
-        from scipy.sparse import coo_array, csr_array
-        from scipy.sparse.csgraph import breadth_first_order, connected_components, maximum_flow
-    except ImportError as error:
-        raise MissingExtraError("scipy", "export", "finding cuts") from error
-    count = len(cost)
-    source, sink = count, count + 1
-    pins = np.concatenate(
-        [np.stack([ones, np.full(len(ones), source)], 1), np.stack([zeros, np.full(len(zeros), sink)], 1)]
-    )
-    both = np.concatenate([implications, pins, pins[:, ::-1]])
-    shape = (count + 2, count + 2)
-    graph = csr_array((np.ones(len(both), np.int8), (both[:, 0], both[:, 1])), shape=shape)
-    groups, label = connected_components(graph, connection="strong")
-    source, sink = label[source], label[sink]
-    if source == sink:
-        raise PlanError("no partition keeps the nodes' tiers in order", binding="tiers")
-    total = np.bincount(label[:count], cost, groups)
-    total[[source, sink]] = 0.0
-    scale = 2.0 ** np.floor(np.log2(CAPACITY / max(np.abs(total).sum(), 1e-200)))
-    amount = np.rint(total * scale).astype(np.int64)
-    unbounded = int(np.abs(amount).sum()) + 1
-    edges = np.unique(label[implications], axis=0)
-    edges = edges[edges[:, 0] != edges[:, 1]]
-    gains, losses = np.flatnonzero(amount < 0), np.flatnonzero(amount > 0)
-    start = np.concatenate([np.full(len(gains), source), losses, edges[:, 0]])
-    end = np.concatenate([gains, np.full(len(losses), sink), edges[:, 1]])
-    room = np.concatenate([-amount[gains], amount[losses], np.full(len(edges), unbounded)])
-    capacity = coo_array((room, (start, end)), shape=(groups, groups)).tocsr()
-    capacity.data = np.minimum(capacity.data, unbounded).astype(np.int32)
-    residual = (capacity - maximum_flow(capacity, source, sink).flow).tocsr()
-    residual.eliminate_zeros()
-    reached = np.zeros(groups, bool)
-    reached[breadth_first_order(residual, source, return_predecessors=False)] = True
-    return reached[label[:count]], float((len(gains) + len(losses)) / scale)
