@@ -32,26 +32,22 @@ class Adaptive:
         self._ways = {way.variant: way for way in ways}
         self._replanner, self._deadline_ms, self._above = replanner, deadline_ms, above or {}
         self.estimate = LinkEstimate(first)
-        self._heard_s = self._pinged_s = -math.inf
+        self._reaches_up = any(way.crossings for way in ways)
 
     def choose(self, now_s: float, world: World) -> Choice:
         links = {BELOW: self.estimate} | {hop: _known(link, now_s) for hop, link in self._above.items()}
-        plan = self._replanner.decide(tuple(self._ways.values()), links, now_s, self._deadline_ms).plan
-        return Choice(self._ways[plan.variant], plan.rates)
+        decision = self._replanner.decide(tuple(self._ways.values()), links, now_s, self._deadline_ms)
+        return Choice(self._ways[decision.plan.variant], decision.plan.rates, decision.overdue_ms)
 
     def observe(self, seen: Seen) -> None:
-        self._heard_s = seen.at_s
         size_bytes = seen.up_bytes + seen.down_bytes
         self.estimate.observe(size_bytes, max(0.0, seen.network_ms), seen.at_s, unfinished=not seen.replied)
 
     def probe_at(self) -> float:
-        """Once nothing has been heard for a half-life; not again before as long has passed since the last ping."""
-        if not any(way.crossings for way in self._ways.values()):
-            return math.inf
-        return max(self._heard_s, self._pinged_s) + self.estimate.half_life_s
+        return self.estimate.probe_at_s if self._reaches_up else math.inf
 
     def probing(self, now_s: float) -> None:
-        self._pinged_s = now_s
+        self.estimate.probing(now_s)
 
 
 def _known(link: Link, now_s: float) -> LinkEstimate:

@@ -25,6 +25,35 @@ JITTER_MOST = 0.3
 HALF_LIFE_S = 5.0
 LEAST_RTT_MS = 0.02
 LEAST_PACE = 1e-7
+# An answer is usual, or overdue, within or beyond so many deviations.
+USUAL = 3.0
+LEAST_PATIENCE_MS = 10.0
+# An answer says that the link still carries what was missed if it is at least this share of it.
+ALIKE = 0.5
+# While nothing comes back, a probe is worth it after so long, then twice as long, ...
+PROBE_FIRST_S, PROBE_LONGEST_S = 0.25, 1.0
+# Without any news a link does not count as down for longer.
+DOWN_LONGEST_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Belief:
+    """What an estimate held before answers failed to come."""
+
+    rtt_ms: float
+    pace: float
+    var_rtt: float
+    var_pace: float
+    covariance: float
+    jitter: float
+    seen_s: float | None
+
+    def usual_ms(self, size_bytes: float) -> float:
+        """What an answer takes at most where nothing has changed."""
+        expected = self.rtt_ms + size_bytes * self.pace
+        variance = self.var_rtt + 2 * size_bytes * self.covariance + size_bytes**2 * self.var_pace
+        known = math.sqrt(max(variance, 0.0) + self.jitter * expected**2)
+        return expected + max(LEAST_PATIENCE_MS, USUAL * known, DRIFT_MOST * expected)
 
 
 @dataclass
@@ -34,6 +63,10 @@ class LinkEstimate:
     Transfers of different sizes tell the two apart; transfers of one size move whichever weighs more in them. Slower
     than expected is believed at once, faster only by and by: a plan that relies on a link that is gone costs a
     deadline, one that misses a link that came back costs a little time.
+
+    An answer that does not come may mean a slower link or none for a while. Both are believed: the estimate gets
+    slower, and what was held before is kept. An answer as fast as it used to be brings that back at once. One that is
+    late waited for the outage to end and tells nothing but that: it calls for a probe, which decides.
     """
 
     first: Link
@@ -47,6 +80,11 @@ class LinkEstimate:
         self._covariance = 0.0
         self._jitter = NOISE**2
         self._seen_s: float | None = None
+        self._before: _Belief | None = None
+        self._unproven_bytes = 0.0
+        self._doubted_s = self._probed_s = -math.inf
+        self._first_late_s: float | None = None
+        self._probes, self._probe_now = 0, False
         self._faster = self.observations = 0
 
     def observe(self, size_bytes: float, took_ms: float, now_s: float, *, unfinished: bool = False) -> None:
@@ -57,11 +95,18 @@ class LinkEstimate:
         """
         if not (size_bytes >= 0 and took_ms >= 0 and math.isfinite(took_ms + size_bytes)):
             raise UsageError(f"a transfer of {size_bytes} bytes in {took_ms} ms, allowed from 0")
+        if not unfinished:
+            if self._before is not None and self._only_tells_the_end(size_bytes, took_ms, now_s):
+                return
+            if size_bytes >= ALIKE * self._unproven_bytes:
+                self._unproven_bytes = 0.0
         self._age(now_s)
         expected = self._rtt_ms + size_bytes * self._pace
         surprise = took_ms - expected
-        if unfinished and surprise <= 0:
-            return
+        if unfinished:
+            if surprise <= 0:
+                return
+            self._doubt(size_bytes, now_s)
         noise = NOISE_MS**2 + max(NOISE**2, self._jitter) * expected**2
         variance = self._variance(size_bytes) + noise
         self._faster = self._faster + 1 if surprise < -math.sqrt(variance) else 0
@@ -99,13 +144,63 @@ class LinkEstimate:
         """Since the last observation; 0 before the first one."""
         return 0.0 if self._seen_s is None else max(0.0, now_s - self._seen_s)
 
+    def overdue_ms(self, size_bytes: float, now_s: float) -> float:
+        """After so long without an answer to a transfer of `size_bytes` something is wrong."""
+        expected = self._rtt_ms + size_bytes * self._pace
+        return expected + max(LEAST_PATIENCE_MS, USUAL * self.spread_ms(size_bytes, now_s))
+
     def confidence(self, now_s: float) -> float:
         """1 right after an observation, halved with every half-life of silence; 0 before the first one."""
         return 0.5 ** (self.age_s(now_s) / self.half_life_s) if self.observations else 0.0
 
+    def is_down(self, now_s: float) -> bool:
+        """An answer did not come a short while ago, and none has come since that tells what it meant."""
+        return self._before is not None and now_s < self._doubted_s + DOWN_LONGEST_S
+
     def wants_probe(self, now_s: float) -> bool:
         """Whether a small transfer would be worth it to know the link again."""
-        return self.confidence(now_s) < 0.5
+        return now_s >= self.probe_at_s
+
+    @property
+    def probe_at_s(self) -> float:
+        """When the next small transfer is worth it, unless something is heard before."""
+        if self._probe_now:
+            return -math.inf
+        if self._before is not None:
+            return max(self._doubted_s, self._probed_s) + min(PROBE_LONGEST_S, PROBE_FIRST_S * 2.0**self._probes)
+        if self._seen_s is None:
+            return self._probed_s + PROBE_LONGEST_S
+        return max(self._seen_s, self._probed_s) + self.half_life_s
+
+    def probing(self, now_s: float) -> None:
+        """A probe is on its way; tell `observe` what becomes of it."""
+        self._probed_s, self._probe_now = now_s, False
+        self._probes += 1
+
+    def _doubt(self, size_bytes: float, now_s: float) -> None:
+        """An answer did not come. The second time, with no answer to as many bytes between, the link is slow."""
+        self._doubted_s = now_s
+        if self._before is None and size_bytes > self._unproven_bytes:
+            figures = (self._rtt_ms, self._pace, self._var_rtt, self._var_pace, self._covariance, self._jitter)
+            self._before = _Belief(*figures, self._seen_s)
+            self._first_late_s, self._probes = None, 0
+        self._unproven_bytes = max(size_bytes, self._unproven_bytes)
+
+    def _only_tells_the_end(self, size_bytes: float, took_ms: float, now_s: float) -> bool:
+        """After answers that did not come: what one that comes means."""
+        before = self._before
+        assert before is not None
+        if took_ms <= before.usual_ms(size_bytes):
+            self._rtt_ms, self._pace = before.rtt_ms, before.pace
+            self._var_rtt, self._var_pace, self._covariance = before.var_rtt, before.var_pace, before.covariance
+            self._jitter, self._seen_s = before.jitter, before.seen_s
+        elif self._first_late_s is None or now_s - took_ms / 1e3 < self._first_late_s:
+            # It was on its way in the outage. The first such answer is the news that the outage is over.
+            self._probe_now = self._probe_now or self._first_late_s is None
+            self._first_late_s = now_s if self._first_late_s is None else self._first_late_s
+            return True
+        self._before = None
+        return False
 
     def _age(self, now_s: float) -> None:
         drift = min(DRIFT_PER_S * self.age_s(now_s), DRIFT_MOST) ** 2

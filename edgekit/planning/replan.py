@@ -9,12 +9,12 @@ from typing import Literal
 
 from edgekit.planning.choose import exceeded, plans, refusal
 from edgekit.planning.costs import MeasuredCosts
-from edgekit.planning.estimate import LinkEstimate
+from edgekit.planning.estimate import LEAST_PATIENCE_MS, USUAL, LinkEstimate
 from edgekit.planning.plan import Hop, Objective, Plan, PlanLimits, Power, Way
 
 __all__ = ["Decision", "LinkEstimate", "MeasuredCosts", "Replanner"]
 
-Why = Literal["first", "kept", "better", "deadline", "gone"]
+Why = Literal["first", "kept", "better", "deadline", "gone", "down"]
 
 # Computing varies by about this much of itself from one request to the next.
 COMPUTE_SPREAD = 0.1
@@ -23,11 +23,15 @@ COMPUTE_SPREAD = 0.1
 @dataclass(frozen=True)
 class Decision:
     """`in_time`: the probability that `plan` answers by the deadline, 1 without one. `why`: first; kept; better by
-    the margin long enough; deadline: the plan before would miss it; gone: the plan before is not possible any more."""
+    the margin long enough; deadline: the plan before would miss it; gone: the plan before is not possible any more;
+    down: the plan before needs a link from which nothing comes, and is taken up again when something does.
+    `overdue_ms`: an answer that has not come so long after the device handed over its bytes is not to be waited for
+    alone; infinite for a plan that stays on the device."""
 
     plan: Plan
     in_time: float
     why: Why
+    overdue_ms: float = math.inf
 
     @property
     def changed(self) -> bool:
@@ -46,7 +50,7 @@ class Replanner:
     objective: Objective = field(default_factory=Objective)
     limits: PlanLimits = field(default_factory=PlanLimits)
     power: Power | None = None
-    margin: float = 0.1
+    margin: float = 0.04
     patience: int = 3
     sure: float = 0.95
     prefer: Literal["cost", "quality"] = "cost"
@@ -67,6 +71,13 @@ class Replanner:
             raise refusal(candidates, self.limits)
         spread = _Spread(ways, links, now_s)
         rated = [(plan, 1.0 if deadline_ms is None else spread.in_time(plan, deadline_ms)) for plan in allowed]
+        down = {hop for hop, estimate in links.items() if estimate.is_down(now_s)}
+        if down:
+            up = [pair for pair in rated if not spread.crosses(pair[0], down)]
+            if up and not any((plan.variant, plan.rates) == self._current for plan, _ in up):
+                plan, in_time = min(up, key=self._order)
+                return Decision(plan, in_time, "down", spread.overdue_ms(plan))
+            rated = up or rated
         best, best_in_time = min(rated, key=self._order)
         present = next((pair for pair in rated if (pair[0].variant, pair[0].rates) == self._current), None)
         why: Why
@@ -79,10 +90,10 @@ class Replanner:
         else:
             self._wins = self._wins + 1 if self._beats(best, present[0]) else 0
             if self._wins < self.patience:
-                return Decision(*present, "kept")
+                return Decision(*present, "kept", spread.overdue_ms(present[0]))
             why = "better"
         self._current, self._wins = (best.variant, best.rates), 0
-        return Decision(best, best_in_time, why)
+        return Decision(best, best_in_time, why, spread.overdue_ms(best))
 
     def _order(self, rated: tuple[Plan, float]) -> tuple[float, ...]:
         plan, in_time = rated
@@ -109,18 +120,32 @@ class _Spread:
 
     def in_time(self, plan: Plan, deadline_ms: float) -> float:
         """Of a request that goes all the way up: an exit on the device does not help the ones that pass it."""
+        local_ms, remote_ms, variance = self._figures(plan)
+        if variance <= 0:
+            return float(local_ms + remote_ms <= deadline_ms)
+        return 0.5 * (1 + math.erf((deadline_ms - local_ms - remote_ms) / math.sqrt(2 * variance)))
+
+    def overdue_ms(self, plan: Plan) -> float:
+        if not plan.rates:
+            return math.inf
+        _, remote_ms, variance = self._figures(plan)
+        return remote_ms + max(LEAST_PATIENCE_MS, USUAL * math.sqrt(variance))
+
+    def _figures(self, plan: Plan) -> tuple[float, float, float]:
+        """(ms on the device, ms from there to the answer, variance of both) of a request that goes all the way up."""
         way = self._ways[plan.variant]
         share = 1 - way.local_share
         local_ms = way.exit_ms + sum(stage.latency_ms for stage in way.stages if stage.tier == "device")
         local_ms += sum(crossing.encode_ms for crossing in way.crossings if crossing.hop[0] == "device")
-        latency_ms = local_ms + (plan.latency_ms - local_ms) / share if share > 0 else plan.latency_ms
+        remote_ms = (plan.latency_ms - local_ms) / share if share > 0 else 0.0
         variance = (COMPUTE_SPREAD * plan.compute_ms) ** 2
         for crossing, index in zip(way.crossings, plan.rates, strict=True):
             size_bytes = crossing.rates[index].size_bytes + way.answer_bytes
             variance += sum(self._transfer(hop, size_bytes) ** 2 for hop in self._hops(crossing.hop))
-        if variance <= 0:
-            return float(latency_ms <= deadline_ms)
-        return 0.5 * (1 + math.erf((deadline_ms - latency_ms) / math.sqrt(2 * variance)))
+        return local_ms, remote_ms, variance
+
+    def crosses(self, plan: Plan, hops: set[Hop]) -> bool:
+        return any(not hops.isdisjoint(self._hops(crossing.hop)) for crossing in self._ways[plan.variant].crossings)
 
     def _hops(self, hop: Hop) -> tuple[Hop, ...]:
         return (hop,) if hop in self._links else (("device", "edge"), ("edge", "cloud"))

@@ -21,7 +21,7 @@ from edgekit.planning.plan import Links, Power, Way
 from edgekit.planning.traces import Trace
 from edgekit.planning.world import Attempt, Choice, Dice, World
 
-PING_BYTES, PING_ANSWER_BYTES = 1400, 64
+PING_BYTES, PING_ANSWER_BYTES, PING_TIMEOUT_S = 1400, 64, 2.0
 
 
 @dataclass(frozen=True)
@@ -222,30 +222,26 @@ class _Simulation:
         """Probes that fall due, and news, in the order in which they come."""
         while True:
             due_s = max(self.policy.probe_at(), self.world.now_s)
-            if due_s > now_s:
+            heard_s = self._news[0][0] if self._news else math.inf
+            if min(due_s, heard_s) > now_s:
                 break
-            self._hear(due_s)
-            if self.policy.probe_at() > due_s:
-                continue  # what was heard meanwhile made the probe needless
+            if heard_s <= due_s:
+                self.world.now_s = max(self.world.now_s, heard_s)
+                self.policy.observe(heapq.heappop(self._news)[2])
+                continue
             self.world.now_s = due_s
             ping = self.world.ping(due_s, PING_BYTES, PING_ANSWER_BYTES)
             self.world.commit(ping)
             self.probe_bytes += PING_BYTES
-            within_s = self.workload.deadline_ms / 1e3
-            seen_s = min(ping.answer_s, due_s + within_s)
+            seen_s = min(ping.answer_s, due_s + PING_TIMEOUT_S)
             replied = ping.answer_s <= seen_s
             self._tell(Seen(seen_s, PING_BYTES, PING_ANSWER_BYTES, 1e3 * (seen_s - due_s), replied, probe=True))
             self.policy.probing(due_s)
-        self._hear(now_s)
         self.world.now_s = now_s
 
     def _tell(self, seen: Seen) -> None:
         self._count += 1
         heapq.heappush(self._news, (seen.at_s, self._count, seen))
-
-    def _hear(self, now_s: float) -> None:
-        while self._news and self._news[0][0] <= now_s:
-            self.policy.observe(heapq.heappop(self._news)[2])
 
     def _request(self, came_s: float, start_s: float, dice: Dice) -> Outcome:
         choice = self.policy.choose(start_s, self.world)
@@ -262,7 +258,8 @@ class _Simulation:
         end_s, hedged, energy_extra = attempt.answer_s, False, 0.0
         if self.fallback is not None and choice.way.crossings and not attempt.exited:
             device_s = local_ms(self.fallback) / 1e3
-            hedge_s = max(attempt.sent_s, deadline_s - device_s - self.workload.margin_ms / 1e3)
+            last_s = deadline_s - device_s - self.workload.margin_ms / 1e3
+            hedge_s = max(attempt.sent_s, min(last_s, attempt.sent_s + choice.overdue_ms / 1e3))
             if attempt.answer_s > hedge_s:
                 energy_extra = sum(stage.energy_mj for stage in self.fallback.stages)
                 end_s = min(attempt.answer_s, hedge_s + device_s)

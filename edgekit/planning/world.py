@@ -21,10 +21,12 @@ MIN_STALL_MS = 10.0
 
 @dataclass(frozen=True)
 class Choice:
-    """What a policy wants done with a request."""
+    """What a policy wants done with a request. `overdue_ms` after the device has handed over its bytes it starts the
+    local way as well."""
 
     way: Way
     rates: tuple[int, ...] = ()
+    overdue_ms: float = math.inf
 
     def __str__(self) -> str:
         return f"{self.way.variant}{'@' + '-'.join(map(str, self.rates)) if self.rates else ''}"
