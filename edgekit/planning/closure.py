@@ -49,8 +49,9 @@ def least_closure(
     total = np.bincount(label[:count], cost, groups)
     total[[source, sink]] = 0.0
     whole = float(np.abs(total).sum())
-    edges = np.unique(label[implications], axis=0)
+    edges = label[implications].astype(np.int64)
     edges = edges[edges[:, 0] != edges[:, 1]]
+    edges = np.stack(np.divmod(np.unique(edges[:, 0] * groups + edges[:, 1]), groups), axis=1)
     gains, losses = np.flatnonzero(total < 0), np.flatnonzero(total > 0)
     start = np.concatenate([np.full(len(gains), source), losses, edges[:, 0]])
     end = np.concatenate([gains, np.full(len(losses), sink), edges[:, 1]])

@@ -1,4 +1,4 @@
-"""Many partitions of one graph: the trade-offs that weights can reach, and the cuts that some link makes worth having."""
+"""Many partitions of one graph: the trade-offs that weights can reach, and the cuts that some link makes worth it."""
 
 from __future__ import annotations
 
