@@ -34,8 +34,12 @@ behind the variant's next codec at `edgekit_next_rate` on the node upstream. Wit
 or model FAILED_PRECONDITION / 409, a full queue RESOURCE_EXHAUSTED / 429 with `retry-after` in seconds, a passed
 deadline DEADLINE_EXCEEDED / 504, an upstream that cannot be reached and a node that drains UNAVAILABLE / 503.
 
-**Handshake.** `ModelConfig` of a model lists in its parameters the whole digests that a node shares: `edgekit_bundle`,
-`edgekit_part` (sha256), and, separated by commas, `edgekit_plans` and `edgekit_codecs`; and `edgekit_tier`, the part's.
+**Handshake.** `ModelConfig` of a model lists in its parameters the whole digests that a client compares with its own:
+`edgekit_bundle`, `edgekit_model` (the part's sha256), `edgekit_plan.<variant>` and `edgekit_codec.<codec>` for each
+that the part is in; and `edgekit_tier`, the part's.
+
+**Checksum.** `edgekit_crc32c` (int64) of a gRPC request or answer is the CRC32C over its raw contents in order; it is
+checked where it is sent. Frames carry their own.
 
 **Metadata** (gRPC) or headers (REST): `authorization: Bearer <token>`, and W3C's `traceparent`.
 """
@@ -58,8 +62,7 @@ BUNDLE = "edgekit_bundle"
 DEADLINE = "edgekit_deadline_ms"
 NEXT_RATE = "edgekit_next_rate"
 
-# In a model's configuration only, where a client compares digests with its own: `edgekit_plan.<variant>` and
-# `edgekit_codec.<codec>` for each that the model is in, `edgekit_bundle`, and `edgekit_model`, the part's file.
+# In a model's configuration only.
 CODEC = "edgekit_codec"
 MODEL = "edgekit_model"
 

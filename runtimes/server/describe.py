@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from edgekit.runtimes.protocol.frames import BUNDLE, CODEC, MODEL, PLAN
+from edgekit.runtimes.protocol.frames import BUNDLE, CODEC, MODEL, PLAN, TIER
 from edgekit.runtimes.protocol.tensors import DATATYPES
 from edgekit.runtimes.server.model import ServedModel
 from edgekit.runtimes.server.statistics import Duration
@@ -50,15 +50,8 @@ def config(model: ServedModel) -> dict[str, Any]:
         "max_batch_size": model.batching.max_batch if batched else 0,
         "input": [entry(spec) for spec in model.inputs],
         "output": [entry(spec) for spec in model.outputs],
-        "parameters": {
-            "edgekit_bundle": {"string_value": model.bundle.digest},
-            "edgekit_part": {"string_value": model.part.sha256},
-            "edgekit_tier": {"string_value": model.part.tier},
-            "edgekit_plans": {"string_value": ",".join(model.plans)},
-            "edgekit_codecs": {"string_value": ",".join(model.links)},
-        },
+        "parameters": {key: {"string_value": value} for key, value in _digests(model).items()},
     }
-    described["parameters"] = {key: {"string_value": value} for key, value in _digests(model).items()}
     if batched:
         described["dynamic_batching"] = {
             "max_queue_delay_microseconds": int(1e3 * model.batching.max_delay_ms),
@@ -69,9 +62,10 @@ def config(model: ServedModel) -> dict[str, Any]:
 def _digests(model: ServedModel) -> dict[str, str]:
     """What a client compares with its own bundle before it asks anything: the keys of `protocol.frames`."""
     manifest = model.bundle.manifest
-    plans = {f"{PLAN}.{variant.name}": digest for digest, variant in model.plans.items()}
+    mine = [variant.name for variant in manifest.variants if model.part.name in variant.parts]
+    plans = {f"{PLAN}.{name}": manifest.plan_digest(name) for name in mine}
     codecs = {f"{CODEC}.{link.entry.name}": digest for digest, link in model.links.items()}
-    return {BUNDLE: model.bundle.digest, MODEL: manifest.part(model.part.name).sha256, **plans, **codecs}
+    return {TIER: model.part.tier, BUNDLE: model.bundle.digest, MODEL: model.part.sha256, **plans, **codecs}
 
 
 def statistics(models: Iterable[ServedModel]) -> dict[str, Any]:

@@ -92,6 +92,11 @@ class Engine:
     def is_ready(self) -> bool:
         return not self._draining
 
+    def refused(self, model: str, error: EdgekitError) -> None:
+        """A request for `model` that never became a call is counted too."""
+        held = any(served.name == model for served in self.catalog.models)
+        self.metrics.refused(model if held else "", error)
+
     def infer(self, call: InferCall, *, timeout_s: float | None = None, headers: Mapping[str, str] = {}) -> InferAnswer:
         """Raises UnknownNameError, InputError, CodecError, FrameError, MismatchError, OverloadedError, DeadlineError,
         SessionError, UnreachableError (upstream, or draining)."""

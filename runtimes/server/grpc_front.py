@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from edgekit.errors import EdgekitError, InputError, NodeError, SessionError, UnknownNameError
 from edgekit.runtimes.protocol import messages
-from edgekit.runtimes.protocol.calls import answer_to_message, call_from_message
+from edgekit.runtimes.protocol.calls import InferCall, answer_to_message, call_from_message
 from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, grpc_code
 from edgekit.runtimes.server import describe
 from edgekit.runtimes.server.batching import QueueFullError
@@ -107,13 +107,24 @@ class GrpcFront:
         """The caller's metadata. Raises AuthenticationError."""
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         if not is_open:
-            self._security.check(headers.get("authorization"))
+            try:
+                self._security.check(headers.get("authorization"))
+            except EdgekitError as error:
+                self._engine.refused("", error)
+                raise
         return headers
 
     def _infer(self, request: Any, context: Any, headers: dict[str, str]) -> Any:
         left_s = context.time_remaining()
         timeout_s = left_s if left_s is not None and left_s < _LONGEST_S else None
-        return answer_to_message(self._engine.infer(call_from_message(request), timeout_s=timeout_s, headers=headers))
+        return answer_to_message(self._engine.infer(self._call(request), timeout_s=timeout_s, headers=headers))
+
+    def _call(self, request: Any) -> InferCall:
+        try:
+            return call_from_message(request)
+        except EdgekitError as error:
+            self._engine.refused(request.model_name, error)
+            raise
 
     def _stream(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """One answer for each request, in order; a failed one says so and the stream goes on."""
@@ -126,7 +137,7 @@ class GrpcFront:
             try:
                 request = _parse(messages.ModelInferRequest, data)
                 message.infer_response.id = request.id
-                answer = answer_to_message(self._engine.infer(call_from_message(request), headers=headers))
+                answer = answer_to_message(self._engine.infer(self._call(request), headers=headers))
                 message.infer_response.CopyFrom(answer)
             except EdgekitError as error:
                 message.error_message = error.message

@@ -182,7 +182,11 @@ class RestFront:
         return app
 
     def _check(self, request: Request) -> None:
-        self._security.check(request.headers.get("authorization"))
+        try:
+            self._security.check(request.headers.get("authorization"))
+        except EdgekitError as error:
+            self._engine.refused("", error)
+            raise
 
     async def _infer(self, request: Request) -> Response:
         if self._room <= 0:
@@ -200,7 +204,11 @@ class RestFront:
         return Response(sent, headers={JSON_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
     def _answer(self, body: bytes, headers: dict[str, str], path: dict[str, str]) -> tuple[bytes, int | None]:
-        call, wants_binary = read_call(body, headers.get(JSON_LENGTH), path["model"], path.get("version", ""))
+        try:
+            call, wants_binary = read_call(body, headers.get(JSON_LENGTH), path["model"], path.get("version", ""))
+        except EdgekitError as error:
+            self._engine.refused(path["model"], error)
+            raise
         return write_answer(self._engine.infer(call, headers=headers), wants_binary)
 
     async def _body(self, request: Request) -> bytes:
