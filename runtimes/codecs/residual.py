@@ -175,15 +175,22 @@ class ResidualCodec(Codec):
         return encode_indices(np.concatenate(parts), models, counts)
 
     def _decode(self, payload: bytes, shapes: Sequence[tuple[int, ...]], rate: int) -> list[np.ndarray]:
-        rows = [int(np.prod(shape[:-1])) for shape in shapes]
+        found = self.decode_indices(payload, [int(np.prod(shape[:-1])) for shape in shapes], rate)
+        return [
+            coder.decode(indices, rate).reshape(shape)
+            for coder, indices, shape in zip(self._coders, found, shapes, strict=True)
+        ]
+
+    def decode_indices(self, payload: bytes, rows: Sequence[int], rate: int) -> list[np.ndarray]:
+        """By feature of `rows` vectors: int32 [units kept, rows], for who reads values of its own by them.
+
+        Raises CodecError.
+        """
+        self.check_rate(rate)
         indices = decode_indices(payload, *self._coding(rows, rate))
-        arrays, start = [], 0
-        for coder, count, shape in zip(self._coders, rows, shapes, strict=True):
-            end = start + coder.kept(rate) * count
-            part = indices[start:end].reshape(coder.kept(rate), count)
-            arrays.append(coder.decode(part, rate).reshape(shape))
-            start = end
-        return arrays
+        sizes = [coder.kept(rate) * count for coder, count in zip(self._coders, rows, strict=True)]
+        parts = np.split(indices, np.cumsum(sizes)[:-1])
+        return [part.reshape(coder.kept(rate), -1) for coder, part in zip(self._coders, parts, strict=True)]
 
     def _coding(self, rows: Sequence[int], rate: int) -> tuple[list[Any], np.ndarray]:
         """The model and the number of indices of each run. Raises CodecError for more than a feature's elements."""

@@ -31,7 +31,7 @@ def write_tables(kind: str, settings: Mapping[str, Any], arrays: Mapping[str, np
     """The same content gives the same bytes. Raises CodecError for a dtype or size that a reader would refuse."""
     entries, parts, offset = {}, [], 0
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         if array.dtype.str not in DTYPES:
             raise CodecError(f"array {name!r} of dtype {array.dtype}, allowed {', '.join(DTYPES)}")
