@@ -55,13 +55,15 @@ class Leg:
 class Itinerary:
     """Legs in order: the next one is taken while the answer so far is not confident enough. `degraded` from the start
     where what the policy wanted cannot be had, for `reason`. `threshold`: the confidence that an answer from above
-    needs; without it that of the variant's exit."""
+    needs; without it that of the variant's exit. `overdue_ms` after it was sent, a request is no longer waited for
+    alone: the local answer is started beside it."""
 
     legs: tuple[Leg, ...]
     policy: str = ""
     degraded: bool = False
     reason: str = ""
     threshold: float | None = None
+    overdue_ms: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,16 @@ class Execution:
         self._local: str = ""  # "", running, failed
         self._local_planned = False
         self._faults: list[str] = [plan.reason] if plan.reason else []
-        self._hedged = ""
+        # What befell the local run beside the plan: no fault of an answer that comes as planned.
+        self._asides: list[str] = []
         self._error: EdgekitError | None = None
         self._spare: Answer | None = None
         self._answer: Answer | None = None
         self._progress = _Progress()
         local_ms = means.parts.local_p95_ms() + means.timing.margin_ms
-        self._hedge_at = deadline - local_ms / 1e3 if means.parts.local is not None else float("inf")
+        self._latest_hedge = deadline - local_ms / 1e3
+        self._has_local = means.parts.local is not None
+        self._hedge_at = self._latest_hedge if self._has_local else float("inf")
 
     def run(self) -> Answer:
         """Raises DeadlineError, or the error that kept both the plan and a local answer from being carried out."""
@@ -259,6 +264,8 @@ class Execution:
         self._progress.attempts += 1
         self._progress.bytes_sent += flight.request.size_bytes
         flight.sent_at = self._clock.now()
+        if self._has_local and self._local == "":
+            self._hedge_at = min(self._latest_hedge, flight.sent_at + self._plan.overdue_ms / 1e3)
         flight.future = flight.route.peer.ask(flight.request, max(1e-3, self._deadline - flight.sent_at))
         flight.future.add_done_callback(
             lambda done: self._mailbox.put(partial(self._on_reply, flight, done, self._clock.now()))
@@ -283,15 +290,14 @@ class Execution:
         if error is None:
             reply = future.result()
             error = self._check(flight, reply)
-        tier = flight.route.tier
         if error is not None or reply is None:
             assert error is not None
-            self._means.learn(Sent(flight.leg, tier, flight.request.size_bytes, elapsed_ms, None, error))
+            self._means.learn(self._sent(flight, elapsed_ms, None, error))
             flight.route.failed(error, flight.leg.variant)
             self._retry_or_give_up(flight, error)
             return
         flight.route.succeeded()
-        self._means.learn(Sent(flight.leg, tier, flight.request.size_bytes, elapsed_ms, reply))
+        self._means.learn(self._sent(flight, elapsed_ms, reply))
         network_ms = max(0.0, elapsed_ms - reply.compute_ms - reply.queue_ms)
         self._note(network=network_ms, queue=reply.queue_ms, compute=reply.compute_ms)
         self._progress.bytes_received += reply.size_bytes
@@ -341,7 +347,7 @@ class Execution:
     def _retry_or_give_up(self, flight: _Flight, error: EdgekitError) -> None:
         """The same request, under the same id, while there is time for it and a local answer after it."""
         pause = self._means.timing.retry_pause_s * 2 ** (flight.attempts - 1)
-        last_moment = min(self._deadline, self._hedge_at)
+        last_moment = self._latest_hedge if self._has_local else self._deadline
         can_wait = self._clock.now() + pause < last_moment
         if flight.attempts < self._allowed_attempts(error) and can_wait:
             self._retry_at = self._clock.now() + pause
@@ -392,11 +398,13 @@ class Execution:
         if error is None:
             self._note(local=1e3 * (at - since))
             degraded = self._plan.degraded or not self._local_planned
-            self._answer = self._made(future.result(), "device", name, degraded=degraded, reason=self._hedged)
+            self._answer = self._made(
+                future.result(), "device", name, degraded=degraded, reason="; ".join(self._asides)
+            )
             return
         self._local = "failed"
         self._error = self._error or error
-        self._faults.append(f"the local run failed: {error.message}")
+        self._asides.append(f"the local run failed: {error.message}")
         if self._flight is not None or self._waits_for_request():
             return  # the node may still answer
         if self._spare is not None:
@@ -420,7 +428,8 @@ class Execution:
             self._hedge_at = float("inf")
             if self._local == "" and self._spare is None:
                 where = self._flight.route.tier if self._flight is not None else "the device's own part"
-                self._hedged = f"the deadline was near and {where} had not answered"
+                why = "the deadline was near" if now >= self._latest_hedge else "it took longer than the link explains"
+                self._asides.append(f"{why} and {where} had not answered")
                 self._start_local(planned=False)
         elif self._retry_at is not None and now >= self._retry_at:
             retry, self._retry, self._retry_at = self._retry, None, None
@@ -435,7 +444,7 @@ class Execution:
         raise self._failure(out_of_time=True)
 
     def _failure(self, *, out_of_time: bool = False) -> EdgekitError:
-        why = "; ".join(filter(None, [*self._faults, self._hedged]))
+        why = "; ".join(filter(None, [*self._faults, *self._asides]))
         if out_of_time:
             waited = "the local run had not ended" if self._local == "running" else "nothing had answered"
             allowed_ms = 1e3 * (self._deadline - self._started)
@@ -503,15 +512,29 @@ class Execution:
         )
 
     def _let_go(self) -> None:
-        """Calls off what is still under way; what comes of it later goes to a mailbox that nobody reads."""
+        """Calls off what waits to be done here. A request that is on its way goes on to its deadline: nobody is given
+        what comes of it, but when it comes tells of the link."""
         flight, self._flight = self._flight, None
         for future in self._futures:
             future.cancel()
-        if flight is not None and flight.future is not None and flight.future.cancel():
-            elapsed_ms = 1e3 * (self._clock.now() - flight.sent_at)
-            overdue = DeadlineError(f"no answer within {elapsed_ms:.0f} ms")
-            self._means.learn(Sent(flight.leg, flight.route.tier, flight.request.size_bytes, elapsed_ms, None, overdue))
-            flight.route.failed(overdue, flight.leg.variant)
+        if flight is None or flight.future is None or flight.future.done():
+            return
+        elapsed_ms = 1e3 * (self._clock.now() - flight.sent_at)
+        overdue = DeadlineError(f"no answer within {elapsed_ms:.0f} ms")
+        flight.route.failed(overdue, flight.leg.variant)
+        self._means.learn(self._sent(flight, elapsed_ms, None, overdue))
+        flight.future.add_done_callback(partial(self._on_late_reply, flight))
+
+    def _on_late_reply(self, flight: _Flight, future: Future[Any]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        reply = future.result()
+        if self._check(flight, reply) is None:
+            flight.route.succeeded()
+            self._means.learn(self._sent(flight, 1e3 * (self._clock.now() - flight.sent_at), reply))
+
+    def _sent(self, flight: _Flight, elapsed_ms: float, reply: Reply | None, error: EdgekitError | None = None) -> Sent:
+        return Sent(flight.leg, flight.route.tier, flight.request.size_bytes, elapsed_ms, reply, error)
 
 
 def _check_open(future: Future[Any]) -> None:

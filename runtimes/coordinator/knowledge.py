@@ -22,7 +22,6 @@ SERVER = "x86-server"
 # A part that neither states its costs nor was measured yet.
 UNKNOWN_MS = 1.0
 REFRESH_S = 0.25
-PROBE_MIN_S = 2.0
 PROBE_BYTES = (512, 32_768)
 
 
@@ -62,7 +61,6 @@ class Knowledge:
             hop: LinkEstimate(first.get(hop, FIRST_UPSTREAM if hop == ("edge", "cloud") else FIRST_LINK))
             for hop in hops
         }
-        self._probed_at: dict[Hop, float] = {}
 
     def ways(self, now_s: float) -> tuple[Way, ...]:
         """With the costs as measured up to a quarter of a second ago."""
@@ -120,14 +118,12 @@ class Knowledge:
             self._links[hop].observe(size_bytes, took_ms, now_s, unfinished=unfinished)
 
     def due_probe(self, hop: Hop, now_s: float) -> Probe | None:
-        """What to send to know `hop` again; at most one every two seconds, none while requests tell enough."""
+        """What to send to know `hop` again, None while requests tell enough or a probe is on its way."""
         with self._lock:
             estimate = self._links.get(hop)
             if estimate is None or not estimate.wants_probe(now_s):
                 return None
-            if now_s - self._probed_at.get(hop, -PROBE_MIN_S) < PROBE_MIN_S:
-                return None
-            self._probed_at[hop] = now_s
+            estimate.probing(now_s)
             # As much as the link is believed to carry in 50 ms: enough to tell pace from delay, little to pay.
             carries = int(50 * 1e3 / 8 * estimate.link.bandwidth_mbps)
             return Probe(hop, max(PROBE_BYTES[0], min(PROBE_BYTES[1], carries)))

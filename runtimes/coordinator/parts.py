@@ -72,6 +72,10 @@ class DeviceParts:
             raise
 
     def _take(self, bundle: Bundle, variant: Variant, threads: int | None, wrap: Wrap | None) -> None:
+        default = self.manifest.variants[0]
+        if self._outputs(variant) != self._outputs(default):
+            self.missing[variant.name] = f"its outputs are not those of {default.name!r}: it cannot stand in for it"
+            return
         names = [name for name in variant.parts if self.manifest.part(name).tier == "device"]
         is_local = len(names) == len(variant.parts)
         if variant.exit is not None:
@@ -97,12 +101,17 @@ class DeviceParts:
         if is_local and self.local is None:
             self.local = variant.name
 
+    def _outputs(self, variant: Variant) -> list[tuple[str, str, int]]:
+        return [(entry.name, entry.dtype, len(entry.shape)) for entry in self.manifest.part(variant.parts[-1]).outputs]
+
     @property
     def usable(self) -> tuple[str, ...]:
         """The variants that can run here (what lies above is another matter), in the manifest's order."""
         return tuple(variant.name for variant in self.manifest.variants if self.can_run(variant.name))
 
     def can_run(self, variant: str) -> bool:
+        if variant in self.missing:
+            return False
         entry = self.manifest.variant(variant)
         device = [name for name in entry.parts if self.manifest.part(name).tier == "device"]
         if entry.exit is not None:

@@ -197,21 +197,22 @@ class Auto(Policy):
         ways = situation.open_ways
         if not ways:
             return self._fall_back(situation, "; ".join(dict.fromkeys(situation.refusals.values())))
-        itinerary = self._itinerary(self._decide(ways, situation))
+        itinerary = self._decide(ways, situation)
         if situation.refusals:
             wanted = best(plans(situation.ways, situation.links, situation.power), situation)
             if wanted.variant in situation.refusals:
                 return replace(itinerary, degraded=True, reason=situation.refusals[wanted.variant])
         return itinerary
 
-    def _decide(self, ways: Sequence[Way], situation: Situation) -> Plan:
+    def _decide(self, ways: Sequence[Way], situation: Situation) -> Itinerary:
         with self._lock:
             if self._replanner is None:
                 self._replanner = Replanner(situation.objective, situation.limits, situation.power)
             try:
-                return self._replanner.decide(ways, situation.estimates, situation.now_s, situation.deadline_ms).plan
+                made = self._replanner.decide(ways, situation.estimates, situation.now_s, situation.deadline_ms)
             except PlanError:
-                return best(plans(ways, situation.links, situation.power), situation)
+                return self._itinerary(best(plans(ways, situation.links, situation.power), situation))
+            return replace(self._itinerary(made.plan), overdue_ms=made.overdue_ms)
 
 
 def best(candidates: Sequence[Plan], situation: Situation) -> Plan:
