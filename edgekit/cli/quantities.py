@@ -1,4 +1,4 @@
-"""Quantities on the command line: `300ms`, `2s`, or a bare number in the option's own unit."""
+"""Quantities on the command line: `300ms`, `2s`, `20MB`, or a bare number in the option's own unit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import click
 
 _TEXT = re.compile(r"(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>us|ms|s)?", re.IGNORECASE)
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_SIZE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>b|kb|mb|gb)?", re.IGNORECASE)
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
 
 
 class Milliseconds(click.ParamType):
@@ -23,3 +25,17 @@ class Milliseconds(click.ParamType):
         if match is None or float(match["number"]) <= 0:
             self.fail(f"{value!r} is no time above zero: give it like 300ms or 2s", param, ctx)
         return float(match["number"]) * _MS[(match["unit"] or "ms").lower()]
+
+
+class Size(click.ParamType):
+    """A size above zero, in bytes where it has no unit; decimal units."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None or float(match["number"]) <= 0:
+            self.fail(f"{value!r} is no size above zero: give it like 800, 2kB or 20MB", param, ctx)
+        return float(match["number"]) * _BYTES[(match["unit"] or "b").lower()]
