@@ -107,6 +107,8 @@ def export_recipe(
             dynamic=model.dynamic,
             preprocess=model.preprocess,
         )
+    if recipe.edge or recipe.cloud:
+        _check_split(recipe, model)
     with TemporaryDirectory(prefix="edgekit-") as folder, _unfinished(recipe, original) as unfinished:
         bench = Bench(
             model=model,
@@ -138,6 +140,12 @@ def export_recipe(
         progress("measure and pack", 0, 0)
         bundle, summary = pack(recipe, output, evidence, split)
     return ExportResult(bundle, tuple(outcome), summary)
+
+
+def _check_split(recipe: Recipe, model: Model) -> None:
+    from edgekit.splitting import check_split
+
+    check_split(recipe, model)
 
 
 def _split(recipe: Recipe, bench: Bench, winner: Built) -> SplitOutcome:

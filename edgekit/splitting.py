@@ -85,12 +85,7 @@ class Splitter:
     def _cuts(self) -> tuple[Cut, ...]:
         if self.recipe.split == "auto":
             return worthwhile_cuts(self.model, self.bench.device, self.server)
-        known = {cut.name: cut for cut in candidate_cuts(self.model)}
-        names = [name.strip() for name in self.recipe.split.split(",") if name.strip()]
-        for name in names:
-            if name not in known:
-                raise UnknownNameError("cut", name, known)
-        return tuple(known[name] for name in names)
+        return named_cuts(self.model, self.recipe.split)
 
     def _offload(self, whole: Built) -> SplitOutcome:
         """The whole model above the device, its input sent as a picture or as it is."""
@@ -190,3 +185,23 @@ class Splitter:
             variants=(Variant(name=f"raw-{slug}", parts=parts, codecs=(codec.name,)),),
             rows=ladder.rows(f"raw-{slug}", codec.name),
         )
+
+
+def check_split(recipe: Recipe, model: Model) -> None:
+    """Before minutes of work. Raises UnknownNameError for a cut that `model` lacks, DeviceError for a profile that
+    cannot serve, SourceError for a model without a torch graph."""
+    for reference in (recipe.edge, recipe.cloud):
+        if reference is not None:
+            server_profile(reference)
+    if recipe.split not in ("auto", "none"):
+        named_cuts(model, recipe.split)
+
+
+def named_cuts(model: Model, names: str) -> tuple[Cut, ...]:
+    """`names`: separated by commas. Raises UnknownNameError."""
+    known = {cut.name: cut for cut in candidate_cuts(model)}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in known:
+            raise UnknownNameError("cut", name, known)
+    return tuple(known[name] for name in wanted)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgekit.bundle.manifest import Variant
 from edgekit.devices.device import Device
+from edgekit.model import Sample
 from edgekit.passes.bottleneck.base import Squeezed
 from edgekit.passes.bottleneck.transform import TransformCoding
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
@@ -25,7 +27,7 @@ def three_tiers(tiers: TierBench, slug: str, squeezed: Squeezed, edge: Device, c
     if inner is None:
         return SplitOutcome(notes=(f"cut {slug}: the tail has no place for a second cut",))
     name = tiers.whole.model.name
-    second = TransformCoding().insert(*split(squeezed.tail, [inner]), progress=tiers.whole.progress)
+    second = _renamed(TransformCoding().insert(*split(squeezed.tail, [inner]), progress=tiers.whole.progress), "upper_")
     upper = f"{slug}-{slug_of(inner.name)}"
     middle_model = second.head.evolve_quietly(name=f"{name}-middle-{upper}", postprocess=None)
     middle = tiers.on_server(middle_model, edge)
@@ -40,6 +42,25 @@ def three_tiers(tiers: TierBench, slug: str, squeezed: Squeezed, edge: Device, c
         tables={codec.tables: second.tables} if codec.tables and second.tables is not None else {},
         variants=(Variant(name=variant, parts=parts, codecs=(f"feature-{slug}", codec.name)),),
         rows=ladder.rows(variant, codec.name),
+    )
+
+
+def _renamed(squeezed: Squeezed, prefix: str) -> Squeezed:
+    """What crosses gets names of its own: a stage's inputs and outputs may not share any."""
+    head, tail = squeezed.head, squeezed.tail
+
+    def rename(sample: Sample) -> Sample:
+        return {prefix + name: value for name, value in sample.items()}
+
+    return replace(
+        squeezed,
+        head=head.evolve_quietly(output_names=tuple(prefix + name for name in head.output_names)),
+        tail=tail.evolve_quietly(
+            example_inputs=rename(tail.example_inputs),
+            calibration=tuple(map(rename, tail.calibration)),
+            held_out=tuple(map(rename, tail.held_out)),
+            dynamic={prefix + name: dims for name, dims in tail.dynamic.items()},
+        ),
     )
 
 

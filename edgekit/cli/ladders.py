@@ -15,7 +15,7 @@ def ladders(manifest: Manifest) -> Table:
         Column("sends"),
         Column("rates", number=True),
         Column("finest", number=True),
-        Column("coarsest within the limit", number=True),
+        Column("smallest within the limit", number=True),
     )
     rows = []
     for variant in manifest.variants:
@@ -37,7 +37,8 @@ def _route(manifest: Manifest, variant: Variant) -> str:
 def _ends(manifest: Manifest, rates: tuple[Rate, ...]) -> tuple[str, str]:
     limit = manifest.provenance.recipe.get("max_drop")
     fitting = [rate for rate in rates if isinstance(limit, int | float) and rate.drop <= limit]
-    return _rate(rates[0]), _rate(fitting[-1]) if fitting else f"none of {count_text(len(rates), 'rate')}"
+    smallest = min(fitting, key=lambda rate: rate.bytes_mean, default=None)
+    return _rate(rates[0]), _rate(smallest) if smallest else f"none of {count_text(len(rates), 'rate')}"
 
 
 def _rate(rate: Rate) -> str:
