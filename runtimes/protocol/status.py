@@ -66,7 +66,11 @@ def from_grpc(error: Any, target: str) -> EdgekitError:
             kind = errors.AuthenticationError
     if kind is errors.NodeError:
         kind = errors.UnreachableError
-    return kind(f"{target}: {details or code.name}", hint=_HINTS.get(kind, ""))
+    hint = _HINTS.get(kind, "")
+    if kind is errors.UnreachableError and target.startswith("grpcs:") and "closed" in details:
+        # A server that misses our certificate hangs up after the handshake is over for us.
+        hint += "; it may ask its callers for a certificate"
+    return kind(f"{target}: {details or code.name}", hint=hint)
 
 
 _HINTS: dict[type[EdgekitError], str] = {

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
 from typing import Any
 
-from edgekit.runtimes.protocol.tensors import CONTENTS
+from edgekit.runtimes.protocol.tensors import CONTENTS, DATATYPES
 from edgekit.runtimes.server.catalog import Catalog
+from edgekit.runtimes.server.model import ServedModel
 
 Json = dict[str, Any]
 
 _LENGTH_HEADER = "Inference-Header-Content-Length"
 _JSON = "application/json"
+MAX_EXAMPLE_BYTES = 4096
 
 
 def document(catalog: Catalog, *, with_metrics: bool, with_token: bool) -> Json:
     """`with_token`: everything but health asks for a bearer token."""
-    names = sorted({model.name for model in catalog.models})
-    versions = sorted({model.version for model in catalog.models})
-    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": names}}
-    number = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": versions}}
+    shown = catalog.models[0]
+    model = _in_path("model", [model.name for model in catalog.models], shown.name)
+    number = _in_path("version", [model.version for model in catalog.models], shown.version)
     paths: Json = {
         "/v2/health/live": _get("The process answers", "Live", open=True),
         "/v2/health/ready": _get("Requests are taken", "Ready", open=True, extra={"503": _json("Draining", "Ready")}),
@@ -42,7 +44,7 @@ def document(catalog: Catalog, *, with_metrics: bool, with_token: bool) -> Json:
             ),
             f"{base}/config": _get("Triton's configuration", "Config", parameters, missing),
             f"{base}/stats": _get("Statistics of a model", "Statistics", parameters, missing),
-            f"{base}/infer": _infer(parameters),
+            f"{base}/infer": _infer(parameters, shown),
         }
     described: Json = {
         "openapi": "3.1.0",
@@ -120,7 +122,23 @@ def _metrics() -> Json:
     return {"get": {"summary": "Prometheus metrics", "responses": {"200": text}, "x-open": False}}
 
 
-def _infer(parameters: list[Json]) -> Json:
+def _in_path(name: str, choices: list[str], example: str) -> Json:
+    schema = {"type": "string", "enum": sorted(set(choices))}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
+
+
+def _example(model: ServedModel) -> Json:
+    """A request that `model` answers: one sample of zeros."""
+    inputs = []
+    for spec in model.inputs:
+        shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+        zero: bool | int = False if spec.dtype == "bool" else 0
+        data = [zero] * math.prod(shape)
+        inputs.append({"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape, "data": data})
+    return {"inputs": inputs}
+
+
+def _infer(parameters: list[Json], shown: ServedModel) -> Json:
     length = {
         "name": _LENGTH_HEADER,
         "in": "header",
@@ -141,6 +159,9 @@ def _infer(parameters: list[Json]) -> Json:
         "503": "Draining, or the upstream cannot be reached",
         "504": "The deadline passed",
     }
+    body: Json = {"schema": _ref("InferRequest")}
+    if sum(spec.size_bytes for spec in shown.inputs) <= MAX_EXAMPLE_BYTES:
+        body["example"] = _example(shown)
     answer = {
         "description": "The model's outputs",
         "headers": {_LENGTH_HEADER: {"schema": {"type": "integer"}, "required": False}},
@@ -150,7 +171,7 @@ def _infer(parameters: list[Json]) -> Json:
         "post": {
             "summary": "Run a model",
             "parameters": [*parameters, length],
-            "requestBody": {"required": True, "content": {_JSON: {"schema": _ref("InferRequest")}}},
+            "requestBody": {"required": True, "content": {_JSON: body}},
             "responses": {"200": answer, **{code: _error(text) for code, text in errors.items()}},
             "x-open": False,
         }

@@ -139,3 +139,8 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@pytest.fixture(scope="session", name="make_split")
+def _make_split() -> Callable[..., Path]:
+    return make_split

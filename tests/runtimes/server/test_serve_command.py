@@ -1,0 +1,85 @@
+"""`edgekit serve` as a process: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from edgekit.cli.main import cli
+
+Start = Callable[..., "tuple[subprocess.Popen[str], dict[str, Any]]"]
+
+
+@pytest.fixture
+def start(split_bundle: Path) -> Iterator[Start]:
+    """The process, and the object that it printed at its start."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*words: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        command = [sys.executable, "-m", "edgekit", "serve", str(split_bundle), "--json", "--threads", "1", *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        text = ""
+        while not text.endswith("\n}\n"):
+            line = process.stdout.readline()
+            assert line, process.communicate()
+            text += line
+        return process, json.loads(text)
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_serves_and_ends_well(start: Start, how: signal.Signals) -> None:
+    process, told = start("--tier", "cloud", "--port", "0", "--grpc-port", "0")
+    assert [model["name"] for model in told["models"]] == ["net.middle", "net.tail"]
+    assert told["grpc"].startswith("grpc://127.0.0.1:")
+    assert httpx.get(f"{told['rest']}/v2/health/ready").json() == {"ready": True}
+    process.send_signal(how)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+    assert "draining" in said and "stopped" in said and "Traceback" not in said
+
+
+def invoke(*words: str | Path, code: int) -> str:
+    result = CliRunner().invoke(cli, ["serve", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_taken_port_ends_with_15_and_a_hint(split_bundle: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for option, other in (("--port", "--grpc-port"), ("--grpc-port", "--port")):
+            said = invoke(split_bundle, "--threads", "1", option, str(port), other, "0", code=15)
+            assert f"choose another {option}" in said
+
+
+def test_an_open_address_without_token_and_tls_ends_with_15(split_bundle: Path) -> None:
+    assert "without --token-file and --tls" in invoke(split_bundle, "--host", "0.0.0.0", code=15)
+
+
+def test_a_bundle_that_is_none_ends_with_9(tmp_path: Path) -> None:
+    invoke(tmp_path / "missing.edgekit", code=9)
+
+
+@pytest.mark.parametrize("words", [("--tls", "cert.pem"), ("--upstream", "http://cloud:1"), ("--tier", "moon")])
+def test_options_that_cannot_be_end_with_2(split_bundle: Path, words: tuple[str, str]) -> None:
+    invoke(split_bundle, *words, code=2)
