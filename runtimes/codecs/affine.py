@@ -13,7 +13,8 @@ import numpy as np
 from edgekit.errors import CodecError
 from edgekit.runtimes.codecs.base import Codec
 from edgekit.runtimes.codecs.clustering import cluster_histograms
-from edgekit.runtimes.codecs.entropy import TABLE_TOTAL, decode_indices, encode_indices, exact_model, integer_table
+from edgekit.runtimes.codecs.entropy import TABLE_TOTAL, decode_indices, encode_indices, integer_table
+from edgekit.runtimes.codecs.range_coder import exact_model
 from edgekit.runtimes.codecs.tables import array, read_tables, setting, write_tables
 
 KIND = "affine"

@@ -1,10 +1,5 @@
 """Entropy coding of integers with integer tables: the same bytes on every processor.
 
-The coder is constriction's range coder at 24 bits of precision. Its models are made from floats, so ours are chosen
-such that every float operation is exact: with weights g_i (sum 2^24, each >= 1) it is given the floats g_i - 1, whose
-sum is 2^24 - n. It scales by (2^24 - n) / sum, which is exactly 1, and adds one to each: g_i again, whatever rounds.
-(Lossless range coding: G. N. N. Martin, 1979; the library: R. Bamler, arXiv:2201.01741.)
-
 A table of radius m knows the symbols -m .. m and an escape. What escapes follows at the end: the bit length of
 2 (|s| - m - 1) + (s < 0) + 1 evenly from 1 to 32, then the bits below its first (Elias' gamma code, 1975).
 """
@@ -15,27 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import constriction
 import numpy as np
 
 from edgekit.errors import CodecError
+from edgekit.runtimes.codecs.range_coder import PRECISION, ending, exact_model, new_encoder, open_decoder
 
-PRECISION = 24
 TABLE_BITS = 16
 TABLE_TOTAL = 1 << TABLE_BITS
 MAX_RADIUS = 255
 MAX_SYMBOL = (1 << 20) - 1
 _CHUNK_BITS = 16
 
-_model: Any = constriction.stream.model
-_queue: Any = constriction.stream.queue
-
 Run = tuple[int, int]  # table, number of symbols
-
-
-def exact_model(weights: np.ndarray) -> Any:
-    """`weights`: integers [n >= 2], each >= 1, sum 2^24."""
-    return _model.Categorical((weights.astype(np.int64) - 1).astype(np.float32), perfect=False, lazy=False)
 
 
 def _even(bits: int) -> Any:
@@ -43,7 +29,7 @@ def _even(bits: int) -> Any:
     return exact_model(np.full(1 << bits, 1 << (PRECISION - bits)))
 
 
-_EVEN = {bits: _even(bits) for bits in (1, 2, 3, 4, 5, 6, 7, 8)} | {16: _even(16)}
+_EVEN = {5: _even(5)}
 
 
 class FrequencyTables:
@@ -118,7 +104,7 @@ class ModelRuns:
 
 def encode_runs(symbols: np.ndarray, runs: ModelRuns) -> bytes:
     """int32 [sum of counts] -> bytes. |symbol| <= MAX_SYMBOL."""
-    encoder = _queue.RangeEncoder()
+    encoder = new_encoder()
     radii = runs.spread_radii()
     index = symbols + radii
     outside = index.view(np.uint32) > 2 * radii.view(np.uint32)
@@ -129,13 +115,13 @@ def encode_runs(symbols: np.ndarray, runs: ModelRuns) -> bytes:
     if len(escaped):
         values = symbols[escaped].astype(np.int64)
         _encode_escapes(encoder, (abs(values) - radii[escaped] - 1) * 2 + (values < 0) + 1)
-    return _ending(encoder)
+    return ending(encoder)
 
 
 def decode_runs(payload: bytes, runs: ModelRuns) -> np.ndarray:
     """The reverse. A payload is what `encode_runs` writes for the symbols found in it, or CodecError is raised."""
     try:
-        decoder = _open(payload)
+        decoder = open_decoder(payload)
         index = _decode_indices(decoder, runs)
         radii = runs.spread_radii()
         escaped = np.flatnonzero(index == 2 * radii + 1)
@@ -156,24 +142,20 @@ def decode_runs(payload: bytes, runs: ModelRuns) -> np.ndarray:
 
 def encode_indices(indices: np.ndarray, models: Sequence[Any], counts: np.ndarray) -> bytes:
     """int32 [sum of counts], each below its model's number of symbols; nothing escapes."""
-    encoder = _queue.RangeEncoder()
+    encoder = new_encoder()
     _encode_indices(encoder, np.ascontiguousarray(indices, np.int32), ModelRuns(models, counts, counts))
-    return _ending(encoder)
+    return ending(encoder)
 
 
 def decode_indices(payload: bytes, models: Sequence[Any], counts: np.ndarray) -> np.ndarray:
     """The reverse, as strict as `decode_runs`."""
     try:
-        indices = _decode_indices(_open(payload), ModelRuns(models, counts, counts))
+        indices = _decode_indices(open_decoder(payload), ModelRuns(models, counts, counts))
     except (AssertionError, ValueError) as error:
         raise CodecError(f"{len(payload)} bytes that no encoder wrote: {error}") from error
     if encode_indices(indices, models, counts) != payload:
         raise CodecError(f"{len(payload)} bytes that no encoder wrote")
     return indices
-
-
-def _open(payload: bytes) -> Any:
-    return _queue.RangeDecoder(np.frombuffer(payload + bytes(8 + -len(payload) % 4), ">u4").astype(np.uint32))
 
 
 def _encode_indices(encoder: Any, index: np.ndarray, runs: ModelRuns) -> None:
@@ -219,31 +201,6 @@ def _chunks(bits: int) -> list[tuple[int, Any]]:
             _EVEN[width] = _even(width)
         chunks.append((shift, _EVEN[width]))
     return chunks
-
-
-def _ending(encoder: Any) -> bytes:
-    """The shortest bytes whose continuation by zeros lies in the coder's last interval; of those the smallest.
-
-    constriction ends in whole words, 4 to 8 bytes; this takes about one, which counts where a frame has a hundred.
-    """
-    words = encoder.get_compressed()
-    if len(words) == 0:
-        return b""
-    lower, width = encoder.pos()[1]
-    # The library seals with the first whole word at or past `lower`, and a word of zeros where that word is not enough.
-    point = (lower + (1 << 32) - 1) >> 32 << 32
-    words_sealed = 2 if (lower + width) >> 32 == point >> 32 else 1
-    sealed = words.astype(">u4").tobytes() + bytes(8)
-    scale = 32 * words_sealed  # bits below the state's lowest one
-    low = int.from_bytes(sealed, "big") - ((point - lower) << scale)
-    high = low + (width << scale) - 1
-    # No multiple of 2^128 is farther than one from the next in an interval of at most 2^128: more zeros are stripped.
-    for zeros in range(16, -1, -1):
-        candidate = -(-low >> 8 * zeros) << 8 * zeros
-        if candidate <= high:
-            ending: bytes = candidate.to_bytes(len(sealed), "big").rstrip(b"\0")
-            return ending
-    raise AssertionError("an interval holds its own lower end")
 
 
 def integer_table(counts: np.ndarray, total: int = TABLE_TOTAL) -> np.ndarray:

@@ -17,13 +17,12 @@ import numpy as np
 from edgekit.errors import CodecError
 from edgekit.runtimes.codecs.entropy import (
     MAX_SYMBOL,
-    PRECISION,
     ModelRuns,
     decode_runs,
     encode_runs,
-    exact_model,
     integer_table,
 )
+from edgekit.runtimes.codecs.range_coder import PRECISION, exact_model
 from edgekit.runtimes.codecs.transform import TransformCodec
 
 MAX_RATIO = 256.0  # of two steps

@@ -19,13 +19,12 @@ import numpy as np
 from edgekit.errors import CodecError
 from edgekit.runtimes.codecs.base import MAX_ELEMENTS, Codec
 from edgekit.runtimes.codecs.entropy import (
-    PRECISION,
     TABLE_BITS,
     TABLE_TOTAL,
     decode_indices,
     encode_indices,
-    exact_model,
 )
+from edgekit.runtimes.codecs.range_coder import PRECISION, exact_model
 from edgekit.runtimes.codecs.tables import array, read_tables
 from edgekit.tensors import TensorSpec
 
