@@ -21,12 +21,16 @@ def channel_axis(rank: int) -> int:
 
 
 class AlongModes(nn.Module):
-    """y = (M_c x M_p ...) x + bias; matrices [m, n] by mode, `bias` as [1, ...] or None."""
+    """y = (M_c x M_p ...) x + bias; matrices [m, n] by mode, `bias` as [1, ...] or None.
+
+    The channels of an image go through a 1 x 1 convolution, whose weight is kept as [m, n, 1, 1].
+    """
 
     def __init__(self, rank: int, matrices: dict[int, Tensor], bias: Tensor | None) -> None:
         super().__init__()
         self.rank = rank
-        self.matrices = nn.ParameterDict({str(mode): nn.Parameter(m.clone()) for mode, m in matrices.items()})
+        kept = {mode: m[:, :, None, None] if (rank, mode) == (4, 1) else m for mode, m in matrices.items()}
+        self.matrices = nn.ParameterDict({str(mode): nn.Parameter(m.clone()) for mode, m in kept.items()})
         self.bias = None if bias is None else nn.Parameter(bias.clone())
 
     def forward(self, values: Tensor) -> Tensor:
@@ -34,7 +38,7 @@ class AlongModes(nn.Module):
         for key, matrix in self.matrices.items():
             mode = int(key)
             if self.rank == 4 and mode == 1:
-                values = functional.conv2d(values, matrix[:, :, None, None])
+                values = functional.conv2d(values, matrix)
             elif mode == self.rank - 1:
                 values = functional.linear(values, matrix)
             else:

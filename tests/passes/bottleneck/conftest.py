@@ -1,0 +1,77 @@
+"""A tiny classifier of pictures, cut in two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from edgekit.bundle.manifest import Postprocess, Preprocess
+from edgekit.model import Model, Source
+from edgekit.passes.capture import Capture
+from edgekit.passes.fold import FoldBatchNorm
+from edgekit.passes.partition.candidates import find_cut
+from edgekit.passes.partition.split import split
+
+CLASSES = ("round", "square", "long")
+PREPROCESS = Preprocess(mode="L", resize=12, crop=12, interpolation="bilinear", mean=(127.5,), std=(127.5,))
+
+
+class TinyNet(nn.Module):
+    """[B, 1, 12, 12] -> [B, 3]; the middle is a linear convolution's output [B, 8, 6, 6]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 12, 3, stride=2, padding=1)
+        self.narrow = nn.Conv2d(12, 8, 1)
+        self.wide = nn.Conv2d(8, 16, 3, padding=1)
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        narrow = self.narrow(torch.relu(self.stem(image)))
+        logits: torch.Tensor = self.last(torch.relu(self.wide(narrow)).mean((2, 3)))
+        return logits
+
+
+def smooth_images(count: int, seed: int) -> torch.Tensor:
+    """[count, 1, 12, 12], neighbours alike as in pictures."""
+    coarse = torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, (12, 12), mode="bilinear")
+
+
+def build() -> Model:
+    torch.manual_seed(0)
+    images, held = smooth_images(64, 1), smooth_images(32, 2)
+    model = Model(
+        "tiny",
+        TinyNet().eval(),
+        {"image": images[:1]},
+        ("logits",),
+        task="image-classification",
+        dynamic={"image": {0: "batch"}},
+        calibration=tuple({"image": image[None]} for image in images),
+        held_out=tuple({"image": image[None]} for image in held),
+        preprocess=PREPROCESS,
+        postprocess=Postprocess(kind="classification", output="logits", labels=CLASSES),
+        source=Source("module", "tiny", "d1" * 32),
+    )
+    return FoldBatchNorm()(Capture()(model))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Model:
+    return build()
+
+
+@pytest.fixture(scope="session")
+def stages(tiny: Model) -> tuple[Model, Model]:
+    head, tail = split(tiny, [find_cut(tiny, "narrow")])
+    return head, tail
+
+
+@pytest.fixture
+def unshipped(stages: tuple[Model, Model]) -> tuple[Model, Model]:
+    """Of a source that no checkpoint knows."""
+    return tuple(replace(stage, source=Source("module", "tiny", "")) for stage in stages)  # type: ignore[return-value]
