@@ -41,8 +41,8 @@ class VectorBottleneck(Bottleneck):
     codewords: int = 16
     rates: int = 12
     price: float = 1e-3
-    refine_epochs: int = 10
-    learning_rate: float = 3e-3
+    refine_epochs: int = 20
+    learning_rate: float = 1e-2
     batch: int = 32
     seed: int = 0
 
@@ -193,14 +193,16 @@ def run_module(model: Model, sample: Sample) -> Tensor:
 
 
 class _Rotate(nn.Module):
-    """[B, ...] -> [B, positions, axes]."""
+    """[B, ...] -> [B, positions, axes]; `pooled`: the mean over positions, [B, 1, axes]."""
 
-    def __init__(self, layout: Layout, axes: Axes) -> None:
+    def __init__(self, layout: Layout, axes: Axes, pooled: bool) -> None:
         super().__init__()
-        self.layout, self.linear = layout, _linear(axes.project.T, -(axes.mean @ axes.project))
+        self.layout, self.pooled = layout, pooled
+        self.linear = _linear(axes.project.T, -(axes.mean @ axes.project))
 
     def forward(self, value: Tensor) -> Tensor:
-        rotated: Tensor = self.linear(self.layout.points(value))
+        points = self.layout.points(value)
+        rotated: Tensor = self.linear(points.mean(1, keepdim=True) if self.pooled else points)
         return rotated
 
 
@@ -221,8 +223,8 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def fold_head(head: Model, layouts: dict[str, Layout], axes: dict[str, Axes]) -> Model:
-    """The head, then each feature's rotation: outputs of the same names, [batch, positions, axes]."""
+def fold_head(head: Model, layouts: dict[str, Layout], axes: dict[str, Axes], *, pooled: bool = False) -> Model:
+    """The head, then each feature's rotation: outputs of the same names, [batch, positions or 1, axes]."""
     module = head.copy_graph()
     output = module.graph.output_node()
     values = output.args[0]
@@ -230,7 +232,7 @@ def fold_head(head: Model, layouts: dict[str, Layout], axes: dict[str, Axes]) ->
     with module.graph.inserting_before(output):
         rotated = []
         for index, (name, value) in enumerate(zip(head.output_names, values, strict=True)):
-            module.add_submodule(f"rotate_{index}", _Rotate(layouts[name], axes[name]))
+            module.add_submodule(f"rotate_{index}", _Rotate(layouts[name], axes[name], pooled))
             rotated.append(module.graph.call_module(f"rotate_{index}", (value,)))
     output.args = (tuple(rotated),)
     return _recaptured(head, module)
