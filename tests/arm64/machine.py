@@ -54,6 +54,8 @@ DEBIAN_PACKAGES = (
 # Newer ones crash in this emulator, not on the chips (seen with onnxruntime 1.28.0 and ai-edge-litert 2.3.0).
 CONSTRAINTS = ("onnxruntime==1.25.1", "ai-edge-litert==2.0.3")
 EXTRAS = "onnx,litert"
+# Of the extra `split`, what has aarch64 wheels. pip would judge its markers by this machine, not by that one.
+CODEC_WHEELS = ("zstandard>=0.22", "google-crc32c>=1.5")
 STALE_SECONDS = 7 * 24 * 3600
 
 
@@ -98,7 +100,7 @@ class Machine:
             self._emulator = Path(found) if found else self._root / "emulator" / EMULATOR
             own = self._entry("edgekit", source_digest(), _build_own)
             (wheel,) = own.glob("*.whl")
-            needs = _digest(*_requirements(wheel), *CONSTRAINTS)
+            needs = _digest(*_requirements(wheel), *CONSTRAINTS, *CODEC_WHEELS)
             site = self._entry("site", needs, lambda folder: _download_site(wheel, folder))
             self._site = (own, site)
             self._forget_stale()
@@ -233,8 +235,8 @@ def _build_own(folder: Path) -> None:
 
 def _download_site(wheel: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="edgekit-wheels-") as temporary:
-        requirement = f"{wheel}[{EXTRAS}]"
-        for download in install_size.download_wheels([requirement], Path(temporary), constraints=CONSTRAINTS):
+        wanted = [f"{wheel}[{EXTRAS}]", *CODEC_WHEELS]
+        for download in install_size.download_wheels(wanted, Path(temporary), constraints=CONSTRAINTS):
             if download.name != wheel.name:
                 with zipfile.ZipFile(download) as archive:
                     archive.extractall(folder)

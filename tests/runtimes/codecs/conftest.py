@@ -165,3 +165,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def planes() -> Case:
     return all_cases()["transform planes"]
+
+
+@pytest.fixture
+def cases() -> dict[str, Case]:
+    return all_cases()
