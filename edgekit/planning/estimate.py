@@ -15,14 +15,13 @@ DRIFT_PER_S = 0.1
 DRIFT_MOST = 0.5
 NOISE = 0.08
 NOISE_MS = 0.1
-# Good news moves the estimate by at most this share of the surprise; bad news beyond two deviations, by all of it.
-RECOVERY = 0.3
+# Slower by more deviations than this is believed at once.
 SURPRISE = 2.0
 # This many transfers in a row that are faster than expected are no luck.
 STREAK = 3
 JITTER_MEMORY = 0.85
 JITTER_MOST = 0.3
-HALF_LIFE_S = 5.0
+HALF_LIFE_S = 1.0
 LEAST_RTT_MS = 0.02
 LEAST_PACE = 1e-7
 # An answer is usual, or overdue, within or beyond so many deviations.
@@ -60,9 +59,9 @@ class _Belief:
 class LinkEstimate:
     """Round-trip time and pace (ms a byte) by a Kalman filter over `took = rtt + bytes x pace`.
 
-    Transfers of different sizes tell the two apart; transfers of one size move whichever weighs more in them. Slower
-    than expected is believed at once, faster only by and by: a plan that relies on a link that is gone costs a
-    deadline, one that misses a link that came back costs a little time.
+    Transfers of different sizes tell the two apart; transfers of one size move whichever weighs more in them. Much
+    slower than expected is believed at once, much faster only when it comes again: a plan that relies on a link that
+    is gone costs a deadline, one that misses a link that came back costs a little time.
 
     An answer that does not come may mean a slower link or none for a while. Both are believed: the estimate gets
     slower, and what was held before is kept. An answer as fast as it used to be brings that back at once. One that is
@@ -115,11 +114,6 @@ class LinkEstimate:
             variance = self._variance(size_bytes) + noise
         gain_rtt = (self._var_rtt + size_bytes * self._covariance) / variance
         gain_pace = (self._covariance + size_bytes * self._var_pace) / variance
-        if surprise < 0 and self.observations:
-            # The gains together move the expectation by this share of the surprise.
-            share = gain_rtt + size_bytes * gain_pace
-            damping = min(1.0, RECOVERY / share) if share > 0 else 1.0
-            gain_rtt, gain_pace = gain_rtt * damping, gain_pace * damping
         self._rtt_ms = max(self._rtt_ms + gain_rtt * surprise, 0.5 * self._rtt_ms, LEAST_RTT_MS)
         self._pace = max(self._pace + gain_pace * surprise, 0.5 * self._pace, LEAST_PACE)
         self._shrink(gain_rtt, gain_pace, size_bytes, noise)

@@ -50,8 +50,8 @@ class Replanner:
     objective: Objective = field(default_factory=Objective)
     limits: PlanLimits = field(default_factory=PlanLimits)
     power: Power | None = None
-    margin: float = 0.04
-    patience: int = 3
+    margin: float = 0.03
+    patience: int = 2
     sure: float = 0.95
     prefer: Literal["cost", "quality"] = "cost"
     _current: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
