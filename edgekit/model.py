@@ -171,9 +171,7 @@ class Model:
         symbols: dict[tuple[str, int], str] = {}
         for symbol in {name for dims in self.dynamic.values() for name in dims.values()}:
             grown = {
-                name: value.repeat_interleave(torch.tensor([2] + [1] * (value.shape[dim] - 1)), dim)
-                if (dim := self._dimension(name, symbol)) is not None
-                else value
+                name: _grow(value, [dim for dim, known in self.dynamic.get(name, {}).items() if known == symbol])
                 for name, value in self.example_inputs.items()
             }
             for name, value in self.forward(grown).items():
@@ -181,9 +179,6 @@ class Model:
                     if was != now:
                         symbols[name, dim] = symbol
         return symbols
-
-    def _dimension(self, name: str, symbol: str) -> int | None:
-        return next((dim for dim, known in self.dynamic.get(name, {}).items() if known == symbol), None)
 
     @property
     def size_bytes(self) -> int:
@@ -199,6 +194,13 @@ class Model:
         changed = replace(self, **changes)
         entry = HistoryEntry(name, detail, seconds, changed.size_bytes)
         return replace(changed, history=(*self.history, entry))
+
+
+def _grow(value: Tensor, dims: list[int]) -> Tensor:
+    """`value` one longer in each of `dims`, its first slice twice."""
+    for dim in dims:
+        value = value.repeat_interleave(torch.tensor([2] + [1] * (value.shape[dim] - 1)), dim)
+    return value
 
 
 def flatten_outputs(value: Any) -> list[Tensor]:

@@ -187,18 +187,20 @@ _KNOWN: weakref.WeakKeyDictionary[GraphModule, Layout] = weakref.WeakKeyDictiona
 
 def _candidates(layout: Layout) -> tuple[Cut, ...]:
     by_name = {node.name: node for node in layout.flow.nodes}
+    position = {node: index for index, node in enumerate(layout.flow.nodes)}
     groups: dict[frozenset[Node], list[tuple[Cut, Node]]] = {}
     head: frozenset[Node] = frozenset(layout.flow.placeholders)
     for node in layout.flow.nodes:
         if node in head:
             continue
-        head = layout.flow.closure([node], head)
+        before, head = head, layout.flow.closure([node], head)
+        last = max(head - before, key=lambda one: position[one])
         try:
             cut = layout.cut(head)
         except PlanError:
             continue
         if cut is not None:
-            groups.setdefault(frozenset(layout.origin(by_name[name]) for name in cut.crossing), []).append((cut, node))
+            groups.setdefault(frozenset(layout.origin(by_name[name]) for name in cut.crossing), []).append((cut, last))
     chosen: list[Cut] = []
     for group in groups.values():
         best = min((cut for cut, _ in group), key=lambda cut: _price(cut, layout, by_name))

@@ -78,7 +78,8 @@ class Flow:
     def crossing(self, head: frozenset[Node]) -> tuple[Node, ...]:
         """The values that the rest reads from the closed set `head`, in graph order.
 
-        Raises PlanError where one of them is a number that depends on the input's values: only tensors can be sent.
+        Raises PlanError where one of them is a number that depends on the input's values, or has a size that is
+        computed from a dynamic one: a file says which sizes are equal, not how others follow.
         """
         kept = set(self.outputs)
         alive = [
@@ -94,6 +95,13 @@ class Flow:
                     f"the value of {node.name} would cross, and it is a {type(node.meta['val']).__name__}, allowed "
                     "tensors",
                     hint="cut elsewhere: cuts(model) lists where",
+                )
+            computed = next((size for size, _ in dimensions(node) if not size.is_Symbol), None)
+            if computed is not None:
+                raise PlanError(
+                    f"the value of {node.name} would cross with the size {computed}, allowed the dynamic sizes "
+                    "themselves",
+                    hint="cut elsewhere: cuts(model) lists where; or leave that input dimension out of `dynamic`",
                 )
         return tuple(crossing)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,9 +24,10 @@ BATCH = 16
 def split(model: Model, cuts: Sequence[Cut]) -> tuple[Model, ...]:
     """The stages below, between and above `cuts`, in order; what one gives is what the next takes, by name.
 
-    A value that a later stage reads passes through those between. Samples of a later stage are the answers of the one
-    before. Weights are copies, each stage's own, so that a stage can be trained alone. Raises PlanError for cuts that
-    are not in order, and SourceError for a cut of another Model or one that is quantized already.
+    A value that a later stage reads passes through those between, under a new name in each: files want the names of
+    what goes in and out apart. Samples of a later stage are the answers of the one before. Weights are copies, each
+    stage's own, so that a stage can be trained alone. Raises PlanError for cuts that are not in order, and
+    SourceError for a cut of another Model or a Model that is quantized already.
     """
     start = time.perf_counter()
     if model.quantization is not None:
@@ -34,28 +35,25 @@ def split(model: Model, cuts: Sequence[Cut]) -> tuple[Model, ...]:
     layout = Layout.of(model)
     heads = [layout.head_of(cut.crossing) for cut in cuts]
     _check_order(layout, cuts, heads)
-    names = _value_names(model, layout, cuts)
-    borders = [tuple(layout.flow.placeholders), *(_crossing(layout, cut) for cut in cuts), layout.flow.outputs]
-    everything = frozenset(layout.flow.nodes)
+    borders = _borders(model, layout, cuts, heads)
+    insides = [
+        head - before
+        for before, head in zip([frozenset(), *heads], [*heads, frozenset(layout.flow.nodes)], strict=True)
+    ]
     stages: list[Model] = []
-    before: frozenset[Node] = frozenset()
-    for index, head in enumerate([*heads, everything]):
-        inside = head - before
-        last = index == len(cuts)
-        outputs = tuple(model.graph.graph.output_node().all_input_nodes) if last else borders[index + 1]
-        graph = _Stage(layout, names).build(borders[index], inside, outputs)
-        label = _label(index, len(cuts) + 1)
-        stage = _first(model) if index == 0 else _following(model, stages[-1], names, borders[index])
+    for index, inside in enumerate(insides):
+        below, above = borders[index], borders[index + 1]
+        label = _label(index, len(insides))
+        stage = replace(model, postprocess=None) if index == 0 else _following(model, stages[-1])
         stage = replace(
             stage,
             name=f"{model.name}-{label}",
-            module=graph,
-            output_names=model.output_names if last else tuple(names[node] for node in outputs),
-            postprocess=model.postprocess if last else None,
+            module=StageBuilder(layout).build(below, inside, tuple(above)),
+            output_names=tuple(above.values()),
+            postprocess=model.postprocess if index == len(cuts) else None,
         )
-        where = "the whole" if not cuts else " and ".join(cut.name for cut in cuts[max(0, index - 1) : index + 1])
+        where = " and ".join(cut.name for cut in cuts[max(0, index - 1) : index + 1]) or "no cut"
         stages.append(stage.evolve("Split", f"{label} at {where}", time.perf_counter() - start))
-        before = head
     return tuple(stages)
 
 
@@ -77,22 +75,26 @@ def _check_order(layout: Layout, cuts: Sequence[Cut], heads: Sequence[frozenset[
         previous = head
 
 
-def _crossing(layout: Layout, cut: Cut) -> tuple[Node, ...]:
-    return tuple(node for node in layout.flow.nodes if node.name in cut.crossing)
-
-
-def _value_names(model: Model, layout: Layout, cuts: Sequence[Cut]) -> dict[Node, str]:
-    """Inputs and outputs keep the Model's names; other values are called after the place that they come from."""
-    names = dict(zip(layout.flow.placeholders, model.example_inputs, strict=True))
-    outputs = zip(model.graph.graph.output_node().all_input_nodes, model.output_names, strict=True)
-    names |= {node: name for node, name in outputs if node not in names}
-    taken = {*names.values(), *model.output_names}
-    for cut in cuts:
-        for node in _crossing(layout, cut):
-            if node not in names:
-                names[node] = unique(identifier(layout.places.name(layout.behind(node))), taken, "_")
-                taken.add(names[node])
-    return names
+def _borders(
+    model: Model, layout: Layout, cuts: Sequence[Cut], heads: Sequence[frozenset[Node]]
+) -> list[dict[Node, str]]:
+    """What goes over each border, the Model's inputs first and its outputs last, with the name that it has there."""
+    outputs = model.graph.graph.output_node().all_input_nodes
+    wanted: list[set[Node]] = [set(outputs)]
+    for cut, head in zip(reversed(cuts), reversed(heads), strict=True):
+        crossing = {node for node in layout.flow.nodes if node.name in cut.crossing}
+        wanted.append(crossing | (wanted[-1] & head))
+    borders = [dict(zip(layout.flow.placeholders, model.example_inputs, strict=True))]
+    taken = {*model.example_inputs, *model.output_names}
+    for crossing in reversed(wanted[1:]):
+        border: dict[Node, str] = {}
+        for node in layout.flow.nodes:
+            if node in crossing:
+                place = borders[0].get(node) or identifier(layout.places.name(layout.behind(node)))
+                border[node] = unique(place, taken, "_")
+                taken.add(border[node])
+        borders.append(border)
+    return [*borders, dict(zip(outputs, model.output_names, strict=True))]
 
 
 def _label(index: int, count: int) -> str:
@@ -103,16 +105,13 @@ def _label(index: int, count: int) -> str:
     return "middle" if count == 3 else f"middle{index}"
 
 
-def _first(model: Model) -> Model:
-    return replace(model, postprocess=None)
-
-
-def _following(model: Model, below: Model, names: dict[Node, str], inputs: tuple[Node, ...]) -> Model:
-    """A stage's inputs, samples and dynamic dimensions, from the stage below; its graph is still the whole one's."""
+def _following(model: Model, below: Model) -> Model:
+    """`model` with the inputs, samples and dynamic dimensions of the stage above `below`; its graph is unchanged."""
+    dynamic = {spec.name: {d: s for d, s in enumerate(spec.shape) if isinstance(s, str)} for spec in below.output_specs}
     return replace(
         model,
         example_inputs=below.forward(below.example_inputs),
-        dynamic=_dynamic(below, inputs),
+        dynamic={name: dims for name, dims in dynamic.items() if dims},
         calibration=answers(below, below.calibration),
         held_out=answers(below, below.held_out),
         preprocess=None,
@@ -143,43 +142,19 @@ def _own(sample: Sample) -> Sample:
     return {name: value.clone(memory_format=torch.contiguous_format) for name, value in sample.items()}
 
 
-def _dynamic(below: Model, values: Sequence[Node]) -> dict[str, dict[int, str]]:
-    """Which dimensions of the stage's outputs move: by the name of an input's dimension where they are equal to it,
-    else by a name of their own, the same for equal sizes."""
-    sizes = {
-        name: below.example_inputs[source].shape[dim]
-        for source, dims in below.dynamic.items()
-        for dim, name in dims.items()
-    }
-    found: dict[str, dict[int, str]] = {}
-    derived: dict[tuple[str, Any], str] = {}
-    for spec, node in zip(below.output_specs, values, strict=True):
-        value = below.forward(below.example_inputs)[spec.name] if any(isinstance(d, str) for d in spec.shape) else None
-        exact = {dim: size for size, dim in dimensions(node)}
-        for dim, symbol in enumerate(spec.shape):
-            if not isinstance(symbol, str) or value is None:
-                continue
-            plain = exact[dim].is_Symbol if dim in exact else value.shape[dim] == sizes[symbol]
-            if not plain:
-                key = (symbol, str(exact.get(dim, value.shape[dim])))
-                symbol = derived.setdefault(key, unique(f"{symbol}_of_{spec.name}", derived.values(), "_"))
-            found.setdefault(spec.name, {})[dim] = symbol
-    return found
-
-
 @dataclass
-class _Stage:
+class StageBuilder:
     """Copies the nodes of one stage, and the free ones that they use, into a graph of their own."""
 
     layout: Layout
-    names: dict[Node, str]
 
-    def build(self, inputs: Sequence[Node], inside: frozenset[Node], outputs: Sequence[Node]) -> GraphModule:
+    def build(self, inputs: Mapping[Node, str], inside: frozenset[Node], outputs: Sequence[Node]) -> GraphModule:
+        """`inputs`: the values that come from below, by the name that they get."""
         self.graph = Graph()
         self.made: dict[Node, Node] = {}
         self.sizes: dict[Any, tuple[Node, int]] = {}
-        for node in inputs:
-            placeholder = self.graph.placeholder(self.names[node])
+        for node, name in inputs.items():
+            placeholder = self.graph.placeholder(name)
             placeholder.meta = dict(node.meta)
             self.made[node] = placeholder
             for size, dim in dimensions(node):
@@ -191,7 +166,7 @@ class _Stage:
                 self._copy(node)
         for node in outputs:
             self._bring(node)
-        self.graph.output(tuple(self.made[node] for node in outputs))
+        self.graph.output(tuple(self._outward(self.made[node]) for node in outputs))
         root = self.layout.graph
         stage = GraphModule(root, self.graph, class_name="Stage")
         stage.graph.eliminate_dead_code()
@@ -199,6 +174,14 @@ class _Stage:
         stage = copy.deepcopy(stage)
         stage.recompile()
         return stage
+
+    def _outward(self, made: Node) -> Node:
+        """An input that is an output too gets memory, and in a file a name, of its own."""
+        if made.op != "placeholder":
+            return made
+        clone = self.graph.call_function(torch.ops.aten.clone.default, (made,))
+        clone.meta = {"val": made.meta["val"]} if "val" in made.meta else {}
+        return clone
 
     def _bring(self, node: Node) -> None:
         """A weight, a size or what is made of them, where it is not here yet."""
