@@ -16,6 +16,7 @@ from edgekit.report.sections import (
     samples_section,
     speed_section,
 )
+from edgekit.report.split import information_section, split_section
 from edgekit.report.style import CSS
 from edgekit.report.text import MEASURES, TIMES, measure_text, ms_text, size_text, three_digits
 
@@ -24,6 +25,8 @@ Section = Callable[[EvaluationReport], str]
 # (anchor, its name in the contents, what draws it); a section without data draws nothing and is not listed.
 SECTIONS: tuple[tuple[str, str, Section], ...] = (
     ("speed", "Speed and size", speed_section),
+    ("split", "Split", split_section),
+    ("information", "Where to cut", information_section),
     ("layers", "Layer by layer", layers_section),
     ("candidates", "Alternatives", candidates_section),
     ("samples", "Samples", samples_section),

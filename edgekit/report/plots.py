@@ -44,7 +44,7 @@ def bar_plot(bars: Sequence[Bar], title: str) -> str:
             f'<text class="number" x="{left + max(length, tip) + 9:.1f}" y="{y + 33.5}">{escape(bar.text)}</text>'
         )
     words = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
-    return _svg(width, row * len(bars) - 8, title, words, rows)
+    return svg(width, row * len(bars) - 8, title, words, rows)
 
 
 def _whisker(start: float, end: float, y: float) -> str:
@@ -83,7 +83,7 @@ def layer_plot(layers: Sequence[Layer], colors: Mapping[str, str], title: str) -
     rows.append(f'<text x="{left}" y="{height - 6}">first layer</text>')
     rows.append(f'<text x="{WIDTH - right}" y="{height - 6}" text-anchor="end">last layer</text>')
     words = f"{len(layers)} layers, lowest {decibels(min(finite))}, highest {decibels(max(finite))}"
-    return _svg(WIDTH, height, title, words, rows)
+    return svg(WIDTH, height, title, words, rows)
 
 
 def roofline_plot(roofline: Roofline, colors: Mapping[str, str], title: str) -> str:
@@ -127,7 +127,7 @@ def roofline_plot(roofline: Roofline, colors: Mapping[str, str], title: str) -> 
                 f'cy="{y(point.gflops):.1f}" r="{radius:.1f}"><title>{escape(words)}</title></circle>'
             )
     words = f"{len(roofline.points)} segments under {roofline.bandwidth_gbps:g} GB/s"
-    return _svg(WIDTH, height, title, words, rows)
+    return svg(WIDTH, height, title, words, rows)
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
@@ -171,7 +171,8 @@ def decibels(value: float) -> str:
     return f"{value:.1f} dB" if math.isfinite(value) else ("exact" if value > 0 else "no signal")
 
 
-def _svg(width: int, height: float, title: str, words: str, rows: Sequence[str]) -> str:
+def svg(width: int, height: float, title: str, words: str, rows: Sequence[str]) -> str:
+    """A picture with `title` and `words` for who hears it; `rows` are escaped already."""
     return (
         f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(title)}. {escape(words)}">'
         f"{''.join(rows)}</svg>"

@@ -35,7 +35,8 @@ class KeyValueMemory:
         """The mean of the rows that the indices name: float32 [N, width]. Raises InputError."""
         self._check(indices)
         rows: np.ndarray = self.values[np.arange(len(indices))[:, None], indices]
-        return rows.mean(0, dtype=np.float32)
+        mean: np.ndarray = rows.mean(0, dtype=np.float32)
+        return mean
 
     def update(self, indices: np.ndarray, target: np.ndarray, rate: float) -> KeyValueMemory:
         """One step of gradient descent on the rows that were read, each row by the mean over the samples that read it.

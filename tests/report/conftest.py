@@ -14,6 +14,7 @@ from edgekit.report.model import (
     Energy,
     EvaluationReport,
     Fallback,
+    InformationPoint,
     Latency,
     Layer,
     Memory,
@@ -23,6 +24,7 @@ from edgekit.report.model import (
     Roofline,
     RooflinePoint,
     Sample,
+    SplitRow,
 )
 
 
@@ -90,6 +92,10 @@ def report() -> EvaluationReport:
                 float_top=(("dog", 0.6),),
             ),
         ),
+        split=(
+            SplitRow(variant="split", codec="block", rate=0, bytes_mean=900, bytes_p95=990, drop=0.2, agreement=0.99),
+        ),
+        information=(InformationPoint(cut="block", rate=0, bits_sent=7200, i_xt=4.1, i_ty=2.9),),
         seconds={"quantize": 21.7},
         peak_memory_bytes=2_210_000_000,
         host="a machine",

@@ -66,7 +66,8 @@ def _seeds(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _means(points: Tensor, labels: Tensor, count: int, otherwise: Tensor) -> Tensor:
     sums = torch.zeros(count, points.shape[1], dtype=points.dtype).index_add_(0, labels, points)
     sizes = torch.bincount(labels, minlength=count)[:, None]
-    return torch.where(sizes > 0, sums / sizes.clamp_min(1), otherwise)
+    means: Tensor = torch.where(sizes > 0, sums / sizes.clamp_min(1), otherwise)
+    return means
 
 
 def _reseed_empty(points: Tensor, labels: Tensor, codewords: Tensor) -> None:
@@ -86,7 +87,8 @@ def _shares(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 def _root(metric: Tensor) -> Tensor:
     """F with F F^T = M."""
     values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
-    return vectors * values.clamp_min(0).sqrt()
+    root: Tensor = vectors * values.clamp_min(0).sqrt()
+    return root
 
 
 @dataclass(frozen=True)

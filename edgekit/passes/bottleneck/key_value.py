@@ -64,7 +64,8 @@ class KeyValueBottleneck:
                 hint="give more calibration data, or ask for fewer keys",
             )
         with torch.no_grad():
-            answers = torch.cat([run_module(tail, {name: part}) for part in feature.split(32)])
+            parts = torch.split(feature, 32)  # type: ignore[no-untyped-call]
+            answers = torch.cat([run_module(tail, {name: part}) for part in parts])
         pooled = layout.points(feature).mean(1)
         axes = random_axes(pooled, self.codebooks, self.width, self.seed)
         coded = (pooled - axes.mean) @ axes.project

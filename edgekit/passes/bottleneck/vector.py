@@ -306,7 +306,7 @@ def refine(
     for epoch in range(epochs):
         progress("refining codebooks", epoch, epochs)
         order = torch.randperm(count, generator=generator)
-        for rows in order.split(batch):
+        for rows in torch.split(order, batch):  # type: ignore[no-untyped-call]
             units = kept[int(torch.randint(len(kept), (1,), generator=generator))]
             now = {name: replace(book, codewords=moved[name]) for name, book in books.items()}
             answer = run_module(tail, {name: _sent(now[name], coded[name][rows], units) for name in books})
