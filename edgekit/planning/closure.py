@@ -18,6 +18,7 @@ from edgekit.errors import MissingExtraError, PlanError
 FLOW_MOST = 2**29
 # Finer than this share of all costs, doubles that were added in another order differ anyway.
 FINEST = 2.0**-44
+EMPTY = "no partition keeps the nodes' tiers in order"
 
 
 class EmptySpaceError(PlanError):
@@ -45,7 +46,7 @@ def least_closure(
     groups, label = connected_components(graph, connection="strong")
     source, sink = int(label[count]), int(label[count + 1])
     if source == sink:
-        raise EmptySpaceError("no partition keeps the nodes' tiers in order", binding="tiers")
+        raise EmptySpaceError(EMPTY, binding="tiers")
     total = np.bincount(label[:count], cost, groups)
     total[[source, sink]] = 0.0
     whole = float(np.abs(total).sum())
@@ -61,11 +62,18 @@ def least_closure(
     scale = _scale(whole, whole)
     residual = _augmented(capacity, source, sink, scale)
     if bool((total * scale == np.rint(total * scale)).all()):
-        return _reached(residual, source, scale)[label[:count]], 0.0
+        return _closed(_reached(residual, source, scale), sink, edges)[label[:count]], 0.0
     # Each gain and each loss was rounded down by less than a unit: no more than this can still flow.
     finer = _scale(terminals / scale, whole)
     residual = _augmented(residual, source, sink, finer)
-    return _reached(residual, source, finer)[label[:count]], terminals / finer
+    return _closed(_reached(residual, source, finer), sink, edges)[label[:count]], terminals / finer
+
+
+def _closed(reached: np.ndarray, sink: int, edges: np.ndarray) -> np.ndarray:
+    """Only where a 1 leads to a 0 through implications does the smallest cut break one of them, or is there none."""
+    if reached[sink] or bool((reached[edges[:, 0]] & ~reached[edges[:, 1]]).any()):
+        raise EmptySpaceError(EMPTY, binding="tiers")
+    return reached
 
 
 def _rows(booleans: np.ndarray, terminal: int) -> np.ndarray:
