@@ -1,0 +1,171 @@
+"""What a node costs: a hop over bare gRPC, throughput beside the bare runtime, memory over 100,000 requests.
+
+python samples/benchmarks/server.py [--parts hop throughput memory]
+
+Everything on one machine: node, bare server and client are processes, one thread a runtime. perf_analyzer is not among
+the clients: the wheel of that name on PyPI (0.1.0) is a placeholder without a program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from common import environment, rounded, save
+from serving import Process, adding_bundle, bare_grpc, node, random_input, scratch, zoo_bundle
+
+from edgekit.runtimes.load import load
+from edgekit.runtimes.protocol.calls import InferCall, call_to_message
+from edgekit.runtimes.protocol.messages import method_path
+from edgekit.tensors import TensorSpec
+
+WIDTHS = {"24 B": 6, "30 KB": 7_680, "150 KB": 38_400}
+ROUNDS, CALLS = 8, 250
+CLIENTS = 24
+BATCHES = (1, 2, 4, 8, 16)
+REQUESTS, CHECK_EVERY = 100_000, 10_000
+
+
+def open_infer(process: Process) -> Any:
+    """ModelInfer on bytes, nothing of ours in the client."""
+    limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    return grpc.insecure_channel(process.address, limits).unary_unary(method_path("ModelInfer"))
+
+
+def request_bytes(model: str, tensor: str, array: np.ndarray) -> bytes:
+    data: bytes = call_to_message(InferCall(model, {tensor: array})).SerializeToString()
+    return data
+
+
+def measure_hop(folder: Path) -> dict[str, Any]:
+    """p50 of a call to the node and to a bare server with the same bytes there and back, in turns."""
+    rows = {}
+    for label, width in WIDTHS.items():
+        bundle = adding_bundle(width, folder)
+        request = request_bytes(f"add{width}.whole", "x", random_input(TensorSpec("x", "float32", ("n", width)), 1))
+        with node(bundle) as served:
+            to_node = open_infer(served)
+            answer = to_node(request)
+            with bare_grpc(len(answer)) as bare:
+                calls = {"node": to_node, "bare": open_infer(bare)}
+                laps: dict[str, list[float]] = {name: [] for name in calls}
+                for turn in range(ROUNDS + 1):
+                    for name, call in calls.items():
+                        for _ in range(CALLS):
+                            start = time.perf_counter()
+                            call(request)
+                            if turn:
+                                laps[name].append(1e3 * (time.perf_counter() - start))
+        p50 = {name: statistics.median(times) for name, times in laps.items()}
+        rows[label] = {
+            "request_bytes": len(request),
+            "answer_bytes": len(answer),
+            "node_p50_ms": p50["node"],
+            "bare_p50_ms": p50["bare"],
+            "overhead_ms": p50["node"] - p50["bare"],
+        }
+    return rows
+
+
+def measure_throughput(folder: Path, rounds: int = 4, lap_s: float = 5.0) -> dict[str, Any]:
+    """EfficientNet-Lite0 in float, rows a second: bare `InferenceSession.run` at each batch size, and the node with
+    single-row requests from many callers, in turns."""
+    from edgekit.zoo.efficientnet import efficientnet_lite0
+
+    bundle = zoo_bundle(efficientnet_lite0, folder)
+    with load(bundle, threads=1) as session:
+        spec = session.inputs[0]
+        feeds = {size: {spec.name: random_input(spec, size)} for size in BATCHES}
+        bare = {size: session.bare(feed) for size, feed in feeds.items()}
+        rates: dict[str, list[float]] = {f"bare, batch {size}": [] for size in BATCHES} | {"node": []}
+        name = bundle.stem + ".whole"
+        request = request_bytes(name, spec.name, feeds[1][spec.name])
+        with node(bundle, options=("--max-batch", "8")) as served:
+            infer = open_infer(served)
+            infer(request)
+            for turn in range(rounds):
+                for size, call in bare.items():
+                    rate = size * _repeat(call, 1.5)
+                    if turn:
+                        rates[f"bare, batch {size}"].append(rate)
+                rate = _swarm(lambda: infer(request), CLIENTS, lap_s)
+                if turn:
+                    rates["node"].append(rate)
+    rows = {label: statistics.median(values) for label, values in rates.items()}
+    best = max(value for label, value in rows.items() if label != "node")
+    return {"rows_per_s": rows, "ratio_to_best_bare": rows["node"] / best}
+
+
+def _repeat(call: Any, seconds: float) -> float:
+    """Calls a second, back to back."""
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        call()
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def _swarm(call: Any, callers: int, seconds: float) -> float:
+    """Calls a second of many callers at once, from the moment that all are under way."""
+    counts, stop = [0] * callers, threading.Event()
+
+    def work(index: int) -> None:
+        while not stop.is_set():
+            call()
+            counts[index] += 1
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(callers)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    before, start = sum(counts), time.perf_counter()
+    time.sleep(seconds)
+    rate = (sum(counts) - before) / (time.perf_counter() - start)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return rate
+
+
+def measure_memory(folder: Path) -> dict[str, Any]:
+    """Resident memory of the node while it answers REQUESTS tiny requests from four callers."""
+    bundle = adding_bundle(6, folder)
+    request = request_bytes("add6.whole", "x", np.zeros((1, 6), np.float32))
+    with node(bundle) as served:
+        infer = open_infer(served)
+        seen, start = [], time.perf_counter()
+        for done in range(CHECK_EVERY, REQUESTS + 1, CHECK_EVERY):
+            threads = [
+                threading.Thread(target=lambda: [infer(request) for _ in range(CHECK_EVERY // 4)]) for _ in range(4)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            seen.append((done, served.memory_bytes))
+        elapsed_s = time.perf_counter() - start
+    grown = seen[-1][1] - seen[0][1]
+    return {"requests": REQUESTS, "seconds": elapsed_s, "memory_bytes": dict(seen), "grown_after_first_10000": grown}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"hop": measure_hop, "throughput": measure_throughput, "memory": measure_memory}
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    result: dict[str, Any] = {}
+    for part in parser.parse_args().parts:
+        with scratch() as folder:
+            result[part] = rounded(parts[part](folder))
+        print(part, result[part], flush=True)
+    if set(result) == set(parts):
+        print("written:", save("server", {**environment(1, ("onnxruntime", "grpcio", "protobuf")), **result}))
+
+
+if __name__ == "__main__":
+    main()

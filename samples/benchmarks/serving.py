@@ -1,0 +1,151 @@
+"""What the server's benchmarks share: a zoo model in a bundle, a node in a process of its own, a bare gRPC server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from edgekit.bundle import describe_file, write_bundle
+from edgekit.bundle.manifest import Manifest, Part, Provenance, TensorEntry, Variant
+from edgekit.tensors import TensorSpec
+
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def _write(path: Path, name: str, file: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Path:
+    part = Part(
+        **describe_file(f"{name}.onnx", file).model_dump(),
+        name="whole",
+        format="onnx",
+        precision="fp32",
+        inputs=tuple(TensorEntry.of(spec) for spec in inputs),
+        outputs=tuple(TensorEntry.of(spec) for spec in outputs),
+    )
+    manifest = Manifest(
+        name=name,
+        task="none",
+        device="x86-server",
+        parts=(part,),
+        variants=(Variant(name="whole", parts=("whole",)),),
+        provenance=Provenance(
+            edgekit="0.1.0", versions={}, source_kind="sample", source=name, source_sha256="0" * 64, recipe={}
+        ),
+    )
+    return write_bundle(path, manifest, {f"parts/{name}.onnx": file}, {"schema_version": 1}, "<!doctype html>")
+
+
+def zoo_bundle(build: Callable[[], Any], folder: Path) -> Path:
+    """A zoo model in float as a bundle of one ONNX part, its batch dynamic."""
+    from edgekit.devices.device import load_device
+    from edgekit.pipeline import prepare
+    from edgekit.progress import silent
+    from edgekit.registry import EXPORTERS
+
+    model, _ = prepare(build(), silent)
+    artifact = EXPORTERS.load("onnx")().export(model, folder, load_device("x86-server"))
+    return _write(folder / f"{model.name}.edgekit", model.name, artifact.path, model.input_specs, model.output_specs)
+
+
+def adding_bundle(width: int, folder: Path) -> Path:
+    """float32 [batch, width] + 1: a model that costs next to nothing, to see what all else costs."""
+    sizes = ["batch", width]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "one"], ["y"])],
+        "add",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
+        [helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])],
+    )
+    file = folder / f"add{width}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    specs = [TensorSpec(name, "float32", ("batch", width)) for name in ("x", "y")]
+    return _write(folder / f"add{width}.edgekit", f"add{width}", file, (specs[0],), (specs[1],))
+
+
+@dataclass(frozen=True)
+class Process:
+    url: str
+    pid: int
+
+    @property
+    def address(self) -> str:
+        return self.url.partition("://")[2]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident, now."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+@contextmanager
+def node(*bundles: Path, options: tuple[str, ...] = ()) -> Iterator[Process]:
+    """`edgekit serve` on free ports, one thread a model."""
+    words = ["--tier", "device", "--port", "0", "--grpc-port", "0", "--threads", "1", "--json", *options]
+    command = [sys.executable, "-m", "edgekit", "serve", *map(str, bundles), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ALONE) as process:
+        assert process.stdout is not None
+        text = ""
+        while not text.endswith("\n}\n"):
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError("the node did not start")
+            text += line
+        try:
+            yield Process(json.loads(text)["grpc"], process.pid)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+BARE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+answer = bytes(int(sys.argv[1]))
+server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
+handler = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+server.add_generic_rpc_handlers(
+    (grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler}),)
+)
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+sys.stdin.read()
+server.stop(0)
+"""
+
+
+@contextmanager
+def bare_grpc(answer_bytes: int) -> Iterator[Process]:
+    """A gRPC server that does nothing but return so many bytes."""
+    command = [sys.executable, "-c", BARE, str(answer_bytes)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALONE) as process:
+        assert process.stdout is not None and process.stdin is not None
+        try:
+            yield Process(f"grpc://127.0.0.1:{process.stdout.readline().strip()}", process.pid)
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def random_input(spec: TensorSpec, rows: int, seed: int = 0) -> np.ndarray:
+    shape = [rows, *(size for size in spec.shape[1:] if isinstance(size, int))]
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
