@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from edgekit.planning.estimate import LinkEstimate
@@ -10,9 +9,11 @@ from edgekit.planning.link import Link
 from edgekit.planning.plan import Hop, Links, Way
 from edgekit.planning.replan import Replanner
 from edgekit.planning.simulate import Seen
+from edgekit.planning.traces import BYTES_PER_MBIT
 from edgekit.planning.world import Choice, World
 
-FIRST_GUESS = Link(10.0, 30.0)
+FIRST_GUESS = Link(10.0, 20.0)
+PROBE_BYTES, PROBE_S = (512, 32_768), 0.05
 BELOW: Hop = ("device", "edge")
 
 
@@ -43,11 +44,14 @@ class Adaptive:
         size_bytes = seen.up_bytes + seen.down_bytes
         self.estimate.observe(size_bytes, max(0.0, seen.network_ms), seen.at_s, unfinished=not seen.replied)
 
-    def probe_at(self) -> float:
-        return self.estimate.probe_at_s if self._reaches_up else math.inf
-
-    def probing(self, now_s: float) -> None:
+    def probe_bytes(self, now_s: float, choice: Choice) -> int:
+        """Where the request itself tells nothing of a link that was not seen for a while: as much as the link is
+        believed to carry in 50 ms."""
+        if choice.way.crossings or not self._reaches_up or not self.estimate.wants_probe(now_s):
+            return 0
         self.estimate.probing(now_s)
+        least, most = PROBE_BYTES
+        return int(max(least, min(most, PROBE_S * self.estimate.link.bandwidth_mbps * BYTES_PER_MBIT)))
 
 
 def _known(link: Link, now_s: float) -> LinkEstimate:

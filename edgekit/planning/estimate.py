@@ -27,7 +27,7 @@ LEAST_PACE = 1e-7
 # An answer is usual, or overdue, within or beyond so many deviations.
 USUAL = 3.0
 LEAST_PATIENCE_MS = 10.0
-# An answer says that the link still carries what was missed if it is at least this share of it.
+# An answer to this share of the bytes says that the link carries all of them.
 ALIKE = 0.5
 # While nothing comes back, a probe is worth it after so long, then twice as long, ...
 PROBE_FIRST_S, PROBE_LONGEST_S = 0.25, 1.0
@@ -80,7 +80,7 @@ class LinkEstimate:
         self._jitter = NOISE**2
         self._seen_s: float | None = None
         self._before: _Belief | None = None
-        self._unproven_bytes = 0.0
+        self._proven_bytes = math.inf
         self._doubted_s = self._probed_s = -math.inf
         self._first_late_s: float | None = None
         self._probes, self._probe_now = 0, False
@@ -97,8 +97,7 @@ class LinkEstimate:
         if not unfinished:
             if self._before is not None and self._only_tells_the_end(size_bytes, took_ms, now_s):
                 return
-            if size_bytes >= ALIKE * self._unproven_bytes:
-                self._unproven_bytes = 0.0
+            self._proven_bytes = max(self._proven_bytes, size_bytes)
         self._age(now_s)
         expected = self._rtt_ms + size_bytes * self._pace
         surprise = took_ms - expected
@@ -108,6 +107,8 @@ class LinkEstimate:
             self._doubt(size_bytes, now_s)
         noise = NOISE_MS**2 + max(NOISE**2, self._jitter) * expected**2
         variance = self._variance(size_bytes) + noise
+        # Twice as fast as expected: the next probe, a larger one, may find it faster still.
+        self._probe_now = not unfinished and took_ms < 0.5 * expected
         self._faster = self._faster + 1 if surprise < -math.sqrt(variance) else 0
         if surprise > SURPRISE * math.sqrt(variance) or self._faster >= STREAK:
             self._widen(surprise, size_bytes)
@@ -117,7 +118,7 @@ class LinkEstimate:
         self._rtt_ms = max(self._rtt_ms + gain_rtt * surprise, 0.5 * self._rtt_ms, LEAST_RTT_MS)
         self._pace = max(self._pace + gain_pace * surprise, 0.5 * self._pace, LEAST_PACE)
         self._shrink(gain_rtt, gain_pace, size_bytes, noise)
-        off = took_ms / max(self._rtt_ms + size_bytes * self._pace, 1e-9) - 1
+        off = surprise / expected
         self._jitter = JITTER_MEMORY * self._jitter + (1 - JITTER_MEMORY) * min(abs(off), JITTER_MOST) ** 2
         self.observations += 1
 
@@ -172,13 +173,13 @@ class LinkEstimate:
         self._probes += 1
 
     def _doubt(self, size_bytes: float, now_s: float) -> None:
-        """An answer did not come. The second time, with no answer to as many bytes between, the link is slow."""
+        """An answer did not come: for a while none may, or the link is too slow for as many bytes. The latter where no
+        answer to nearly as many has come since the time before."""
         self._doubted_s = now_s
-        if self._before is None and size_bytes > self._unproven_bytes:
+        if self._before is None and ALIKE * size_bytes <= self._proven_bytes:
             figures = (self._rtt_ms, self._pace, self._var_rtt, self._var_pace, self._covariance, self._jitter)
             self._before = _Belief(*figures, self._seen_s)
             self._first_late_s, self._probes = None, 0
-        self._unproven_bytes = max(size_bytes, self._unproven_bytes)
 
     def _only_tells_the_end(self, size_bytes: float, took_ms: float, now_s: float) -> bool:
         """After answers that did not come: what one that comes means."""
@@ -188,6 +189,7 @@ class LinkEstimate:
             self._rtt_ms, self._pace = before.rtt_ms, before.pace
             self._var_rtt, self._var_pace, self._covariance = before.var_rtt, before.var_pace, before.covariance
             self._jitter, self._seen_s = before.jitter, before.seen_s
+            self._proven_bytes = size_bytes
         elif self._first_late_s is None or now_s - took_ms / 1e3 < self._first_late_s:
             # It was on its way in the outage. The first such answer is the news that the outage is over.
             self._probe_now = self._probe_now or self._first_late_s is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,11 +19,8 @@ class _Unlearning:
     def observe(self, seen: Seen) -> None:
         return
 
-    def probe_at(self) -> float:
-        return math.inf
-
-    def probing(self, now_s: float) -> None:
-        return
+    def probe_bytes(self, now_s: float, choice: Choice) -> int:
+        return 0
 
 
 @dataclass

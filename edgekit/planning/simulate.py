@@ -21,7 +21,7 @@ from edgekit.planning.plan import Links, Power, Way
 from edgekit.planning.traces import Trace
 from edgekit.planning.world import Attempt, Choice, Dice, World
 
-PING_BYTES, PING_ANSWER_BYTES, PING_TIMEOUT_S = 1400, 64, 2.0
+PING_ANSWER_BYTES, PING_TIMEOUT_S = 64, 1.0
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Seen:
 
 
 class Policy(Protocol):
-    """Made anew for each run. `probe_at`: when it next wants to send a ping of its own, infinite for never;
-    `probing` tells it that one is on its way."""
+    """Made anew for each run. `probe_bytes`: asked with each request, after `choose`; how much it wants to send beside
+    it to know the link, 0 for nothing."""
 
     name: str
 
@@ -66,9 +66,7 @@ class Policy(Protocol):
 
     def observe(self, seen: Seen) -> None: ...
 
-    def probe_at(self) -> float: ...
-
-    def probing(self, now_s: float) -> None: ...
+    def probe_bytes(self, now_s: float, choice: Choice) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -212,32 +210,23 @@ class _Simulation:
             dice = Dice.throw(random)
             came_s = index / self.workload.rate_hz if self.workload.rate_hz else free_s
             start_s = max(came_s, free_s)
-            self._pass_time(start_s)
+            self._hear(start_s)
             outcome = self._request(came_s, start_s, dice)
             outcomes.append(outcome)
             free_s = came_s + outcome.latency_ms / 1e3 + self.workload.think_ms / 1e3
         return Run(self.policy.name, self.trace.name, tuple(outcomes), self.probe_bytes)
 
-    def _pass_time(self, now_s: float) -> None:
-        """Probes that fall due, and news, in the order in which they come."""
-        while True:
-            due_s = max(self.policy.probe_at(), self.world.now_s)
-            heard_s = self._news[0][0] if self._news else math.inf
-            if min(due_s, heard_s) > now_s:
-                break
-            if heard_s <= due_s:
-                self.world.now_s = max(self.world.now_s, heard_s)
-                self.policy.observe(heapq.heappop(self._news)[2])
-                continue
-            self.world.now_s = due_s
-            ping = self.world.ping(due_s, PING_BYTES, PING_ANSWER_BYTES)
-            self.world.commit(ping)
-            self.probe_bytes += PING_BYTES
-            seen_s = min(ping.answer_s, due_s + PING_TIMEOUT_S)
-            replied = ping.answer_s <= seen_s
-            self._tell(Seen(seen_s, PING_BYTES, PING_ANSWER_BYTES, 1e3 * (seen_s - due_s), replied, probe=True))
-            self.policy.probing(due_s)
-        self.world.now_s = now_s
+    def _hear(self, now_s: float) -> None:
+        while self._news and self._news[0][0] <= now_s:
+            self.policy.observe(heapq.heappop(self._news)[2])
+
+    def _probe(self, now_s: float, size_bytes: int) -> None:
+        ping = self.world.ping(now_s, size_bytes, PING_ANSWER_BYTES)
+        self.world.commit(ping)
+        self.probe_bytes += size_bytes
+        seen_s = min(ping.answer_s, now_s + PING_TIMEOUT_S)
+        took_ms = 1e3 * (seen_s - now_s)
+        self._tell(Seen(seen_s, size_bytes, PING_ANSWER_BYTES, took_ms, ping.answer_s <= seen_s, probe=True))
 
     def _tell(self, seen: Seen) -> None:
         self._count += 1
@@ -245,6 +234,9 @@ class _Simulation:
 
     def _request(self, came_s: float, start_s: float, dice: Dice) -> Outcome:
         choice = self.policy.choose(start_s, self.world)
+        size_bytes = self.policy.probe_bytes(start_s, choice)
+        if size_bytes:
+            self._probe(start_s, size_bytes)
         if choice.way.crossings and not self.breaker.allows(start_s) and self.fallback is not None:
             return self._answered(came_s, start_s, Choice(self.fallback), dice, instead_of=choice)
         return self._answered(came_s, start_s, choice, dice)

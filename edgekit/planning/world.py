@@ -86,7 +86,6 @@ class World:
     ) -> None:
         self.trace, self._power, self._links = trace, power, above or {}
         self._above = self._links.get(("edge", "cloud"))
-        self.now_s = 0.0
         self.up_free_s = self.down_free_s = 0.0
 
     def conditions(self, now_s: float) -> Conditions:
