@@ -15,9 +15,14 @@ The request's parameters, all optional:
 | `edgekit_bundle`      | string | the bundle's digest, which must be served here                                  |
 | `edgekit_deadline_ms` | double | what is left of the caller's time; relative, so that clocks need not agree      |
 | `edgekit_next_rate`   | int64  | the rung at which this node codes for the node above it; without, 0: the finest |
+| `edgekit_sender`      | string | a name that the caller made up, by which its numbered frames can be refined     |
 
 A request that names a plan goes through the plan's remaining parts: those that this node holds run here, the next one
 behind the variant's next codec at `edgekit_next_rate` on the node upstream. Without a plan the named part alone runs.
+
+A caller that may want more (successive refinement) sends a coarse frame with a `sequence` number and its
+`edgekit_sender`, and later, to the same model, a frame with that number, `coarse` set to the rate sent before, and the
+refinement as its payload. A node that has let go of the coarse frame answers with a mismatch: send the finer one whole.
 
 **The answer.** The outputs of the last part as ordinary tensors, and the parameters
 
@@ -61,6 +66,7 @@ PLAN = "edgekit_plan"
 BUNDLE = "edgekit_bundle"
 DEADLINE = "edgekit_deadline_ms"
 NEXT_RATE = "edgekit_next_rate"
+SENDER = "edgekit_sender"
 
 # In a model's configuration only.
 CODEC = "edgekit_codec"
@@ -89,6 +95,7 @@ class Wish:
     bundle: str = ""
     deadline_ms: float | None = None
     next_rate: int = 0
+    sender: str = ""
 
     @classmethod
     def of(cls, parameters: Mapping[str, Parameter]) -> Wish:
@@ -100,12 +107,13 @@ class Wish:
         if isinstance(rate, bool) or not isinstance(rate, int):
             raise InputError(f"{NEXT_RATE} is {rate!r:.40}, allowed an integer from 0")
         texts = {}
-        for key in (PLAN, BUNDLE):
+        for key in (PLAN, BUNDLE, SENDER):
             value = parameters.get(key, "")
             if not isinstance(value, str):
-                raise InputError(f"{key} is {value!r:.40}, allowed a digest as text")
+                raise InputError(f"{key} is {value!r:.40}, allowed text")
             texts[key] = value
-        return cls(texts[PLAN], texts[BUNDLE], None if deadline is None else float(deadline), rate)
+        deadline_ms = None if deadline is None else float(deadline)
+        return cls(texts[PLAN], texts[BUNDLE], deadline_ms, rate, texts[SENDER])
 
     def parameters(self) -> dict[str, Parameter]:
         """Of a request; what is not asked is left out."""
@@ -118,6 +126,8 @@ class Wish:
             given[DEADLINE] = self.deadline_ms
         if self.next_rate:
             given[NEXT_RATE] = self.next_rate
+        if self.sender:
+            given[SENDER] = self.sender
         return given
 
 

@@ -83,9 +83,9 @@ class Engine:
             model.on_batch = metrics.batch_observer(model.name)
         metrics.watch_queues({model.name: model for model in catalog.models})
         self._links = {
-            (bundle.digest, codec.name): open_link(bundle, codec.name)
-            for bundle in catalog.bundles
-            for codec in bundle.manifest.codecs
+            (model.bundle.digest, name): open_link(model.bundle, name)
+            for model in catalog.models
+            for name in {name for variant in model.plans.values() for name in variant.codecs}
         }
 
     @property
@@ -146,7 +146,7 @@ class Engine:
         if frames is None:
             return self._run(model, [course.call.tensors], course)
         with course.phase("decode"):
-            samples, rate = read_frames(model, frames, course.wish.plan)
+            samples, rate = read_frames(model, frames, course.wish)
         course.rates.append(rate)
         return self._run(model, samples, course)
 

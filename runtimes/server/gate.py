@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekit.errors import CodecError, FrameError, MismatchError
+from edgekit.errors import CodecError, MismatchError
 from edgekit.runtimes.codecs.frame import Frame, check, pack, unpack
 from edgekit.runtimes.protocol.frames import Wish
 from edgekit.runtimes.server.model import Link, ServedModel
@@ -14,21 +14,24 @@ from edgekit.runtimes.server.model import Link, ServedModel
 Features = dict[str, np.ndarray]
 
 
-def read_frames(model: ServedModel, frames: Sequence[bytes], plan: str) -> tuple[list[Features], int]:
+def read_frames(model: ServedModel, frames: Sequence[bytes], wish: Wish) -> tuple[list[Features], int]:
     """What each frame brings, under the names of the model's inputs, and the coarsest rate among them.
 
     Raises FrameError for damaged bytes, MismatchError for a frame of another plan, codec or part than served here (or
-    than `plan`, where the request names one), CodecError for a payload that its codec does not write.
+    than the plan that the request names), CodecError for a payload that its codec does not write.
+    A frame that refines one that this caller has sent before is read with it (`refinement`).
     """
     if not model.links:
         raise MismatchError(f"{model.name} reads no frames: nothing in its bundle is coded for it", hint="send tensors")
     samples, rate = [], 0
     for data in frames:
         frame = unpack(data)
+        link = _link(model, frame, wish.plan)
         if frame.coarse is not None:
-            raise FrameError("a frame that refines another one", hint="send the frame of the finer rate whole")
-        link = _link(model, frame, plan)
-        arrays = link.codec.decode(frame.payload, frame.shapes, frame.rate)
+            arrays = model.coarse.decode(link.codec, wish.sender, frame)
+        else:
+            arrays = link.codec.decode(frame.payload, frame.shapes, frame.rate)
+            model.coarse.keep(wish.sender, frame)
         names = [feature.name for feature in link.entry.features]
         samples.append(model.feeds(dict(zip(names, arrays, strict=True))))
         rate = max(rate, frame.rate)

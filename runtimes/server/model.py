@@ -16,6 +16,7 @@ from edgekit.runtimes.codecs.base import Codec, open_codec
 from edgekit.runtimes.load import load
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.batching import Arrays, Batcher, BatchOptions, Finished
+from edgekit.runtimes.server.refinement import CoarseFrames
 from edgekit.runtimes.server.statistics import Statistics
 
 
@@ -46,6 +47,7 @@ class ServedModel:
         self.inputs = tuple(entry.spec() for entry in part.inputs)
         self.outputs = tuple(entry.spec() for entry in part.outputs)
         self.statistics = Statistics()
+        self.coarse = CoarseFrames()
         self.on_batch: Callable[[Finished], None] | None = None
         self._session = load(bundle, part=part.name, threads=threads)
         self.batching = batch

@@ -53,11 +53,18 @@ def expected(x: np.ndarray, scale: float = 2.0) -> np.ndarray:
 
 
 def make_split(
-    path: Path, *, scale: float = 2.0, gain: float = 1.0, batch: str | int = "batch", name: str = "net"
+    path: Path,
+    *,
+    scale: float = 2.0,
+    gain: float = 1.0,
+    batch: str | int = "batch",
+    name: str = "net",
+    tables: bytes | None = None,
 ) -> Path:
     """head (x * scale) on the device, middle (+ 1) on the edge, tail (@ GAIN) in the cloud.
 
-    Variants: `three` takes all of them, `local` the head alone. Plain codecs of two rates: float32 and float16.
+    Variants: `three` takes all of them, `local` the head alone. Plain codecs of two rates: float32 and float16; with
+    `tables`, transform codecs of two rates.
     """
     scales = np.full(WIDTH, scale, np.float32)
     files = {
@@ -74,7 +81,9 @@ def make_split(
 
     def codec(feature: str) -> Codec:
         entry = TensorEntry(name=feature, dtype="float32", shape=(batch, WIDTH))
-        return Codec(name=f"plain-{feature}", kind="plain", features=(entry,), rates=rates)
+        if tables is None:
+            return Codec(name=f"code-{feature}", kind="plain", features=(entry,), rates=rates)
+        return Codec(name=f"code-{feature}", kind="transform", features=(entry,), rates=rates, tables="transform.bin")
 
     manifest = Manifest(
         name=name,
@@ -84,20 +93,18 @@ def make_split(
         parts=parts,
         codecs=(codec("scaled"), codec("shifted")),
         variants=(
-            Variant(name="three", parts=("head", "middle", "tail"), codecs=("plain-scaled", "plain-shifted")),
+            Variant(name="three", parts=("head", "middle", "tail"), codecs=("code-scaled", "code-shifted")),
             Variant(name="local", parts=("head",)),
         ),
+        assets=() if tables is None else (describe_file("transform.bin", tables),),
         provenance=Provenance(
             edgekit="0.1.0", versions={}, source_kind="callable", source="net", source_sha256="0" * 64, recipe={}
         ),
     )
-    return write_bundle(
-        path,
-        manifest,
-        {f"parts/{key}.onnx": data for key, data in files.items()},
-        {"schema_version": 1},
-        "<!doctype html>",
-    )
+    held = {f"parts/{key}.onnx": data for key, data in files.items()}
+    if tables is not None:
+        held["assets/transform.bin"] = tables
+    return write_bundle(path, manifest, held, {"schema_version": 1}, "<!doctype html>")
 
 
 @pytest.fixture(scope="session")

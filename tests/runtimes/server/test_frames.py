@@ -41,8 +41,8 @@ def frame_of(split_bundle: Path) -> Callable[..., Frame]:
     """The features before the tail as a frame that fits."""
     with Bundle.open(split_bundle) as opened:
         manifest = opened.manifest
-    codec = open_codec(manifest.codec("plain-shifted"), None)
-    digests = (manifest.plan_digest("three"), manifest.codec_digest("plain-shifted"), manifest.part("tail").sha256)
+    codec = open_codec(manifest.codec("code-shifted"), None)
+    digests = (manifest.plan_digest("three"), manifest.codec_digest("code-shifted"), manifest.part("tail").sha256)
 
     def make(features: np.ndarray, rate: int = 0) -> Frame:
         return Frame(codec.encode([features], rate), (features.shape,), rate, *digests)
