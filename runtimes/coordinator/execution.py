@@ -68,9 +68,11 @@ class Itinerary:
 
 @dataclass(frozen=True)
 class Timing:
-    """`margin_ms` is kept free before the deadline when the local answer is started at the latest moment."""
+    """When the local answer is started at the latest moment, the time before the deadline that is kept free beyond
+    what such a run takes: `margin_ms`, or `margin_share` of the deadline where that is more."""
 
     margin_ms: float = 8.0
+    margin_share: float = 0.05
     max_attempts: int = MAX_ATTEMPTS
     retry_pause_s: float = RETRY_PAUSE_S
 
@@ -155,7 +157,9 @@ class Execution:
         self._spare: Answer | None = None
         self._answer: Answer | None = None
         self._progress = _Progress()
-        local_ms = means.parts.local_p95_ms() + means.timing.margin_ms
+        margin_ms = max(means.timing.margin_ms, means.timing.margin_share * 1e3 * (deadline - started))
+        # How late this machine wakes a thread of late belongs to it: under load that may be more than the run itself.
+        local_ms = means.parts.local_p95_ms() + means.parts.lateness.p95_ms + margin_ms
         self._latest_hedge = deadline - local_ms / 1e3
         self._has_local = means.parts.local is not None
         self._hedge_at = self._latest_hedge if self._has_local else float("inf")
@@ -165,9 +169,12 @@ class Execution:
         try:
             self._start_leg()
             while self._answer is None:
-                event = self._mailbox.get(self._wake_at())
+                wake_at = self._wake_at()
+                event = self._mailbox.get(wake_at)
                 if event is not None:
                     event()
+                else:
+                    self._means.parts.lateness.add(1e3 * max(0.0, self._clock.now() - wake_at))
                 if self._answer is None:
                     self._look_at_the_clock()
             return self._answer
@@ -396,6 +403,7 @@ class Execution:
         _check_open(future)
         error = _error_of(future)
         if error is None:
+            self._means.parts.local_runs.add(1e3 * (self._clock.now() - since))
             self._note(local=1e3 * (at - since))
             degraded = self._plan.degraded or not self._local_planned
             self._answer = self._made(

@@ -35,16 +35,14 @@ from edgekit.exporters.onnx_exporter import OnnxExporter
 from edgekit.passes.capture import Capture
 from edgekit.passes.partition.candidates import find_cut
 from edgekit.passes.partition.split import split
-from edgekit.planning.link import Link
 from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.coordinator import Coordinator
-from edgekit.runtimes.link.emulator import LinkEmulator
 from edgekit.zoo.fashion import fashion_cnn
 
 DEADLINE_MS = 150.0
 GRACE_MS = 20.0
 THREADS = 4
-LINK = Link(50, 4)
+LINK = "50mbps,4ms"
 # One request of each thread every so often: a phase lasts long enough for its faults to come and go several times.
 EVERY_S = 0.06
 CUT = "features.5"
@@ -171,10 +169,51 @@ class Edge:
             self._process = None
 
 
+class LinkProcess:
+    """The link emulator in a process of its own: in this one it would compete with what is measured. Takes one command
+    a line on its standard input."""
+
+    _CODE = """
+import sys
+with LinkEmulator("127.0.0.1:0", sys.argv[1], Link.parse(sys.argv[2])) as link:
+    print(link.address, flush=True)
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        if command == "set":
+            link.set(Link.parse(argument))
+        elif command == "cut":
+            link.cut(close=argument == "close")
+        elif command == "restore":
+            link.restore()
+        elif command == "flip":
+            link.flip(argument)
+"""
+
+    def __init__(self, to: str, link: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self._CODE, to, link], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.address = self._process.stdout.readline().strip()
+
+    def tell(self, command: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+
+    def __enter__(self) -> LinkProcess:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+
+
 @dataclass
 class Scene:
     edge: Edge
-    link: LinkEmulator
+    link: LinkProcess
     other: Path
 
     def steady(self, rest: Callable[[float], bool]) -> None:
@@ -198,26 +237,26 @@ class Scene:
         rest(1.5)
 
     def link_cut(self, rest: Callable[[float], bool]) -> None:
-        self.link.cut(close=True)
+        self.link.tell("cut close")
         rest(0.7)
-        self.link.restore()
+        self.link.tell("restore")
         rest(1.0)
-        self.link.cut()  # a hole: connections stay and nothing moves
+        self.link.tell("cut")  # a hole: connections stay and nothing moves
         rest(0.7)
-        self.link.restore()
+        self.link.tell("restore")
         rest(1.0)
 
     def slowed(self, rest: Callable[[float], bool]) -> None:
-        self.link.set(Link(0.001, 4))
+        self.link.tell("set 1kbps,4ms")
         rest(1.5)
-        self.link.set(LINK)
+        self.link.tell(f"set {LINK}")
         rest(1.5)
 
     def damaged(self, rest: Callable[[float], bool]) -> None:
-        self.link.flip("up")
-        rest(0.1)
-        self.link.flip("down")
-        rest(0.1)
+        self.link.tell("flip up")
+        rest(0.3)
+        self.link.tell("flip down")
+        rest(0.3)
 
     def skewed(self, rest: Callable[[float], bool]) -> None:
         self.edge.start(self.other)
@@ -338,7 +377,7 @@ def main() -> None:
             "deadline_ms": DEADLINE_MS,
             "late_beyond_ms": DEADLINE_MS + GRACE_MS,
             "threads_asking": THREADS,
-            "link": str(LINK),
+            "link": LINK,
             "total": total,
             "phases": {name: rounded(asdict(counts)) for name, counts in results.items()},
         }
@@ -350,7 +389,7 @@ def run(
 ) -> dict[str, Counts]:
     results: dict[str, Counts] = {}
     with (
-        LinkEmulator("127.0.0.1:0", f"127.0.0.1:{edge.port}", LINK) as link,
+        LinkProcess(f"127.0.0.1:{edge.port}", LINK) as link,
         Bundle.open(path) as bundle,
         Coordinator(
             bundle,
