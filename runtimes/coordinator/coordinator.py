@@ -22,7 +22,8 @@ from edgekit.runtimes.codecs.frame import Frame, pack
 from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.clock import Clock, SystemClock
-from edgekit.runtimes.coordinator.execution import Execution, Itinerary, Leg, Sent, Timing
+from edgekit.runtimes.coordinator.execution import Execution
+from edgekit.runtimes.coordinator.itinerary import Itinerary, Leg, Sent, Timing
 from edgekit.runtimes.coordinator.knowledge import Knowledge, Probe
 from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult, Wrap
 from edgekit.runtimes.coordinator.policies import Policy, Situation, make_policy

@@ -7,91 +7,22 @@ at which a local answer can be started, or for the deadline, and never sleeps pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, cast
 
-import numpy as np
-
 from edgekit.bundle.manifest import Manifest, Tier, Variant
-from edgekit.errors import (
-    AuthenticationError,
-    DeadlineError,
-    EdgekitError,
-    FrameError,
-    InputError,
-    MismatchError,
-    OverloadedError,
-    RemoteError,
-    SessionError,
-    UnreachableError,
-)
+from edgekit.errors import DeadlineError, EdgekitError, RemoteError, SessionError, UnreachableError
 from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.clock import Clock
+from edgekit.runtimes.coordinator.flight import Flight
+from edgekit.runtimes.coordinator.itinerary import Itinerary, Leg, Sent, Timing
+from edgekit.runtimes.coordinator.ledger import Ledger
 from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult
 from edgekit.runtimes.coordinator.route import Route
-from edgekit.runtimes.peer import Reply, Request, UpstreamError, new_request_id
+from edgekit.runtimes.peer import Reply, Request, new_request_id
 from edgekit.runtimes.session import Feeds
-
-MAX_ATTEMPTS = 4
-RETRY_PAUSE_S = 0.03
-RETRYABLE = (UnreachableError, FrameError)
-# Bytes that changed on the way may look like anything; a second time it is no accident.
-ONCE_MORE = (InputError, MismatchError, RemoteError)
-FINAL = (UpstreamError, OverloadedError, AuthenticationError, DeadlineError)
-
-
-@dataclass(frozen=True)
-class Leg:
-    """One way to an answer: a variant, and a rate for each of its crossings."""
-
-    variant: str
-    rates: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Itinerary:
-    """Legs in order: the next one is taken while the answer so far is not confident enough. `degraded` from the start
-    where what the policy wanted cannot be had, for `reason`. `threshold`: the confidence that an answer from above
-    needs; without it that of the variant's exit. `overdue_ms` after it was sent, a request is no longer waited for
-    alone: the local answer is started beside it."""
-
-    legs: tuple[Leg, ...]
-    policy: str = ""
-    degraded: bool = False
-    reason: str = ""
-    threshold: float | None = None
-    overdue_ms: float = float("inf")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """When the local answer is started at the latest moment, the time before the deadline that is kept free beyond
-    what such a run takes: `margin_ms`, or `margin_share` of the deadline where that is more."""
-
-    margin_ms: float = 8.0
-    margin_share: float = 0.05
-    max_attempts: int = MAX_ATTEMPTS
-    retry_pause_s: float = RETRY_PAUSE_S
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What the coordinator learns from one exchange. `reply` None: nothing came within `elapsed_ms`."""
-
-    leg: Leg
-    tier: Tier
-    bytes_sent: int
-    elapsed_ms: float
-    reply: Reply | None
-    error: EdgekitError | None = None
-
-    @property
-    def is_overdue(self) -> bool:
-        """The node, as far as is known, still works on it."""
-        return isinstance(self.error, DeadlineError)
 
 
 class Means(Protocol):
@@ -113,26 +44,6 @@ class Means(Protocol):
     def learn(self, sent: Sent) -> None: ...
 
 
-@dataclass
-class _Flight:
-    """A request on its way."""
-
-    leg: Leg
-    route: Route
-    request: Request
-    sent_at: float = 0.0
-    future: Future[Reply] | None = None
-    attempts: int = 0
-
-
-@dataclass
-class _Progress:
-    spent_ms: dict[str, float] = field(default_factory=dict)
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    attempts: int = 0
-
-
 class Execution:
     """`run` ends by `deadline` (in the clock's seconds): with an answer, or by raising what kept it from one."""
 
@@ -144,23 +55,18 @@ class Execution:
         self._id = new_request_id()
         self._leg = 0
         self._heads: dict[tuple[str, ...], HeadResult] = {}
-        self._flight: _Flight | None = None
+        self._flight: Flight | None = None
         self._futures: list[Future[Any]] = []
         self._retry_at: float | None = None
-        self._retry: Callable[[], None] | None = None
         self._local: str = ""  # "", running, failed
         self._local_planned = False
-        self._faults: list[str] = [plan.reason] if plan.reason else []
-        # What befell the local run beside the plan: no fault of an answer that comes as planned.
-        self._asides: list[str] = []
         self._error: EdgekitError | None = None
         self._spare: Answer | None = None
         self._answer: Answer | None = None
-        self._progress = _Progress()
-        margin_ms = max(means.timing.margin_ms, means.timing.margin_share * 1e3 * (deadline - started))
+        self._ledger = Ledger(self._clock, started, self._id, plan.policy, [plan.reason] if plan.reason else [])
         # How late this machine wakes a thread of late belongs to it: under load that may be more than the run itself.
-        local_ms = means.parts.local_p95_ms() + means.parts.lateness.p95_ms + margin_ms
-        self._latest_hedge = deadline - local_ms / 1e3
+        local_s = (means.parts.local_p95_ms() + means.parts.lateness.p95_ms) / 1e3
+        self._latest_hedge = deadline - local_s - means.timing.margin_s(deadline - started)
         self._has_local = means.parts.local is not None
         self._hedge_at = self._latest_hedge if self._has_local else float("inf")
 
@@ -236,12 +142,12 @@ class Execution:
             self._give_up(f"the device's own part failed: {error.message}", error)
             return
         head, request, encode_ms = future.result()
-        self._note(**head.spent_ms, encode=encode_ms)
+        self._ledger.note(**head.spent_ms, encode=encode_ms)
         variant = self._variant
         if head.exit_outputs is not None:
             # An exit's answer that stands is what was planned; one that does not is what a failure falls back to.
             stands = request is None
-            answer = self._made(
+            answer = self._ledger.answer(
                 head.exit_outputs, "device", variant.name, exited=True, confidence=head.sure, degraded=not stands
             )
             if stands:
@@ -249,7 +155,7 @@ class Execution:
                 return
             self._spare = self._spare or answer
         assert request is not None
-        self._flight = _Flight(self._plan.legs[leg], route, request)
+        self._flight = Flight(self._plan.legs[leg], route, request)
         self._send()
 
     # The node
@@ -267,28 +173,26 @@ class Execution:
                 lambda error: self._mailbox.put(partial(self._on_handshake, flight, waiting, error))
             )
             return
-        flight.attempts += 1
-        self._progress.attempts += 1
-        self._progress.bytes_sent += flight.request.size_bytes
-        flight.sent_at = self._clock.now()
+        self._ledger.attempts += 1
+        self._ledger.bytes_sent += flight.request.size_bytes
+        future = flight.send(self._clock.now(), self._deadline)
         if self._has_local and self._local == "":
             self._hedge_at = min(self._latest_hedge, flight.sent_at + self._plan.overdue_ms / 1e3)
-        flight.future = flight.route.peer.ask(flight.request, max(1e-3, self._deadline - flight.sent_at))
-        flight.future.add_done_callback(
+        future.add_done_callback(
             lambda done: self._mailbox.put(partial(self._on_reply, flight, done, self._clock.now()))
         )
 
-    def _on_handshake(self, flight: _Flight, since: float, error: EdgekitError | None) -> None:
+    def _on_handshake(self, flight: Flight, since: float, error: EdgekitError | None) -> None:
         if flight is not self._flight:
             return
-        self._note(connect=1e3 * (self._clock.now() - since))
+        self._ledger.note(connect=1e3 * (self._clock.now() - since))
         if error is not None:
             flight.attempts += 1
             self._retry_or_give_up(flight, error)
         else:
             self._send()
 
-    def _on_reply(self, flight: _Flight, future: Future[Any], at: float) -> None:
+    def _on_reply(self, flight: Flight, future: Future[Any], at: float) -> None:
         if flight is not self._flight or future.cancelled():
             return
         elapsed_ms = 1e3 * (at - flight.sent_at)
@@ -296,33 +200,21 @@ class Execution:
         reply: Reply | None = None
         if error is None:
             reply = future.result()
-            error = self._check(flight, reply)
+            error = flight.objection(reply, self._means.manifest)
         if error is not None or reply is None:
             assert error is not None
-            self._means.learn(self._sent(flight, elapsed_ms, None, error))
+            self._means.learn(flight.outcome(at, None, error))
             flight.route.failed(error, flight.leg.variant)
             self._retry_or_give_up(flight, error)
             return
         flight.route.succeeded()
-        self._means.learn(self._sent(flight, elapsed_ms, reply))
+        self._means.learn(flight.outcome(at, reply))
         network_ms = max(0.0, elapsed_ms - reply.compute_ms - reply.queue_ms)
-        self._note(network=network_ms, queue=reply.queue_ms, compute=reply.compute_ms)
-        self._progress.bytes_received += reply.size_bytes
+        self._ledger.note(network=network_ms, queue=reply.queue_ms, compute=reply.compute_ms)
+        self._ledger.bytes_received += reply.size_bytes
         self._take(flight, reply)
 
-    def _check(self, flight: _Flight, reply: Reply) -> EdgekitError | None:
-        """Why a reply is no answer to what was asked."""
-        if reply.id and reply.id != flight.request.id:
-            return MismatchError(f"{flight.route.peer.url} answered another request")
-        last = self._means.manifest.part(self._means.manifest.variant(flight.leg.variant).parts[-1])
-        for entry in last.outputs:
-            array = reply.outputs.get(entry.name)
-            reason = "no such output" if array is None else entry.spec().mismatch(array)
-            if reason is not None:
-                return MismatchError(f"{flight.route.peer.url}: the output {entry.name!r} has {reason}")
-        return None
-
-    def _take(self, flight: _Flight, reply: Reply) -> None:
+    def _take(self, flight: Flight, reply: Reply) -> None:
         """An answer from above: the end, or not confident enough and the next leg is asked."""
         variant = self._means.manifest.variant(flight.leg.variant)
         outputs = {
@@ -333,13 +225,13 @@ class Execution:
         if threshold is not None:
             sure = float(self._means.parts.confidence_of(outputs, exit.temperature if exit is not None else 1.0).min())
         tier = cast(Tier, reply.tier or flight.route.tier)
-        answer = self._made(
+        answer = self._ledger.answer(
             outputs,
             tier,
             variant.name,
             rates=flight.leg.rates,
             confidence=sure,
-            degraded=bool(self._faults) or reply.degraded,
+            degraded=bool(self._ledger.faults) or reply.degraded,
             reason=reply.reason,
         )
         confident = sure is None or threshold is None or sure >= threshold
@@ -351,38 +243,31 @@ class Execution:
         self._leg += 1
         self._start_leg()
 
-    def _retry_or_give_up(self, flight: _Flight, error: EdgekitError) -> None:
+    def _retry_or_give_up(self, flight: Flight, error: EdgekitError) -> None:
         """The same request, under the same id, while there is time for it and a local answer after it."""
-        pause = self._means.timing.retry_pause_s * 2 ** (flight.attempts - 1)
+        again_at = self._clock.now() + flight.pause_s(self._means.timing)
         last_moment = self._latest_hedge if self._has_local else self._deadline
-        can_wait = self._clock.now() + pause < last_moment
-        if flight.attempts < self._allowed_attempts(error) and can_wait:
-            self._retry_at = self._clock.now() + pause
-            self._retry = self._send
-            return
-        self._give_up(f"{flight.route.tier}: {error.message}", error)
-
-    def _allowed_attempts(self, error: EdgekitError) -> int:
-        if isinstance(error, FINAL):
-            return 1
-        return self._means.timing.max_attempts if isinstance(error, RETRYABLE) else 2 * isinstance(error, ONCE_MORE)
+        if flight.may_try_again(error, self._means.timing) and again_at < last_moment:
+            self._retry_at = again_at
+        else:
+            self._give_up(f"{flight.route.tier}: {error.message}", error)
 
     def _give_up(self, reason: str, error: EdgekitError | None) -> None:
         """This leg leads nowhere: the next one, what there is already, or the device alone."""
         self._flight = None
-        self._faults.append(reason)
+        self._ledger.faults.append(reason)
         self._error = self._error or error
         if self._leg + 1 < len(self._plan.legs):
             self._leg += 1
             self._start_leg()
         elif self._spare is not None and not self._spare.exited:
-            self._answer = self._degraded(self._spare)
+            self._answer = self._ledger.degraded(self._spare)
         elif self._local == "running":
             return
         elif self._means.parts.local is not None and self._local != "failed":
             self._start_local(planned=False)
         elif self._spare is not None:
-            self._answer = self._degraded(self._spare)
+            self._answer = self._ledger.degraded(self._spare)
         else:
             raise self._failure()
 
@@ -404,19 +289,19 @@ class Execution:
         error = _error_of(future)
         if error is None:
             self._means.parts.local_runs.add(1e3 * (self._clock.now() - since))
-            self._note(local=1e3 * (at - since))
+            self._ledger.note(local=1e3 * (at - since))
             degraded = self._plan.degraded or not self._local_planned
-            self._answer = self._made(
-                future.result(), "device", name, degraded=degraded, reason="; ".join(self._asides)
+            self._answer = self._ledger.answer(
+                future.result(), "device", name, degraded=degraded, reason="; ".join(self._ledger.asides)
             )
             return
         self._local = "failed"
         self._error = self._error or error
-        self._asides.append(f"the local run failed: {error.message}")
+        self._ledger.asides.append(f"the local run failed: {error.message}")
         if self._flight is not None or self._waits_for_request():
             return  # the node may still answer
         if self._spare is not None:
-            self._answer = self._degraded(self._spare)
+            self._answer = self._ledger.degraded(self._spare)
             return
         raise self._failure()
 
@@ -434,25 +319,25 @@ class Execution:
             self._out_of_time()
         elif now >= self._hedge_at:
             self._hedge_at = float("inf")
-            if self._local == "" and self._spare is None:
+            if self._local == "" and (self._spare is None or self._spare.exited):
                 where = self._flight.route.tier if self._flight is not None else "the device's own part"
                 why = "the deadline was near" if now >= self._latest_hedge else "it took longer than the link explains"
-                self._asides.append(f"{why} and {where} had not answered")
+                self._ledger.asides.append(f"{why} and {where} had not answered")
                 self._start_local(planned=False)
         elif self._retry_at is not None and now >= self._retry_at:
-            retry, self._retry, self._retry_at = self._retry, None, None
-            if retry is not None and self._flight is not None:
-                retry()
+            self._retry_at = None
+            if self._flight is not None:
+                self._send()
 
     def _out_of_time(self) -> None:
         if self._spare is not None:
-            self._faults.append("the deadline passed before a better answer came")
-            self._answer = self._degraded(self._spare)
+            self._ledger.faults.append("the deadline passed before a better answer came")
+            self._answer = self._ledger.degraded(self._spare)
             return
         raise self._failure(out_of_time=True)
 
     def _failure(self, *, out_of_time: bool = False) -> EdgekitError:
-        why = "; ".join(filter(None, [*self._faults, *self._asides]))
+        why = self._ledger.reasons
         if out_of_time:
             waited = "the local run had not ended" if self._local == "running" else "nothing had answered"
             allowed_ms = 1e3 * (self._deadline - self._started)
@@ -460,8 +345,7 @@ class Execution:
             return DeadlineError(message, hint="allow more time, or a smaller local variant")
         hint = "" if self._means.parts.local is not None else "this bundle has no variant that runs on the device alone"
         kind: type[EdgekitError] = type(self._error) if self._error is not None else UnreachableError
-        if kind not in (SessionError, MismatchError, OverloadedError, UnreachableError, DeadlineError):
-            kind = kind if issubclass(kind, RemoteError) else SessionError
+        kind = kind if issubclass(kind, RemoteError) else SessionError
         return kind(why or "nothing could answer", hint=hint)
 
     # Bookkeeping
@@ -471,78 +355,27 @@ class Execution:
         self._futures.append(future)
         future.add_done_callback(lambda done: self._mailbox.put(partial(handler, done, self._clock.now())))
 
-    def _note(self, **stages: float) -> None:
-        for name, spent in stages.items():
-            if spent:
-                self._progress.spent_ms[name] = self._progress.spent_ms.get(name, 0.0) + spent
-
-    def _made(
-        self,
-        outputs: Mapping[str, np.ndarray],
-        tier: Tier,
-        variant: str,
-        *,
-        rates: Sequence[int] = (),
-        degraded: bool = False,
-        exited: bool = False,
-        confidence: float | None = None,
-        reason: str = "",
-    ) -> Answer:
-        reasons = [*self._faults, reason] if degraded else []
-        return Answer(
-            outputs=dict(outputs),
-            tier=tier,
-            variant=variant,
-            total_ms=1e3 * (self._clock.now() - self._started),
-            request_id=self._id,
-            rates=tuple(rates),
-            degraded=degraded,
-            reason="; ".join(filter(None, reasons)),
-            exited=exited,
-            confidence=confidence,
-            latency_ms=dict(self._progress.spent_ms),
-            bytes_sent=self._progress.bytes_sent,
-            bytes_received=self._progress.bytes_received,
-            attempts=self._progress.attempts,
-            policy=self._plan.policy,
-        )
-
-    def _degraded(self, spare: Answer) -> Answer:
-        """The answer that was there already, with what went wrong since."""
-        return self._made(
-            spare.outputs,
-            spare.tier,
-            spare.variant,
-            rates=spare.rates,
-            degraded=True,
-            exited=spare.exited,
-            confidence=spare.confidence,
-        )
-
     def _let_go(self) -> None:
         """Calls off what waits to be done here. A request that is on its way goes on to its deadline: nobody is given
         what comes of it, but when it comes tells of the link."""
         flight, self._flight = self._flight, None
         for future in self._futures:
             future.cancel()
-        if flight is None or flight.future is None or flight.future.done():
+        if flight is None or flight.future is None or not flight.is_under_way:
             return
-        elapsed_ms = 1e3 * (self._clock.now() - flight.sent_at)
-        overdue = DeadlineError(f"no answer within {elapsed_ms:.0f} ms")
+        now = self._clock.now()
+        overdue = DeadlineError(f"no answer within {1e3 * (now - flight.sent_at):.0f} ms")
         flight.route.failed(overdue, flight.leg.variant)
-        self._means.learn(self._sent(flight, elapsed_ms, None, overdue))
+        self._means.learn(flight.outcome(now, None, overdue))
         flight.future.add_done_callback(partial(self._on_late_reply, flight))
 
-    def _on_late_reply(self, flight: _Flight, future: Future[Any]) -> None:
+    def _on_late_reply(self, flight: Flight, future: Future[Any]) -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        reply = future.result()
-        if self._check(flight, reply) is None:
+        reply: Reply = future.result()
+        if flight.objection(reply, self._means.manifest) is None:
             flight.route.succeeded()
-            self._means.learn(self._sent(flight, 1e3 * (self._clock.now() - flight.sent_at), reply))
-
-    def _sent(self, flight: _Flight, elapsed_ms: float, reply: Reply | None, error: EdgekitError | None = None) -> Sent:
-        return Sent(flight.leg, flight.route.tier, flight.request.size_bytes, elapsed_ms, reply, error)
+            self._means.learn(flight.outcome(self._clock.now(), reply))
 
 
 def _check_open(future: Future[Any]) -> None:

@@ -13,7 +13,7 @@ from edgekit.planning.estimate import LinkEstimate
 from edgekit.planning.link import Link
 from edgekit.planning.plan import Hop, Links, Power, Way
 from edgekit.planning.ways import power_of, ways
-from edgekit.runtimes.coordinator.execution import Sent
+from edgekit.runtimes.coordinator.itinerary import Sent
 
 # Until something was measured: a fair mobile link, and a wired one between edge and cloud.
 FIRST_LINK = Link(10.0, 20.0)

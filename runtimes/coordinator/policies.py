@@ -28,7 +28,7 @@ from edgekit.planning.estimate import LinkEstimate
 from edgekit.planning.plan import Hop, Links, Objective, Plan, PlanLimits, Power, Way
 from edgekit.planning.policies import is_offload, is_split, is_three_tier
 from edgekit.planning.replan import Replanner
-from edgekit.runtimes.coordinator.execution import Itinerary, Leg
+from edgekit.runtimes.coordinator.itinerary import Itinerary, Leg
 
 _TEXT = re.compile(r"(?P<name>[a-z-]+)(?::(?P<variant>[^@]+))?(?:@(?P<rate>\d+))?")
 

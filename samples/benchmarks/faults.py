@@ -175,6 +175,8 @@ class LinkProcess:
 
     _CODE = """
 import sys
+from edgekit.planning.link import Link
+from edgekit.runtimes.link.emulator import LinkEmulator
 with LinkEmulator("127.0.0.1:0", sys.argv[1], Link.parse(sys.argv[2])) as link:
     print(link.address, flush=True)
     for line in sys.stdin:
