@@ -128,7 +128,10 @@ class Objective:
 
 
 def path(hop: Hop, links: Links) -> tuple[Link, ...]:
-    """The links that a crossing of `hop` takes, one after the other. Raises KeyError where one is not given."""
+    """The links that a crossing of `hop` takes, one after the other; none within a tier. Raises KeyError where one is
+    not given."""
+    if hop[0] == hop[1]:
+        return ()
     if hop in links or hop != ("device", "cloud"):
         return (links[hop],)
     return links[("device", "edge")], links[("edge", "cloud")]

@@ -60,6 +60,14 @@ def test_a_crossing_past_the_edge_takes_both_links_unless_it_has_its_own(split: 
     assert evaluate(past, (0,), direct).network_ms == pytest.approx(5 + 10 + 4)
 
 
+def test_two_parts_of_one_tier_hand_over_without_a_link(three: Way) -> None:
+    high = replace(three.crossings[1], hop=("edge", "edge"))
+    stages = (*three.stages[:2], replace(three.stages[2], tier="edge"))
+    plan = evaluate(replace(three, stages=stages, crossings=(three.crossings[0], high)), (1, 0), LINKS)
+    assert plan.network_ms == pytest.approx(20 + 0.8 + 1.0)
+    assert plan.compute_ms == pytest.approx(3 + 2 + 1 + 1.5 + 0.6)
+
+
 def test_what_is_not_there_is_an_error(split: Way) -> None:
     with pytest.raises(KeyError):
         evaluate(split, (0,), {})
