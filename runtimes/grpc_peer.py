@@ -119,6 +119,7 @@ class GrpcPeer:
             plan=request.plan_digest,
             deadline_ms=1e3 * deadline_s,
             next_rate=request.rates[1] if len(request.rates) > 1 else 0,
+            sender=request.sender,
         )
         if request.frames:
             return frames.frame_call(model, request.frames, wish, id=request.id)

@@ -47,6 +47,7 @@ class Request:
     frames: tuple[bytes, ...] = ()
     feeds: Mapping[str, np.ndarray] | None = None
     rates: tuple[int, ...] = ()
+    sender: str = ""
     id: str = field(default_factory=new_request_id)
 
     @property

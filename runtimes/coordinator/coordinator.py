@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,9 @@ from edgekit.devices.device import Device
 from edgekit.errors import DeadlineError, EdgekitError, InputError, SessionError, UsageError
 from edgekit.planning.link import Link
 from edgekit.planning.plan import Hop, Objective, PlanLimits
-from edgekit.runtimes.codecs.frame import Frame, pack
+from edgekit.runtimes.codecs.frame import MAX_SEQUENCE, Frame, pack
+from edgekit.runtimes.codecs.refinement import encode_refinement
+from edgekit.runtimes.codecs.transform import TransformCodec
 from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.clock import Clock, SystemClock
@@ -29,7 +32,7 @@ from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult, Wrap
 from edgekit.runtimes.coordinator.policies import Policy, Situation, make_policy
 from edgekit.runtimes.coordinator.route import RECHECK_S, Route
 from edgekit.runtimes.coordinator.routes import Routes
-from edgekit.runtimes.peer import Peer
+from edgekit.runtimes.peer import Peer, new_request_id
 from edgekit.runtimes.protocol.client import ClientOptions
 from edgekit.runtimes.session import Feeds
 from edgekit.tensors import TensorSpec
@@ -92,6 +95,8 @@ class Coordinator:
         self._refine, self._refine_threshold = refine, refine_threshold
         self._knowledge: Knowledge | None = None
         self._is_closed = False
+        self._sequence = itertools.count()
+        self.sender = new_request_id()[:16]
         with ExitStack() as opened:
             self.bundle = bundle if isinstance(bundle, Bundle) else opened.enter_context(Bundle.open(bundle, key))
             self.manifest: Manifest = self.bundle.manifest
@@ -186,8 +191,7 @@ class Coordinator:
             deadline_ms=deadline_ms,
         )
         chosen = self.policy.choose(situation)
-        if self._probes:
-            self._probe_where_silent(chosen)
+        self._probe_where_silent(chosen)
         return self._refined(chosen) if self._refine else chosen
 
     @property
@@ -226,10 +230,14 @@ class Coordinator:
     def route(self, variant: str) -> Route | None:
         return self._routes.to(variant)
 
-    def encode(self, variant: Variant, head: HeadResult, leg: Leg) -> tuple[bytes, ...]:
+    def encode(self, variant: Variant, head: HeadResult, leg: Leg, sequence: int) -> tuple[bytes, ...]:
         name, rate = variant.codecs[0], leg.rates[0]
-        arrays = self.parts.features(variant, head)
-        payload = self.parts.timed(f"encode:{name}", self.parts.codec(name).encode, arrays, rate)
+        codec, arrays = self.parts.codec(name), self.parts.features(variant, head)
+        payload, coarse = self.parts.timed(f"encode:{name}", codec.encode, arrays, rate), None
+        if leg.refines is not None and isinstance(codec, TransformCodec):
+            more = encode_refinement(codec, arrays, leg.refines, rate)
+            if len(more) < len(payload):
+                payload, coarse = more, leg.refines
         reader = next(part for part in map(self.manifest.part, variant.parts) if part.tier != "device")
         frame = Frame(
             payload=payload,
@@ -238,8 +246,14 @@ class Coordinator:
             plan_digest=self._routes.plan_digests[variant.name],
             codec_digest=self._routes.codec_digests[name],
             model_digest=reader.sha256,
+            coarse=coarse,
+            sequence=sequence if leg.numbered or coarse is not None else None,
         )
         return (pack(frame),)
+
+    def next_sequence(self) -> int:
+        """Numbers frames that may be refined; a node has long let go of a frame when its number comes again."""
+        return next(self._sequence) % (MAX_SEQUENCE + 1)
 
     def plan_digest(self, variant: str) -> str:
         return self._routes.plan_digests[variant]
@@ -259,8 +273,10 @@ class Coordinator:
         coarse = min(leg.rates[0] + REFINE_STEPS, last)
         if coarse == leg.rates[0]:
             return plan
-        first = Leg(leg.variant, (coarse, *leg.rates[1:]))
-        return replace(plan, legs=(first, leg), threshold=self._refine_threshold)
+        can_refine = isinstance(self.parts.codec(self.manifest.variant(leg.variant).codecs[0]), TransformCodec)
+        first = Leg(leg.variant, (coarse, *leg.rates[1:]), numbered=can_refine)
+        second = replace(leg, refines=coarse if can_refine else None)
+        return replace(plan, legs=(first, second), threshold=self._refine_threshold)
 
     def _probe_where_silent(self, plan: Itinerary) -> None:
         used = [self.route(leg.variant) for leg in plan.legs]
@@ -270,7 +286,7 @@ class Coordinator:
 
     def _after_handshake(self, route: Route) -> None:
         """One small transfer tells of a link that was not seen for a while before a request has to."""
-        if self._knowledge is None or not self._probes:
+        if self._knowledge is None or not (self._probes and self.policy.uses_links):
             return
         probe = self._knowledge.due_probe(("device", route.tier), self.clock.now())
         if probe is not None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, cast
 
 from edgekit.bundle.manifest import Manifest, Tier, Variant
-from edgekit.errors import DeadlineError, EdgekitError, RemoteError, SessionError, UnreachableError
+from edgekit.errors import DeadlineError, EdgekitError, MismatchError, RemoteError, SessionError, UnreachableError
 from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.clock import Clock
 from edgekit.runtimes.coordinator.flight import Flight
@@ -32,12 +33,15 @@ class Means(Protocol):
     parts: DeviceParts
     manifest: Manifest
     timing: Timing
+    sender: str
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]: ...
 
     def route(self, variant: str) -> Route | None: ...
 
-    def encode(self, variant: Variant, head: HeadResult, leg: Leg) -> tuple[bytes, ...]: ...
+    def encode(self, variant: Variant, head: HeadResult, leg: Leg, sequence: int) -> tuple[bytes, ...]: ...
+
+    def next_sequence(self) -> int: ...
 
     def plan_digest(self, variant: str) -> str: ...
 
@@ -53,7 +57,8 @@ class Execution:
         self._clock = means.clock
         self._mailbox = means.clock.mailbox()
         self._id = new_request_id()
-        self._leg = 0
+        self._legs, self._leg = list(plan.legs), 0
+        self._sequence = means.next_sequence()
         self._heads: dict[tuple[str, ...], HeadResult] = {}
         self._flight: Flight | None = None
         self._futures: list[Future[Any]] = []
@@ -91,10 +96,10 @@ class Execution:
 
     @property
     def _variant(self) -> Variant:
-        return self._means.manifest.variant(self._plan.legs[self._leg].variant)
+        return self._means.manifest.variant(self._legs[self._leg].variant)
 
     def _start_leg(self) -> None:
-        leg = self._plan.legs[self._leg]
+        leg = self._legs[self._leg]
         variant = self._variant
         if not variant.codecs:
             self._start_local(planned=True)
@@ -121,7 +126,7 @@ class Execution:
             if head.sure is not None and threshold is not None and head.sure >= threshold:
                 return head, None, 0.0
         started = self._clock.now()
-        frames = self._means.encode(variant, head, leg)
+        frames = self._means.encode(variant, head, leg, self._sequence)
         encode_ms = 1e3 * (self._clock.now() - started)
         request = Request(
             variant=variant.name,
@@ -129,6 +134,7 @@ class Execution:
             plan_digest=self._means.plan_digest(variant.name),
             frames=frames,
             rates=leg.rates,
+            sender=self._means.sender if leg.numbered or leg.refines is not None else "",
             id=self._id if self._leg == 0 else f"{self._id}-{self._leg}",
         )
         return head, request, encode_ms
@@ -155,7 +161,7 @@ class Execution:
                 return
             self._spare = self._spare or answer
         assert request is not None
-        self._flight = Flight(self._plan.legs[leg], route, request)
+        self._flight = Flight(self._legs[leg], route, request)
         self._send()
 
     # The node
@@ -203,6 +209,12 @@ class Execution:
             error = flight.objection(reply, self._means.manifest)
         if error is not None or reply is None:
             assert error is not None
+            if isinstance(error, MismatchError) and flight.leg.refines is not None:
+                # The node has let go of what this refines: the whole frame instead, and nobody is to blame.
+                self._flight = None
+                self._legs[self._leg] = replace(flight.leg, refines=None)
+                self._start_leg()
+                return
             self._means.learn(flight.outcome(at, None, error))
             flight.route.failed(error, flight.leg.variant)
             self._retry_or_give_up(flight, error)
@@ -236,7 +248,7 @@ class Execution:
         )
         confident = sure is None or threshold is None or sure >= threshold
         self._flight = None
-        if confident or self._leg + 1 == len(self._plan.legs):
+        if confident or self._leg + 1 == len(self._legs):
             self._answer = answer
             return
         self._spare = answer
@@ -257,7 +269,7 @@ class Execution:
         self._flight = None
         self._ledger.faults.append(reason)
         self._error = self._error or error
-        if self._leg + 1 < len(self._plan.legs):
+        if self._leg + 1 < len(self._legs):
             self._leg += 1
             self._start_leg()
         elif self._spare is not None and not self._spare.exited:

@@ -11,10 +11,16 @@ from edgekit.runtimes.peer import Reply
 
 @dataclass(frozen=True)
 class Leg:
-    """One way to an answer: a variant, and a rate for each of its crossings."""
+    """One way to an answer: a variant, and a rate for each of its crossings.
+
+    `numbered`: its frame may be refined by a later leg. `refines`: the rate of a frame sent before, which this leg's
+    refines where that is shorter than the whole one.
+    """
 
     variant: str
     rates: tuple[int, ...] = ()
+    numbered: bool = False
+    refines: int | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SERVER = "x86-server"
 # A part that neither states its costs nor was measured yet.
 UNKNOWN_MS = 1.0
 REFRESH_S = 0.25
-PROBE_BYTES = (512, 4096)
+PROBE_BYTES = (512, 32_768)
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Knowledge:
             if estimate is None or not estimate.wants_probe(now_s):
                 return None
             estimate.probing(now_s)
-            # As much as the link is believed to carry in 20 ms: enough to tell pace from delay, little to pay.
-            carries = int(20 * 1e3 / 8 * estimate.link.bandwidth_mbps)
+            # As much as the link is believed to carry in 50 ms: enough to tell pace from delay, little to pay.
+            carries = int(50 * 1e3 / 8 * estimate.link.bandwidth_mbps)
             return Probe(hop, max(PROBE_BYTES[0], min(PROBE_BYTES[1], carries)))
 
     def _learn_compute(self, way: Way, took_ms: float, now_s: float) -> None:

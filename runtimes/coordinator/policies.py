@@ -55,9 +55,11 @@ class Situation:
 
 
 class Policy(ABC):
-    """`choose` is called for every request; it raises PlanError only where nothing can be run at all."""
+    """`choose` is called for every request; it raises PlanError only where nothing can be run at all. One that
+    `uses_links` has silent ones probed."""
 
     name: ClassVar[str]
+    uses_links: ClassVar[bool] = True
 
     def __init__(self, variant: str | None = None, rate: int | None = None) -> None:
         self.variant, self.rate = variant, rate
@@ -115,6 +117,7 @@ class Policy(ABC):
 
 class Local(Policy):
     name = "local"
+    uses_links = False
 
     def fits(self, way: Way) -> bool:
         return way.is_local

@@ -39,7 +39,7 @@ from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.coordinator import Coordinator
 from edgekit.zoo.fashion import fashion_cnn
 
-DEADLINE_MS = 150.0
+DEADLINE_MS = 300.0
 GRACE_MS = 20.0
 THREADS = 4
 LINK = "50mbps,4ms"

@@ -32,6 +32,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.runtimes.codecs.base import open_codec
 from edgekit.runtimes.codecs.frame import check, unpack
+from edgekit.runtimes.codecs.transform_tables import fit_transform_tables
 from edgekit.runtimes.coordinator.coordinator import Coordinator
 from edgekit.runtimes.load import load
 from edgekit.runtimes.peer import NodeInfo, Reply, Request
@@ -74,10 +75,19 @@ def onnx_of(steps: list[tuple[str, np.ndarray]], input: str, output: str, batch:
 
 
 def make_bundle(
-    path: Path, *, scale: float = 2.0, batch: str | int = 1, local: bool = True, threshold: float = 0.99
+    path: Path,
+    *,
+    scale: float = 2.0,
+    batch: str | int = 1,
+    local: bool = True,
+    threshold: float = 0.99,
+    coded: bool = False,
 ) -> Path:
     """Variants, all with the output `logits`: `local` on the device; `split` (head, edge), `deep` (head, cloud),
-    `three` (head, edge, cloud), `offload` (all on the edge), `early` (head with an exit, edge), `late` (... cloud)."""
+    `three` (head, edge, cloud), `offload` (all on the edge), `early` (head with an exit, edge), `late` (... cloud).
+
+    `coded`: the head's features go through a transform codec of four rates, each step three times the one before.
+    """
     scaling = ("Mul", np.full(WIDTH, scale, np.float32))
     adding, finish = ("Add", np.ones(WIDTH, np.float32)), ("MatMul", GAIN)
     made: dict[str, tuple[Tier, list[tuple[str, np.ndarray]], str, str]] = {
@@ -109,7 +119,20 @@ def make_bundle(
     )
     ladder = tuple(Rate(bytes_mean=size, bytes_p95=size, drop=drop) for size, drop in ((64, 0.0), (48, 0.1)))
 
+    assets: dict[str, bytes] = {}
+    if coded:
+        noise = np.random.default_rng(6).laplace(0, 1, (4000, WIDTH)).astype(np.float32)
+        assets["steps.tables"] = fit_transform_tables(noise, [0.004, 0.012, 0.036, 0.108])
+
     def codec(feature: str) -> Codec:
+        if coded and feature == "scaled":
+            return Codec(
+                name="coded-scaled",
+                kind="transform",
+                features=(entry(feature),),
+                tables="steps.tables",
+                rates=tuple(Rate(bytes_mean=size, bytes_p95=size, drop=0.0) for size in (48, 46, 44, 42)),
+            )
         return Codec(name=f"plain-{feature}", kind="plain", features=(entry(feature),), rates=ladder)
 
     leaves = Exit(
@@ -118,14 +141,15 @@ def make_bundle(
         threshold=threshold,
         curve=(ExitPoint(threshold=threshold, answered=0.3, drop=0.1),),
     )
+    scaled = codec("scaled").name
     variants = (
         *((Variant(name="local", parts=("whole",)),) if local else ()),
-        Variant(name="split", parts=("head", "rest"), codecs=("plain-scaled",)),
-        Variant(name="deep", parts=("head", "rest-above"), codecs=("plain-scaled",)),
-        Variant(name="three", parts=("head", "middle", "tail"), codecs=("plain-scaled", "plain-shifted")),
+        Variant(name="split", parts=("head", "rest"), codecs=(scaled,)),
+        Variant(name="deep", parts=("head", "rest-above"), codecs=(scaled,)),
+        Variant(name="three", parts=("head", "middle", "tail"), codecs=(scaled, "plain-shifted")),
         Variant(name="offload", parts=("all",), codecs=("plain-x",)),
-        Variant(name="early", parts=("head", "rest"), codecs=("plain-scaled",), exit=leaves),
-        Variant(name="late", parts=("head", "rest-above"), codecs=("plain-scaled",), exit=leaves),
+        Variant(name="early", parts=("head", "rest"), codecs=(scaled,), exit=leaves),
+        Variant(name="late", parts=("head", "rest-above"), codecs=(scaled,), exit=leaves),
     )
     manifest = Manifest(
         name="net",
@@ -135,12 +159,14 @@ def make_bundle(
         parts=parts,
         codecs=(codec("x"), codec("scaled"), codec("shifted")),
         variants=variants,
+        assets=tuple(describe_file(name, content) for name, content in assets.items()),
         postprocess=Postprocess(kind="classification", output="logits"),
         provenance=Provenance(
             edgekit="0.1.0", versions={}, source_kind="callable", source="net", source_sha256="0" * 64, recipe={}
         ),
     )
     contents = {f"parts/{name}.onnx": data for name, data in files.items()}
+    contents |= {f"assets/{name}": content for name, content in assets.items()}
     return write_bundle(path, manifest, contents, {"schema_version": 1}, "<!doctype html>")
 
 

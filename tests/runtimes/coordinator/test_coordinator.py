@@ -93,17 +93,18 @@ def test_links_are_learnt_from_requests_without_what_the_node_spent(coordinate, 
 
 
 def test_a_silent_link_is_probed_now_and_then(coordinate, peer, clock, x) -> None:
-    coordinator = coordinate(peer, policy="local")
+    coordinator = coordinate(peer, policy="auto")
     before = len(peer.pings)
-    for _ in range(50):
-        coordinator.ask(x, 300)
-        clock.advance(0.5)
-    assert 1 <= len(peer.pings) - before <= 26  # in 25 s
-    assert all(512 <= size <= 4096 for size in peer.pings)
+    for _ in range(250):
+        assert coordinator.ask(x, 300).tier == "device"
+        clock.advance(0.1)
+    assert 1 <= len(peer.pings) - before <= 30  # in 25 s
+    assert all(512 <= size <= 32_768 for size in peer.pings)
 
 
-def test_nothing_is_probed_where_that_is_not_wanted(coordinate, peer, clock, x) -> None:
-    coordinator = coordinate(peer, policy="local", probes=False)
+@pytest.mark.parametrize("settings", [{"policy": "auto", "probes": False}, {"policy": "local"}])
+def test_nothing_is_probed_where_that_is_not_wanted(coordinate, peer, clock, x, settings) -> None:
+    coordinator = coordinate(peer, **settings)
     for _ in range(10):
         coordinator.ask(x, 300)
         clock.advance(5)

@@ -284,6 +284,26 @@ def test_a_node_of_another_version_and_the_right_one_again(
         tally.ask_until("edge")
 
 
+def test_a_refinement_is_shorter_than_the_frame_and_gives_its_answer(make_bundle, tmp_path, unsure, truth) -> None:
+    path = make_bundle(tmp_path / "net.edgekit", coded=True)
+    settings = {"deadline_ms": 5000, "threads": 1, "policy": "split@0"}
+    with Node([path], NodeOptions(threads=1)) as node:
+        with Coordinator(path, node.grpc_url, **settings) as plain:
+            whole = plain.ask(unsure)
+        with Coordinator(path, node.grpc_url, refine=True, **settings) as coordinator:
+            refined = coordinator.ask(unsure)
+            assert (refined.rates, refined.attempts, refined.degraded) == ((0,), 2, False), refined.reason
+            np.testing.assert_array_equal(refined.outputs["logits"], whole.outputs["logits"])
+            sure = coordinator.ask({"x": np.ones((1, 6), np.float32)})
+            assert (sure.rates, sure.attempts) == ((2,), 1)
+            # A node that keeps nothing is sent the whole frame.
+            node.catalog.find("net.rest").coarse.keep = lambda *arguments: None
+            forgotten = coordinator.ask(unsure)
+            assert (forgotten.rates, forgotten.attempts, forgotten.degraded) == ((0,), 3, False), forgotten.reason
+            np.testing.assert_array_equal(forgotten.outputs["logits"], whole.outputs["logits"])
+            assert coordinator.states == {"edge": "closed"}
+
+
 def test_a_wrong_token_ends_in_a_local_answer_that_says_so(bundle_path, open_coordinator, truth) -> None:
     token = "correct-horse-battery-staple-1234"
     with Node([bundle_path], NodeOptions(threads=1, security=Security(token=token))) as guarded:
