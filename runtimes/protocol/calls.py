@@ -45,21 +45,24 @@ def call_to_message(call: InferCall) -> Any:
     """An `inference.ModelInferRequest` with raw contents."""
     message = ModelInferRequest(model_name=call.model, model_version=call.version, id=call.id)
     _write_parameters(message.parameters, call.parameters)
+    raw = [to_raw(array) for array in call.tensors.values()]
     for name, array in call.tensors.items():
         message.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        message.raw_input_contents.append(to_raw(array))
+    message.raw_input_contents.extend(raw)
     for name in call.outputs:
         message.outputs.add(name=name)
     # A transport without TLS has nothing better than TCP's 16 bits against changed bytes; frames bring their own.
     if any(array.dtype != object for array in call.tensors.values()):
-        message.parameters[CHECKSUM].int64_param = _checksum(message.raw_input_contents)
+        message.parameters[CHECKSUM].int64_param = _checksum(raw)
     return message
 
 
 def call_from_message(message: Any) -> InferCall:
     """Raises InputError for a request that breaks the protocol's rules, FrameError where its checksum does not fit."""
-    _check(message.parameters, message.raw_input_contents)
-    tensors = _read_tensors(message.inputs, message.raw_input_contents)
+    # Each access to a field of bytes copies it: once is enough.
+    raw = list(message.raw_input_contents)
+    _check(message.parameters, raw)
+    tensors = _read_tensors(message.inputs, raw)
     if not tensors:
         raise InputError("the request has no inputs", hint="the model's metadata lists them")
     return InferCall(
@@ -76,21 +79,23 @@ def answer_to_message(answer: InferAnswer) -> Any:
     """An `inference.ModelInferResponse` with raw contents."""
     message = ModelInferResponse(model_name=answer.model, model_version=answer.version, id=answer.id)
     _write_parameters(message.parameters, answer.parameters)
+    raw = [to_raw(array) for array in answer.tensors.values()]
     for name, array in answer.tensors.items():
         message.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        message.raw_output_contents.append(to_raw(array))
-    message.parameters[CHECKSUM].int64_param = _checksum(message.raw_output_contents)
+    message.raw_output_contents.extend(raw)
+    message.parameters[CHECKSUM].int64_param = _checksum(raw)
     return message
 
 
 def answer_from_message(message: Any) -> InferAnswer:
     """Raises InputError for an answer that breaks the protocol's rules, FrameError where its checksum does not fit."""
-    _check(message.parameters, message.raw_output_contents)
+    raw = list(message.raw_output_contents)
+    _check(message.parameters, raw)
     return InferAnswer(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        tensors=_read_tensors(message.outputs, message.raw_output_contents),
+        tensors=_read_tensors(message.outputs, raw),
         parameters=_read_parameters(message.parameters),
     )
 

@@ -28,7 +28,8 @@ from edgekit.runtimes.server.model import ServedModel, open_link
 from edgekit.runtimes.server.tracing import Tracer
 from edgekit.runtimes.server.upstream import Upstream
 
-PASSED_ON = ("traceparent", "tracestate")
+HOPS, MAX_HOPS = "edgekit-hops", 4
+PASSED_ON = ("traceparent", "tracestate", HOPS)
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Course:
     queue_ns: int = 0
     forward_ns: int = 0
     upstream: Served = Served()
+    model: ServedModel | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -57,6 +59,12 @@ class Course:
 
     def spent_ns(self, *names: str) -> int:
         return sum(end - start for name, start, end in self.phases if name in names)
+
+    @property
+    def hops(self) -> int:
+        """Nodes that this request has passed."""
+        text = self.headers.get(HOPS, "0")
+        return int(text) if text.isdecimal() and len(text) < 4 else MAX_HOPS
 
     def left_s(self) -> float | None:
         """Raises DeadlineError where nothing is left; None without a deadline."""
@@ -109,7 +117,8 @@ class Engine:
             ]
             course = Course(call, wish, time.monotonic() + min(limits) if limits else float("inf"))
             trace = self.tracer.start(headers, call.model, course.started_ns) if self.tracer else None
-            course.headers = trace.headers if trace else {key: headers[key] for key in PASSED_ON if key in headers}
+            passed = {key: headers[key] for key in PASSED_ON if key in headers}
+            course.headers = {**passed, **trace.headers} if trace else passed
             error: EdgekitError | None = None
             try:
                 return self._infer(course)
@@ -130,6 +139,7 @@ class Engine:
             if self.upstream is None:
                 raise
             return self._pass_up(course)
+        course.model = model
         tensors = self._run_frames_or_arrays(model, course)
         if wish.plan:
             variant = model.plans[wish.plan]
@@ -184,13 +194,18 @@ class Engine:
 
     def _send_up(self, course: Course, call: InferCall) -> InferAnswer:
         assert self.upstream is not None
-        left_s = course.left_s()
+        left_s, hops = course.left_s(), course.hops + 1
+        if hops > MAX_HOPS:
+            raise UnreachableError(
+                f"the request to {call.model} was forwarded {course.hops} times",
+                hint="is a node, directly or not, its own --upstream?",
+            )
         if left_s is not None:
             wish = replace(Wish.of(call.parameters), deadline_ms=1e3 * left_s)
             call = replace(call, parameters={**call.parameters, **wish.parameters()})
         start = time.perf_counter_ns()
         try:
-            answer = self.upstream.infer(call, left_s, course.headers)
+            answer = self.upstream.infer(call, left_s, {**course.headers, HOPS: str(hops)})
         finally:
             end = time.perf_counter_ns()
             course.phases.append(("forward", start, end))
@@ -226,11 +241,7 @@ class Engine:
 
     def _account(self, course: Course, error: EdgekitError | None) -> None:
         end = time.perf_counter_ns()
-        name = course.call.model
-        try:
-            model = self.catalog.find(name, course.call.version)
-        except EdgekitError:
-            model = None
+        model = course.model
         if model is not None:
             phases = {"success" if error is None else "fail": end - course.started_ns}
             if error is None:
@@ -241,7 +252,7 @@ class Engine:
                     "compute_output": course.spent_ns("encode"),
                 }
             model.statistics.answered(phases)
-        self.metrics.request(name if model is not None else "", error, end - course.started_ns, course.queue_ns)
+        self.metrics.request(model.name if model is not None else "", error, end - course.started_ns, course.queue_ns)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

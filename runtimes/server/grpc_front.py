@@ -30,6 +30,7 @@ Method = Callable[[Any, Any, dict[str, str]], Any]
 _OPEN = frozenset({"ServerLive", "ServerReady"})
 _LONGEST_S = 1e6
 _CONTROL_THREADS = 16
+_HANDSHAKE_TIMEOUT_MS = 10_000
 
 
 class GrpcFront:
@@ -45,6 +46,7 @@ class GrpcFront:
                 ("grpc.max_receive_message_length", max_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
             ],
             maximum_concurrent_rpcs=workers + _CONTROL_THREADS,
         )

@@ -89,6 +89,12 @@ class Process:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
+    @property
+    def cpu_s(self) -> float:
+        """Spent so far, by all threads, in user mode and in the system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextmanager
 def node(*bundles: Path, options: tuple[str, ...] = ()) -> Iterator[Process]:

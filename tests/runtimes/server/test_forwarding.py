@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit.bundle import Bundle
-from edgekit.errors import MismatchError, UnreachableError
+from edgekit.errors import DeadlineError, MismatchError, UnreachableError
 from edgekit.runtimes.codecs.base import open_codec
 from edgekit.runtimes.codecs.frame import Frame, pack
 from edgekit.runtimes.protocol.calls import InferCall
@@ -100,3 +102,44 @@ def test_nodes_with_different_bundles_do_not_answer_together(
     frame, plan = coded(split_bundle, "middle", X * 2)
     with NodeClient(edge.grpc_url) as client, pytest.raises(MismatchError, match="plan"):
         client.infer(frame_call("net.middle", [frame], Wish(plan=plan)))
+
+
+def test_nodes_that_are_each_others_upstream_do_not_forward_for_ever(
+    split_bundle: Path, serve: Callable[..., Node], free_port: int
+) -> None:
+    first = serve(split_bundle, tier="edge", upstream=f"grpc://127.0.0.1:{free_port}")
+    serve(split_bundle, tier="edge", grpc_port=free_port, upstream=first.grpc_url)
+    with NodeClient(first.grpc_url) as client, pytest.raises(UnreachableError, match="forwarded 4 times"):
+        client.infer(InferCall("net.nothing", {"x": X}))
+
+
+def test_an_upstream_that_is_slower_than_the_deadline_is_not_waited_for(
+    split_bundle: Path, serve: Callable[..., Node]
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        edge = serve(split_bundle, tier="edge", upstream=f"grpc://127.0.0.1:{silent.getsockname()[1]}")
+        frame, plan = coded(split_bundle, "middle", X * 2)
+        with NodeClient(edge.grpc_url) as client, pytest.raises(DeadlineError):
+            client.infer(frame_call("net.middle", [frame], Wish(plan=plan, deadline_ms=200.0)))
+
+
+def test_an_upstream_that_comes_back_is_used_again(
+    split_bundle: Path, serve: Callable[..., Node], free_port: int
+) -> None:
+    edge = serve(split_bundle, tier="edge", upstream=f"grpc://127.0.0.1:{free_port}")
+    call = InferCall("net.tail", {"shifted": X})
+    with NodeClient(edge.grpc_url) as client:
+        with pytest.raises(UnreachableError):
+            client.infer(call)
+        serve(split_bundle, tier="cloud", grpc_port=free_port)
+        end = time.monotonic() + 20
+        while True:
+            try:
+                answer = client.infer(call)
+                break
+            except UnreachableError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+    assert answer.tensors["scores"].shape == (1, 3)

@@ -34,7 +34,7 @@ def test_schemathesis_finds_nothing(node: Node, tmp_path: Path, phases: str) -> 
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG)
     words = ["--config-file", str(config), "run", f"{node.rest_url}/openapi.json", "--no-color", "--seed", "1"]
-    words += ["--max-examples", "5", "--phases", phases]
+    words += ["--max-examples", "2", "--phases", phases]
     words += [word for name, value in TOKEN.items() for word in ("-H", f"{name}: {value}")]
     command = [str(Path(sys.executable).with_name("schemathesis")), *words]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
