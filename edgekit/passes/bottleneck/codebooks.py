@@ -119,7 +119,8 @@ def metric_axes(points: Tensor, axes: int, metric: Tensor | None = None) -> Axes
 
 @dataclass(frozen=True)
 class Codebooks:
-    """`codewords`: [G, S, K, d], `shares`: [G, S, K] of each codeword, `price`: what a bit costs in squared distance.
+    """`codewords`: [G, S, K, d], `shares`: [G, S, K] of each codeword, `prices`: [G, S], of a bit in
+    squared distance.
 
     `units`: (group, stage) in the order of what they gain for a bit; the stages of a group in order. A rate keeps
     the first so many of them.
@@ -127,13 +128,13 @@ class Codebooks:
 
     codewords: Tensor
     shares: Tensor
-    price: float
+    prices: Tensor
     units: tuple[Unit, ...]
 
     @property
     def penalties(self) -> Tensor:
         """[G, S, K]: price x bits."""
-        return self.price * -self.shares.log2()
+        return self.prices[..., None] * -self.shares.log2()
 
     def encode(self, points: Tensor) -> Tensor:
         """[N, G d] -> indices [N, G, S] int64, stage after stage."""
@@ -164,24 +165,25 @@ def fit_codebooks(
 ) -> Codebooks:
     """Residual product codebooks for `points` [N, D], D a multiple of `groups`.
 
-    `price` is relative: the share of a point's mean squared length that a bit may cost. Each stage scales it down with
-    what is left over, so that late stages are not priced away.
+    `price` is relative: the share of what a unit finds left over that a bit of it may cost. One price for all units
+    would be right for one rate; on a ladder it would price the late stages away.
     """
     width = points.shape[1] // groups
     books = points.new_zeros(groups, stages, codewords, width)
     shares = points.new_zeros(groups, stages, codewords)
-    energy = float(points.square().sum(1).mean())
+    prices = points.new_zeros(groups, stages)
     gains: dict[Unit, float] = {}
     for group, rest in enumerate(points.reshape(-1, groups, width).unbind(1)):
         for stage in range(stages):
             left = float(rest.square().sum(1).mean())
-            cost = price * min(left, energy)
+            cost = price * left
+            prices[group, stage] = cost
             book, labels = kmeans(rest, codewords, seed=seed + group * stages + stage, rounds=rounds, price=cost)
             books[group, stage], shares[group, stage] = book, _shares(labels, codewords, points.dtype)
             rest = rest - book[labels]
             bits = float(-(shares[group, stage] * shares[group, stage].log2()).sum())
             gains[group, stage] = (left - float(rest.square().sum(1).mean())) / max(bits, 1e-3)
-    return Codebooks(books, shares, price * energy, order_units(gains, groups, stages))
+    return Codebooks(books, shares, prices, order_units(gains, groups, stages))
 
 
 def order_units(gains: dict[Unit, float], groups: int, stages: int) -> tuple[Unit, ...]:

@@ -64,7 +64,7 @@ class KeyValueBottleneck:
                 hint="give more calibration data, or ask for fewer keys",
             )
         with torch.no_grad():
-            parts = torch.split(feature, 32)  # type: ignore[no-untyped-call]
+            parts = torch.split(feature, 32)
             answers = torch.cat([run_module(tail, {name: part}) for part in parts])
         pooled = layout.points(feature).mean(1)
         axes = random_axes(pooled, self.codebooks, self.width, self.seed)
@@ -89,7 +89,8 @@ class KeyValueBottleneck:
             shares.append(counts / counts.sum())
         progress("keys", self.codebooks, self.codebooks)
         units = tuple((group, 0) for group in range(self.codebooks))
-        return Codebooks(torch.stack(keys)[:, None], torch.stack(shares)[:, None], 0.0, units)
+        free = torch.zeros(self.codebooks, 1)
+        return Codebooks(torch.stack(keys)[:, None], torch.stack(shares)[:, None], free, units)
 
     def _distil(self, indices: np.ndarray, answers: np.ndarray) -> KeyValueMemory:
         """Values that answer as the tail does, from any number of the first codebooks: what the coarser rates read."""

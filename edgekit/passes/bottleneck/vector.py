@@ -31,8 +31,8 @@ class VectorBottleneck(Bottleneck):
     sensitivity, and cut into `groups` that are coded by `stages` of `codewords` each.
 
     The rates drop units (a stage of a group) from the least gainful on, `rates` of them or fewer. `price`: the share of
-    a feature's energy that a bit may cost (entropy-constrained assignment). `refine_epochs` passes over the calibration
-    data move the codewords towards what the tail answers without a bottleneck.
+    what a unit finds left over that a bit of it may cost (entropy-constrained assignment). `refine_epochs` passes over
+    the calibration data move the codewords towards what the tail answers without a bottleneck.
     """
 
     axes: int = 32
@@ -306,7 +306,7 @@ def refine(
     for epoch in range(epochs):
         progress("refining codebooks", epoch, epochs)
         order = torch.randperm(count, generator=generator)
-        for rows in torch.split(order, batch):  # type: ignore[no-untyped-call]
+        for rows in torch.split(order, batch):
             units = kept[int(torch.randint(len(kept), (1,), generator=generator))]
             now = {name: replace(book, codewords=moved[name]) for name, book in books.items()}
             answer = run_module(tail, {name: _sent(now[name], coded[name][rows], units) for name in books})
@@ -354,7 +354,7 @@ def make_tables(book: Codebooks, coded: Tensor, kept: Sequence[int]) -> Residual
     reach = max(float(coded.abs().max()), float(book.codewords.abs().max()), 1e-9)
     step = np.float32(reach * HEADROOM / LARGEST)
     codewords = (book.codewords / float(step)).round().clamp(-LARGEST, LARGEST)
-    rounded = replace(book, codewords=codewords, price=book.price / float(step) ** 2)
+    rounded = replace(book, codewords=codewords, prices=book.prices / float(step) ** 2)
     indices = rounded.encode(coded / float(step)).numpy()
     groups, stages, count, _ = book.codewords.shape
     frequencies = np.zeros((groups, stages, count), np.uint16)
