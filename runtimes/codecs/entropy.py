@@ -66,13 +66,13 @@ class FrequencyTables:
 
     def encode(self, symbols: np.ndarray, runs: Sequence[Run]) -> bytes:
         """`symbols` int32 [n], |s| <= MAX_SYMBOL, in runs of one table each. Raises CodecError."""
-        return encode_runs(np.ascontiguousarray(symbols, np.int32), self._runs(runs))
+        return encode_runs(np.ascontiguousarray(symbols, np.int32), self.model_runs(runs))
 
     def decode(self, payload: bytes, runs: Sequence[Run]) -> np.ndarray:
         """int32 [sum of counts]. Raises CodecError for bytes that `encode` does not write."""
-        return decode_runs(payload, self._runs(runs))
+        return decode_runs(payload, self.model_runs(runs))
 
-    def _runs(self, runs: Sequence[Run]) -> ModelRuns:
+    def model_runs(self, runs: Sequence[Run]) -> ModelRuns:
         tables = [table for table, _ in runs]
         counts = np.array([count for _, count in runs], np.int64)
         return ModelRuns([self.model(table) for table in tables], self.radii[tables], counts)
@@ -123,20 +123,58 @@ def decode_runs(payload: bytes, runs: ModelRuns) -> np.ndarray:
     try:
         decoder = open_decoder(payload)
         index = _decode_indices(decoder, runs)
-        radii = runs.spread_radii()
-        escaped = np.flatnonzero(index == 2 * radii + 1)
-        symbols: np.ndarray = index - radii
-        if len(escaped):
-            values = _decode_escapes(decoder, len(escaped)) - 1
-            magnitudes = values // 2 + radii[escaped] + 1
-            if magnitudes.max() > MAX_SYMBOL:
-                raise CodecError(f"a symbol of {magnitudes.max()}, allowed {MAX_SYMBOL}")
-            symbols[escaped] = np.where(values % 2, -magnitudes, magnitudes)
+        symbols = _with_escapes(decoder, index, runs.spread_radii())
     except (AssertionError, ValueError) as error:
         raise CodecError(f"{len(payload)} bytes that no encoder wrote: {error}") from error
     # A range coder decodes any bytes to something: coding that again is the cheapest complete check.
     if encode_runs(symbols, runs) != payload:
         raise CodecError(f"{len(payload)} bytes that no encoder wrote")
+    return symbols
+
+
+class RunDecoder:
+    """`FrequencyTables.decode` a few runs at a time, where what was found chooses the next tables."""
+
+    def __init__(self, tables: FrequencyTables, payload: bytes) -> None:
+        self._tables, self._payload, self._decoder = tables, payload, open_decoder(payload)
+        self._runs: list[Run] = []
+        self._parts: list[np.ndarray] = []
+
+    def take(self, runs: Sequence[Run]) -> np.ndarray:
+        """Magnitudes int64 of the next runs, the radius + 1 for what escapes. Raises CodecError."""
+        models = self._tables.model_runs(runs)
+        try:
+            index = _decode_indices(self._decoder, models)
+        except (AssertionError, ValueError) as error:
+            raise CodecError(f"{len(self._payload)} bytes that no encoder wrote: {error}") from error
+        self._runs += runs
+        self._parts.append(index)
+        magnitudes: np.ndarray = np.abs(index.astype(np.int64) - models.spread_radii())
+        return magnitudes
+
+    def finish(self) -> np.ndarray:
+        """All symbols, int32. Raises CodecError."""
+        models = self._tables.model_runs(self._runs)
+        index = np.concatenate(self._parts) if self._parts else np.empty(0, np.int32)
+        try:
+            symbols = _with_escapes(self._decoder, index, models.spread_radii())
+        except (AssertionError, ValueError) as error:
+            raise CodecError(f"{len(self._payload)} bytes that no encoder wrote: {error}") from error
+        if encode_runs(symbols, models) != self._payload:
+            raise CodecError(f"{len(self._payload)} bytes that no encoder wrote")
+        return symbols
+
+
+def _with_escapes(decoder: Any, index: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Symbols from what their models gave; what escaped is read from behind."""
+    escaped = np.flatnonzero(index == 2 * radii + 1)
+    symbols: np.ndarray = index - radii
+    if len(escaped):
+        values = _decode_escapes(decoder, len(escaped)) - 1
+        magnitudes = values // 2 + radii[escaped] + 1
+        if magnitudes.max() > MAX_SYMBOL:
+            raise CodecError(f"a symbol of {magnitudes.max()}, allowed {MAX_SYMBOL}")
+        symbols[escaped] = np.where(values % 2, -magnitudes, magnitudes)
     return symbols
 
 

@@ -35,8 +35,8 @@ def encode_refinement(codec: TransformCodec, arrays: Sequence[np.ndarray], coars
     """What turns rate `coarse`, already sent for the same `arrays`, into rate `fine`. Raises CodecError."""
     _check_rates(codec, coarse, fine)
     codec.check_arrays(arrays)
-    symbols, width = codec.quantize(arrays[0], fine)
-    known = _known(codec, codec.quantize(arrays[0], coarse)[0], width, coarse, fine)
+    symbols = codec.quantize(arrays[0], fine)
+    known = _known(codec, codec.quantize(arrays[0], coarse), coarse, fine)
     order, runs, centres = _coding(codec, known, coarse, fine)
     return encode_runs(symbols.ravel()[order] - centres, runs)
 
@@ -53,7 +53,7 @@ def decode_refinement(
     _check_rates(codec, coarse, fine)
     codec.check_shapes(shapes)
     before = codec.symbols(coarse_payload, shapes[0], coarse)
-    known = _known(codec, before, before.shape[1], coarse, fine)
+    known = _known(codec, before, coarse, fine)
     order, runs, centres = _coding(codec, known, coarse, fine)
     found = decode_runs(payload, runs).astype(np.int64) + centres
     if np.abs(found).max(initial=0) > MAX_SYMBOL:
@@ -73,11 +73,11 @@ def _check_rates(codec: TransformCodec, coarse: int, fine: int) -> None:
         )
 
 
-def _known(codec: TransformCodec, symbols: np.ndarray, width: int, coarse: int, fine: int) -> np.ndarray:
-    """int64 [kept at fine, width]: the coarse symbol of each fine one, _UNKNOWN where none was sent."""
-    known = np.full((codec.index.shape[1], width), _UNKNOWN, np.int64)
-    known[codec.layouts[coarse].order] = symbols
-    sent: np.ndarray = known[codec.layouts[fine].order]
+def _known(codec: TransformCodec, symbols: np.ndarray, coarse: int, fine: int) -> np.ndarray:
+    """int64 [kept at fine, B, positions]: the coarse symbol of each fine one, _UNKNOWN where none was sent."""
+    known = np.full((codec.features[0].shape[codec.axis], *symbols.shape[1:]), _UNKNOWN, np.int64)
+    known[codec.layouts[coarse].channels] = symbols
+    sent: np.ndarray = known[codec.layouts[fine].channels]
     return sent
 
 
@@ -86,7 +86,8 @@ def _coding(
 ) -> tuple[np.ndarray, ModelRuns, np.ndarray]:
     """Fine symbols grouped by table and coarse symbol: their order, the runs, and int32 what to take off of each."""
     span = 2 * _UNKNOWN + 1
-    keys = (codec.layouts[fine].tables.astype(np.int64)[:, None] * span + known + MAX_SYMBOL).ravel()
+    tables = codec.choices[:, -1][codec.layouts[fine].classes].astype(np.int64)
+    keys = (tables[:, None, :] * span + known + MAX_SYMBOL).ravel()
     order = np.argsort(keys, kind="stable")
     found, counts = np.unique(keys, return_counts=True)
     models, radii, centres = [], [], []

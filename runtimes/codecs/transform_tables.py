@@ -1,22 +1,31 @@
 """Build side of the transform codec: calibration coefficients and steps -> tables shared by all rates.
 
-Each (rate, component) has a histogram of symbols; histograms that look alike share a table. numpy only.
+Each (rate, component) has a histogram of symbols; those that look alike are a class. Each class in each bin of activity
+(see contexts.Contexts) has one again, and those that look alike share a table. numpy only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgekit.errors import CodecError
 from edgekit.runtimes.codecs.clustering import cluster_histograms
+from edgekit.runtimes.codecs.contexts import block_bounds, smoothed
 from edgekit.runtimes.codecs.entropy import MAX_RADIUS, integer_table
 from edgekit.runtimes.codecs.tables import write_tables
 from edgekit.runtimes.codecs.transform import BUCKETS, DROPPED, KIND
 
 CLUSTER_RADIUS = 20  # symbols beyond it are one bucket to the clustering
-ESCAPED_SHARE = 2.0**-13  # a table ends where less than this lies beyond
+BINS = 8
+STATIC_WEIGHT = 50  # symbols of the class as a whole that stand beside those of each bin
+TAIL_SAMPLES = 6  # so many of N samples a tail weighs: few samples say little about the next one
+TAIL_COUNT = 20  # and so many symbols
+TAIL_WIDTH, TAIL_LEAST = 4, 0.15  # times the mean magnitude, and added to it
+ESCAPED_SHARE = 2.0**-14  # a table ends where less than this lies beyond
 
 
 def fit_transform_tables(
@@ -27,7 +36,8 @@ def fit_transform_tables(
     *,
     rounding: float = 0.5,
     kept: Sequence[int] | None = None,
-    classes: int = 48,
+    classes: int = 20,
+    tables: int = 24,
 ) -> bytes:
     """Tables of a TransformCodec with one rate per step.
 
@@ -42,25 +52,26 @@ def fit_transform_tables(
         raise CodecError(f"steps {list(steps)}, allowed above zero and ascending: the finest rate comes first")
     if not np.isfinite(components).all() or len(components) == 0:
         raise CodecError("the calibration coefficients are none, or not finite")
-    samples, channels = components.shape[:2]
-    positions = int(np.prod(components.shape[2:]))
-    if per_position:
-        rows = np.ascontiguousarray(components.reshape(samples, channels * positions).T)
-    else:
-        flat = components.reshape(samples, channels, positions)
-        rows = np.ascontiguousarray(flat.transpose(1, 0, 2)).reshape(channels, samples * positions)
-    sent = _sent(kept, len(steps), channels, positions if per_position else 1)
-    index = _cluster(rows, steps, rounding, sent, classes)
-    frequencies, radii, offsets = _tables(rows, steps, rounding, index)
+    samples, channels, *places = components.shape
+    positions = math.prod(places)
+    values = np.ascontiguousarray(components.reshape(samples, channels, positions).transpose(1, 0, 2))
+    repeat = positions if per_position else 1
+    rows = values.transpose(0, 2, 1).reshape(channels * positions, samples) if per_position else values
+    sent = _sent(kept, len(steps), channels, repeat)
+    index = _classes(rows.reshape(channels * repeat, -1), steps, rounding, sent, classes)
+    statistics = _statistics(values, steps, rounding, index.reshape(len(steps), channels, repeat), tuple(places))
+    choices, frequencies, radii = _tables(statistics.counts, tables, min(TAIL_SAMPLES / samples, 0.1))
     return write_tables(
         KIND,
         {"channel_axis": int(channel_axis), "per_position": bool(per_position), "rounding": float(rounding)},
         {
             "steps": np.asarray(steps, np.float32),
             "index": index,
+            "thresholds": statistics.thresholds,
+            "choices": choices,
             "frequencies": frequencies,
             "radii": radii,
-            "offsets": offsets,
+            "offsets": statistics.offsets,
         },
     )
 
@@ -81,7 +92,7 @@ def _quantized(rows: np.ndarray, steps: Sequence[float], rounding: float) -> Ite
         yield symbols.astype(np.int32), scaled - symbols
 
 
-def _cluster(rows: np.ndarray, steps: Sequence[float], rounding: float, sent: np.ndarray, classes: int) -> np.ndarray:
+def _classes(rows: np.ndarray, steps: Sequence[float], rounding: float, sent: np.ndarray, classes: int) -> np.ndarray:
     """uint8 [rates, components]: the class of each, DROPPED where it is not sent. Classes are numbered without gaps."""
     bins = 2 * CLUSTER_RADIUS + 3
     histograms = np.empty((len(steps), len(rows), bins), np.float32)
@@ -96,34 +107,81 @@ def _cluster(rows: np.ndarray, steps: Sequence[float], rounding: float, sent: np
     return index
 
 
-def _tables(
-    rows: np.ndarray, steps: Sequence[float], rounding: float, index: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frequencies uint16, radii uint8 [classes] and offsets float32 [classes, 7]."""
+@dataclass(frozen=True)
+class _Statistics:
+    """`counts` [classes, BINS + 1, 513]: symbols -256 .. 256 by class and bin, last of the class as a whole."""
+
+    counts: np.ndarray
+    thresholds: np.ndarray
+    offsets: np.ndarray
+
+
+def _statistics(
+    values: np.ndarray, steps: Sequence[float], rounding: float, index: np.ndarray, places: tuple[int, ...]
+) -> _Statistics:
+    """`values` [C, N, positions], `index` [rates, C, positions or 1]."""
     classes = int(index[index != DROPPED].max()) + 1
-    bins, buckets = 2 * MAX_RADIUS + 3, 2 * BUCKETS + 1
-    counts, seen, left = np.zeros(classes * bins), np.zeros(classes * buckets), np.zeros(classes * buckets)
-    for rate, (symbols, rest) in enumerate(_quantized(rows, steps, rounding)):
-        keep = index[rate] != DROPPED
-        label = index[rate][keep].astype(np.int64)[:, None]
-        symbols, rest = symbols[keep], rest[keep]
-        places = (np.clip(symbols, -MAX_RADIUS - 1, MAX_RADIUS + 1) + MAX_RADIUS + 1 + label * bins).ravel()
-        counts += np.bincount(places, minlength=classes * bins)
-        places = (np.clip(symbols, -BUCKETS, BUCKETS) + BUCKETS + label * buckets).ravel()
-        seen += np.bincount(places, minlength=classes * buckets)
-        left += np.bincount(places, rest.ravel(), minlength=classes * buckets)
+    bins, buckets, middle = 2 * MAX_RADIUS + 3, 2 * BUCKETS + 1, MAX_RADIUS + 1
+    counts, seen, left = np.zeros(classes * (BINS + 1) * bins), np.zeros(classes * buckets), np.zeros(classes * buckets)
+    thresholds = np.zeros((len(steps), len(block_bounds(len(values))) - 1, BINS - 1), np.int32)
+    for rate, (symbols, rest) in enumerate(_quantized(values, steps, rounding)):
+        keep = index[rate, :, 0] != DROPPED
+        label, symbols = index[rate][keep].astype(np.int64)[:, None, :], symbols[keep]
+        bucket = (np.clip(symbols, -BUCKETS, BUCKETS) + BUCKETS + label * buckets).ravel()
+        seen += np.bincount(bucket, minlength=classes * buckets)
+        left += np.bincount(bucket, rest[keep].ravel(), minlength=classes * buckets)
+        symbols = np.clip(symbols, -middle, middle)
+        activity = np.zeros(symbols.shape[1:], np.int64)
+        for block, (low, high) in enumerate(block_bounds(len(symbols))):
+            part, row = symbols[low:high], label[low:high] * (BINS + 1)
+            counts += np.bincount(((row + BINS) * bins + part + middle).ravel(), minlength=len(counts))
+            if block:
+                around = smoothed(activity, places)
+                thresholds[rate, block - 1] = _thresholds(around)
+                bin = thresholds[rate, block - 1].searchsorted(around, side="right")
+                counts += np.bincount(((row + bin) * bins + part + middle).ravel(), minlength=len(counts))
+            activity += np.abs(part).sum(0)
     # A bucket seen once says little: pull it to the middle of its bin.
     offsets = (left / (seen + 4)).reshape(classes, buckets).astype(np.float32)
-    rows_of = [_row(count) for count in counts.reshape(classes, bins)]
-    radii = np.array([len(row) // 2 - 1 for row in rows_of], np.uint8)
-    return np.concatenate(rows_of).astype(np.uint16), radii, offsets
+    return _Statistics(counts.reshape(classes, BINS + 1, bins), thresholds, offsets)
 
 
-def _row(counts: np.ndarray) -> np.ndarray:
-    """The table of one class from counts of -256 .. 256: int64 [2 m + 2]."""
-    middle = MAX_RADIUS + 1
-    total = counts.sum()
-    inside = counts[middle] + np.concatenate([[0], np.cumsum(counts[middle + 1 : -1] + counts[middle - 1 : 0 : -1])])
-    radius = int(np.argmax(inside >= min(total * (1 - ESCAPED_SHARE), inside[-1])))
-    row = counts[middle - radius : middle + radius + 1]
-    return integer_table(np.append(row + 0.1, total - row.sum() + 0.1))
+def _thresholds(activity: np.ndarray) -> np.ndarray:
+    """int32 [BINS - 1] that part `activity` into bins of like size."""
+    ranked = np.sort(activity, axis=None)
+    return ranked[len(ranked) * np.arange(1, BINS) // BINS].astype(np.int32)
+
+
+def _tables(counts: np.ndarray, tables: int, tail_share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choices uint8 [classes, BINS + 1], frequencies uint16, radii uint8 [tables]."""
+    whole = counts[:, -1:]
+    steadied = counts + STATIC_WEIGHT * whole / np.maximum(whole.sum(-1, keepdims=True), 1)
+    flat = steadied.reshape(-1, counts.shape[-1])
+    middle, reach = MAX_RADIUS + 1, CLUSTER_RADIUS + 1
+    short = flat[:, middle - reach : middle + reach + 1].copy()
+    short[:, 0] += flat[:, : middle - reach].sum(1)
+    short[:, -1] += flat[:, middle + reach + 1 :].sum(1)
+    label = cluster_histograms(short.astype(np.float32), reach, tables)
+    totals = np.zeros((int(label.max()) + 1, flat.shape[1]))
+    np.add.at(totals, label, flat)
+    rows = [_row(total, tail_share) for total in totals]
+    radii = np.array([len(row) // 2 - 1 for row in rows], np.uint8)
+    return label.reshape(counts.shape[:2]).astype(np.uint8), np.concatenate(rows).astype(np.uint16), radii
+
+
+def _row(counts: np.ndarray, tail_share: float) -> np.ndarray:
+    """The table of one class from counts of -256 .. 256: int64 [2 m + 2].
+
+    A share of a wider two-sided geometric distribution is mixed in: calibration sees few of the large symbols that
+    others will bring, and an escape costs more than 20 bits.
+    """
+    middle, total = MAX_RADIUS + 1, counts.sum()
+    magnitude = np.abs(np.arange(len(counts)) - middle)
+    mean = TAIL_WIDTH * float(counts @ magnitude) / max(total, 1) + TAIL_LEAST
+    tail = (mean / (1 + mean)) ** magnitude
+    smooth = counts + (tail_share * total + TAIL_COUNT) * tail / tail.sum()
+    smooth /= smooth.sum()
+    beyond = 1 - smooth[middle] - np.cumsum(smooth[middle + 1 : -1] + smooth[middle - 1 : 0 : -1])
+    radius = min(int(np.argmax(np.append(beyond, 0) < ESCAPED_SHARE)) + 1, MAX_RADIUS)
+    row = smooth[middle - radius : middle + radius + 1]
+    return integer_table(np.append(row, max(1 - row.sum(), 0)))

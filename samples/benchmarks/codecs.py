@@ -46,8 +46,8 @@ def time_rates(codec: Codec, feature: np.ndarray, lap_s: float) -> dict[str, dic
         row = {"encode_ms": times[f"encode {rate}"], "decode_ms": times[f"decode {rate}"]}
         row["bytes"] = float(frame_size(len(payload), [feature.shape]))
         if isinstance(codec, TransformCodec):
-            symbols, width = codec.quantize(feature, rate)
-            ideal = codec.tables.bits(symbols.ravel(), codec.layouts[rate].runs(width)) / 8
+            ordered = codec.layouts[rate].contexts.ordered(codec.quantize(feature, rate), codec.places(feature.shape))
+            ideal = codec.tables.bits(*ordered) / 8
             row["bytes_over_entropy"] = len(payload) / ideal
         rows[str(rate)] = row
     return rows
