@@ -43,6 +43,8 @@ class CallFuture(Future[_T], Generic[_T]):
                 self.set_result(result())
             except EdgekitError as error:
                 self.set_exception(error)
+            except Exception as error:  # bytes that changed on the way may be anything; the caller must hear of it
+                self.set_exception(UnreachableError(f"an answer that cannot be read: {type(error).__name__}: {error}"))
 
 
 class GrpcPeer:
@@ -185,12 +187,7 @@ class GrpcPeer:
 
 
 def _reply(data: bytes, sent_bytes: int) -> Reply:
-    try:
-        answer = answer_from_message(ModelInferResponse.FromString(data))
-    except EdgekitError:
-        raise
-    except Exception as error:  # protobuf's DecodeError: bytes changed on the way
-        raise UnreachableError(f"the answer cannot be read: {error}") from error
+    answer = answer_from_message(ModelInferResponse.FromString(data))
     served = frames.Served.of(answer)
     return Reply(
         outputs=dict(answer.tensors),

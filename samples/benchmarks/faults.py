@@ -358,6 +358,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--phase", help="only this one")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that the edge ends with us
     with tempfile.TemporaryDirectory() as folder:
         path, images, logits = make_bundle(Path(folder) / "fashion.edgekit")
         other, _, _ = make_bundle(Path(folder) / "other.edgekit", gain=1.5)
