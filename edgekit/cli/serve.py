@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 import time
@@ -15,12 +16,22 @@ from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import GroupedOption
 from edgekit.cli.command import command as make_command
 from edgekit.cli.output import Cell, Column, Output, Table, facts
-from edgekit.errors import UsageError
+from edgekit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.server import Node
+    from edgekit.runtimes.server import Node, NodeOptions
 
 AnyFunction = Callable[..., Any]
+
+# What a node imports at its start; zeroconf, OpenTelemetry and cryptography only where they are asked for.
+PACKAGES = {
+    "grpc": "grpcio",
+    "google.protobuf": "protobuf",
+    "google_crc32c": "google-crc32c",
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "prometheus_client": "prometheus-client",
+}
 
 # A thread that comes back from the runtime waits at most this long for one that holds the interpreter (5 ms without).
 SWITCH_INTERVAL_S = 0.0005
@@ -140,6 +151,7 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
 
     Speaks the Open Inference Protocol v2 over REST and gRPC. Traces also go to OTEL_EXPORTER_OTLP_ENDPOINT, where set.
     """
+    _check_installed()
     from edgekit.runtimes.server import Node
 
     options = _options(settings)
@@ -164,7 +176,18 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _options(settings: dict[str, Any]) -> Any:
+def _check_installed() -> None:
+    """Raises MissingExtraError for the first package of the extra `serve` that is not here."""
+    for module, package in PACKAGES.items():
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise MissingExtraError(package, "serve", "serving")
+
+
+def _options(settings: dict[str, Any]) -> NodeOptions:
     from edgekit.runtimes.protocol.client import ClientOptions
     from edgekit.runtimes.server import BatchOptions, NodeOptions, Security, read_token
 

@@ -61,13 +61,14 @@ def datatype_of(array: np.ndarray) -> str:
 
 
 def checked_shape(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
-    """Raises InputError for anything but a list of integers from 0 whose product is below 2^40."""
+    """Raises InputError for anything but a list of integers from 0 whose product is below 2^40, zeros left out."""
     if not isinstance(shape, list | tuple) or len(shape) > 16:
         raise InputError(f"tensor {name!r} has no usable shape", hint="give a list of at most 16 sizes")
     if any(isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 40 for size in shape):
         raise InputError(f"tensor {name!r} has the shape {list(shape)!r:.100}, allowed integers from 0")
-    if math.prod(shape) >= 1 << 40:
-        raise InputError(f"tensor {name!r} has {math.prod(shape):.3g} elements, allowed below 2^40")
+    # An empty tensor's other sizes count too: numpy multiplies them all the same.
+    if math.prod(size or 1 for size in shape) >= 1 << 40:
+        raise InputError(f"tensor {name!r} has the shape {list(shape)!r:.100}, allowed below 2^40 elements")
     return tuple(shape)
 
 
@@ -94,7 +95,7 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], data: bytes | mem
         )
     dtype = DTYPES[datatype]
     _check_size(name, shape, dtype.itemsize, len(data))
-    if datatype == "BOOL" and any(np.frombuffer(data, np.uint8) > 1):
+    if datatype == "BOOL" and (np.frombuffer(data, np.uint8) > 1).any():
         raise InputError(f"tensor {name!r} is BOOL with bytes other than 0 and 1")
     return np.frombuffer(data, dtype).reshape(shape)
 

@@ -44,6 +44,7 @@ class CoarseFrames:
     def decode(self, codec: Codec, sender: str, frame: Frame) -> list[np.ndarray]:
         """The arrays of the finer rate. Raises MismatchError where the coarse frame is not here, CodecError where this
         codec does not refine or the payload is damaged."""
+        # Only a node that is asked to refine pays for what refining needs.
         from edgekit.runtimes.codecs.refinement import decode_refinement
         from edgekit.runtimes.codecs.transform import TransformCodec
 

@@ -88,7 +88,9 @@ def test_bytes_with_lengths_that_lie_are_refused(data: bytes) -> None:
         from_raw("x", "BYTES", (1,), data)
 
 
-@pytest.mark.parametrize("shape", [None, "3", [-1], [1.0], [True], [1] * 17, [1 << 40], [1 << 20, 1 << 20]])
+@pytest.mark.parametrize(
+    "shape", [None, "3", [-1], [1.0], [True], [1] * 17, [1 << 40], [1 << 20, 1 << 20], [0, 1 << 39, 2]]
+)
 def test_shapes_that_cannot_be_are_refused(shape: Any) -> None:
     with pytest.raises(InputError):
         checked_shape("x", shape)

@@ -22,7 +22,7 @@ MAX_BYTES = 4096
 
 @pytest.fixture(scope="module")
 def node(split_bundle: Path) -> Iterator[Node]:
-    options = NodeOptions(tier="edge", threads=1, grpc_port=None, max_bytes=MAX_BYTES, body_timeout_s=0.4)
+    options = NodeOptions(tier="edge", threads=1, grpc_port=None, max_bytes=MAX_BYTES, body_timeout_s=0.8)
     with Node([split_bundle], options) as node:
         yield node
 

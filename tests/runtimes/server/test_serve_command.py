@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import socket
@@ -83,3 +84,11 @@ def test_a_bundle_that_is_none_ends_with_9(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("--tls", "cert.pem"), ("--upstream", "http://cloud:1"), ("--tier", "moon")])
 def test_options_that_cannot_be_end_with_2(split_bundle: Path, words: tuple[str, str]) -> None:
     invoke(split_bundle, *words, code=2)
+
+
+def test_a_missing_package_ends_with_6_and_names_the_extra(split_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "uvicorn" else find(name, *rest)
+    )
+    assert 'pip install "edgekit[serve]"' in invoke(split_bundle, code=6)
