@@ -93,6 +93,7 @@ class Run:
     trace: str
     outcomes: tuple[Outcome, ...]
     probe_bytes: float = 0.0
+    probe_mj: float = 0.0
 
     @property
     def latencies_ms(self) -> list[float]:
@@ -114,7 +115,8 @@ class Run:
 
     @property
     def energy_mj_mean(self) -> float:
-        return statistics.fmean(outcome.energy_mj for outcome in self.outcomes)
+        """A request, probes included."""
+        return (sum(outcome.energy_mj for outcome in self.outcomes) + self.probe_mj) / len(self.outcomes)
 
     @property
     def drop_mean(self) -> float:
@@ -198,7 +200,7 @@ class _Simulation:
         self.policy, self.trace, self.workload, self.fallback = policy, trace, workload, fallback
         self.world = World(trace, above, power)
         self.breaker = Breaker()
-        self.probe_bytes = 0.0
+        self.probe_bytes = self.probe_mj = 0.0
         self._news: list[tuple[float, int, Seen]] = []
         self._count = 0
 
@@ -214,7 +216,7 @@ class _Simulation:
             outcome = self._request(came_s, start_s, dice)
             outcomes.append(outcome)
             free_s = came_s + outcome.latency_ms / 1e3 + self.workload.think_ms / 1e3
-        return Run(self.policy.name, self.trace.name, tuple(outcomes), self.probe_bytes)
+        return Run(self.policy.name, self.trace.name, tuple(outcomes), self.probe_bytes, self.probe_mj)
 
     def _hear(self, now_s: float) -> None:
         while self._news and self._news[0][0] <= now_s:
@@ -225,6 +227,7 @@ class _Simulation:
         self.world.commit(ping)
         self.probe_bytes += size_bytes
         seen_s = min(ping.answer_s, now_s + PING_TIMEOUT_S)
+        self.probe_mj += self.world.energy_mj(ping, seen_s)
         took_ms = 1e3 * (seen_s - now_s)
         self._tell(Seen(seen_s, size_bytes, PING_ANSWER_BYTES, took_ms, ping.answer_s <= seen_s, probe=True))
 

@@ -165,12 +165,14 @@ class World:
 
     def ping(self, start_s: float, size_bytes: float, answer_bytes: float) -> Attempt:
         """A probe: bytes up and an answer down, with no computing."""
-        up_free = self.trace.transfer_end(max(start_s, self.up_free_s), size_bytes)
+        begins = max(start_s, self.up_free_s)
+        up_free = self.trace.transfer_end(begins, size_bytes)
         there = self._arrival(up_free, size_bytes, 0.0, 1.0)
         leaves = max(there, self.down_free_s)
         down_free = self.trace.transfer_end(leaves, answer_bytes) if math.isfinite(leaves) else self.down_free_s
         back = self._arrival(down_free, answer_bytes, 0.0, 1.0) if math.isfinite(leaves) else math.inf
-        return Attempt(back, start_s, 1e3 * (back - start_s), 0.0, size_bytes, 0.0, False, up_free, down_free)
+        radio_s = _finite(up_free - begins) + (_finite(down_free - leaves) if math.isfinite(leaves) else 0.0)
+        return Attempt(back, start_s, 1e3 * (back - start_s), radio_s, size_bytes, 0.0, False, up_free, down_free)
 
     def _arrival(self, left_s: float, size_bytes: float, jitter: float, loss: float) -> float:
         """As the link emulator delays: half a round trip, the jitter, a round trip more for a loss, two where nothing

@@ -246,6 +246,7 @@ def test_probes_are_told_when_they_return_or_have_taken_too_long() -> None:
     quick = [seen for seen in policy.seen if seen.replied and seen.at_s < 1.0]
     assert quick[0].network_ms == pytest.approx(20.0 + 8e-3 * 1064 / 10)
     assert found.probe_bytes == 18 * 1000
+    assert found.energy_mj_mean > sum(outcome.energy_mj for outcome in found.outcomes) / 18
 
 
 # The policies
