@@ -221,7 +221,7 @@ class Recipe:
         is_path=True,
     )
     epochs: int = _option(
-        "how many times training sees the folder, at most", "Split", default=20, metavar="N", minimum=1
+        "how many times training sees the folder, at most", "Split", default=5, metavar="N", minimum=1
     )
     max_drop: float = _option(
         "refuse where more than this many points (percent) are lost: of accuracy where labels are known, of expected "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from edgekit.bundle.manifest import Preprocess, Tier, Variant
 from edgekit.candidates import Bench
@@ -14,11 +15,12 @@ from edgekit.errors import EdgekitError, PlanError, UnknownNameError
 from edgekit.ladders import Arrays
 from edgekit.model import Model
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
-from edgekit.passes.bottleneck.learned import LearnedBottleneck, pretrained
+from edgekit.passes.bottleneck.coders import pretrained
+from edgekit.passes.bottleneck.learned import LearnedBottleneck
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
-from edgekit.passes.partition.problem import worthwhile_cuts
 from edgekit.passes.partition.split import split
 from edgekit.passes.partition.stages import Cut
+from edgekit.passes.partition.worthwhile import worthwhile_cuts
 from edgekit.recipe import Recipe
 from edgekit.registry import BOTTLENECKS
 from edgekit.runtimes.codecs.image import fit_image_tables
@@ -140,7 +142,8 @@ class Splitter:
         for name in names:
             kind: type[Bottleneck] = BOTTLENECKS.load(name)
             if kind is LearnedBottleneck:
-                made.append((name, LearnedBottleneck(train=self.recipe.train, epochs=self.recipe.epochs)))
+                folder = Path(self.recipe.train) if self.recipe.train is not None else None
+                made.append((name, LearnedBottleneck(train=folder, epochs=self.recipe.epochs, seed=self.recipe.seed)))
             else:
                 made.append((name, kind()))
         return made
