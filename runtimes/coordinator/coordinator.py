@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ from edgekit.runtimes.protocol.client import ClientOptions
 from edgekit.runtimes.session import Feeds
 from edgekit.tensors import TensorSpec
 
+logger = logging.getLogger("edgekit")
+
 # What bounds a request whose caller names no deadline.
 DEFAULT_DEADLINE_MS = 30_000.0
 THREADS = 32
@@ -52,8 +55,9 @@ class Coordinator:
     `policy`: see `policies`, `auto` follows link and nodes. `deadline_ms` for requests that name none. `token`, `ca`,
     `certificate`: as the nodes ask for. `links`: what to believe of the links before anything was measured. `refine`
     asks at a coarse rate first, and at a finer one where the answer's confidence is below `refine_threshold`. `wrap`
-    puts something around the device's sessions (a pace, a counter). `pool` takes the place of its own threads. Closing
-    it ends all of its threads; the bundle is closed with it where it was given by path.
+    puts something around the device's sessions (a pace, a counter). `on_reconnect` is called in one of its threads
+    whenever a node has answered a handshake: the moment to flush an Outbox. `pool` takes the place of its threads.
+    Closing it ends all of them; the bundle is closed with it where it was given by path.
 
     Raises BundleError, PlanError (nothing to run with this policy), UsageError, UnknownNameError, NodeError (files of
     certificates), SessionError.
@@ -84,6 +88,7 @@ class Coordinator:
         breaker: BreakerSettings = BreakerSettings(),
         recheck_s: float = RECHECK_S,
         probes: bool = True,
+        on_reconnect: Callable[[Tier], None] | None = None,
         clock: Clock | None = None,
         pool: Any = None,
     ) -> None:
@@ -96,6 +101,7 @@ class Coordinator:
         self._knowledge: Knowledge | None = None
         self._is_closed = False
         self._sequence = itertools.count()
+        self._on_reconnect = on_reconnect
         self.sender = new_request_id()[:16]
         with ExitStack() as opened:
             self.bundle = bundle if isinstance(bundle, Bundle) else opened.enter_context(Bundle.open(bundle, key))
@@ -282,9 +288,22 @@ class Coordinator:
         used = [self.route(leg.variant) for leg in plan.legs]
         for route in self._routes:
             if route not in used and route.info is not None and route.breaker.state == "closed":
-                self._after_handshake(route)
+                self._probe_if_silent(route)
 
     def _after_handshake(self, route: Route) -> None:
+        self._probe_if_silent(route)
+        if self._on_reconnect is not None:
+            with suppress(SessionError):  # closed meanwhile
+                self.submit(partial(self._reconnected, route.tier))
+
+    def _reconnected(self, tier: Tier) -> None:
+        assert self._on_reconnect is not None
+        try:
+            self._on_reconnect(tier)
+        except Exception:
+            logger.warning("on_reconnect failed", exc_info=True)
+
+    def _probe_if_silent(self, route: Route) -> None:
         """One small transfer tells of a link that was not seen for a while before a request has to."""
         if self._knowledge is None or not (self._probes and self.policy.uses_links):
             return

@@ -180,3 +180,21 @@ def test_sending_overlaps_computing(bundle, coordinate, fake_peer, clock) -> Non
         coordinator.parts.run_local = watched
         answers = list(coordinator.ask_many([{"x": np.zeros((1, 6), np.float32)}] * 2, in_flight=2))
     assert len(answers) == 2
+
+
+def test_a_node_that_comes_back_is_told_of_so_that_an_outbox_can_be_emptied(coordinate, peer, clock, x) -> None:
+    back: list[str] = []
+    coordinator = coordinate(peer, policy="split@0", on_reconnect=back.append)
+    assert back == ["edge"]
+    peer.behaviour = peer.handshake_error = None
+    peer.behaviour = lambda request, outcomes=iter([UnreachableError("broke"), 0.01]): next(outcomes)
+    coordinator.ask(x, 300)
+    clock.advance(0.1)
+    assert back == ["edge", "edge"]
+
+
+def test_a_listener_that_fails_harms_no_request(coordinate, peer, x) -> None:
+    def fail(tier: str) -> None:
+        raise ValueError("full")
+
+    assert coordinate(peer, policy="split@0", on_reconnect=fail).ask(x, 300).tier == "edge"
