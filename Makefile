@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/python samples/demo.py --out $(OUT)
+	$(BIN)/python -m samples.demo --out $(OUT)
 
 lint: setup
 	$(BIN)/ruff check .
