@@ -6,7 +6,7 @@ from html import escape
 
 from edgekit.planning.comparison import Comparison, Row
 
-WIDTH, LABEL, VALUE, ROW, GAP, TITLE = 720, 120, 210, 22, 30, 26
+WIDTH, LABEL, VALUE, ROW, GAP, TITLE = 760, 120, 260, 22, 30, 26
 STYLE = """
 svg { background: #ffffff; font: 13px system-ui, "Segoe UI", Roboto, "Noto Sans", Arial, sans-serif; }
 text { fill: #14181f; } .soft { fill: #565e6c; } .title { font-weight: 650; }
