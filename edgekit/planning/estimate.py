@@ -118,7 +118,7 @@ class LinkEstimate:
         self._rtt_ms = max(self._rtt_ms + gain_rtt * surprise, 0.5 * self._rtt_ms, LEAST_RTT_MS)
         self._pace = max(self._pace + gain_pace * surprise, 0.5 * self._pace, LEAST_PACE)
         self._shrink(gain_rtt, gain_pace, size_bytes, noise)
-        off = surprise / expected
+        off = took_ms / max(self._rtt_ms + size_bytes * self._pace, 1e-9) - 1
         self._jitter = JITTER_MEMORY * self._jitter + (1 - JITTER_MEMORY) * min(abs(off), JITTER_MOST) ** 2
         self.observations += 1
 
