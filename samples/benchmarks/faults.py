@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would report every damaged header
+
 import numpy as np
 from common import environment, rounded, save
 
@@ -380,6 +382,7 @@ def main() -> None:
             "deadline_ms": DEADLINE_MS,
             "late_beyond_ms": DEADLINE_MS + GRACE_MS,
             "threads_asking": THREADS,
+            "load_average_meanwhile": os.getloadavg()[1],
             "link": LINK,
             "total": total,
             "phases": {name: rounded(asdict(counts)) for name, counts in results.items()},
