@@ -16,6 +16,7 @@ from edgekit.errors import (
     EdgekitError,
     InputError,
     NodeError,
+    SessionError,
     UnknownNameError,
     UnreachableError,
 )
@@ -89,7 +90,7 @@ class Engine:
         self._draining = False
         for model in catalog.models:
             model.on_batch = metrics.batch_observer(model.name)
-        metrics.watch_queues({model.name: model for model in catalog.models})
+        metrics.watch_queues([(model.name, model) for model in catalog.models])
         self._links = {
             (model.bundle.digest, name): open_link(model.bundle, name)
             for model in catalog.models
@@ -108,27 +109,34 @@ class Engine:
     def infer(self, call: InferCall, *, timeout_s: float | None = None, headers: Mapping[str, str] = {}) -> InferAnswer:
         """Raises UnknownNameError, InputError, CodecError, FrameError, MismatchError, OverloadedError, DeadlineError,
         SessionError, UnreachableError (upstream, or draining)."""
-        with self._admitted():
-            wish = Wish.of(call.parameters)
-            limits = [
-                limit
-                for limit in (timeout_s, None if wish.deadline_ms is None else wish.deadline_ms / 1e3)
-                if limit is not None
-            ]
-            course = Course(call, wish, time.monotonic() + min(limits) if limits else float("inf"))
+        with self._admitted(call.model):
+            course = self._begin(call, timeout_s)
             trace = self.tracer.start(headers, call.model, course.started_ns) if self.tracer else None
             passed = {key: headers[key] for key in PASSED_ON if key in headers}
             course.headers = {**passed, **trace.headers} if trace else passed
             error: EdgekitError | None = None
             try:
                 return self._infer(course)
-            except EdgekitError as caught:
-                error = caught
+            except Exception as caught:
+                error = (
+                    caught if isinstance(caught, EdgekitError) else SessionError(f"{type(caught).__name__}: {caught}")
+                )
                 raise
             finally:
                 self._account(course, error)
                 if trace is not None:
                     trace.finish(time.perf_counter_ns(), course.phases, error)
+
+    def _begin(self, call: InferCall, timeout_s: float | None) -> Course:
+        """Its deadline is the earlier one of the transport's and of the request's own."""
+        try:
+            wish = Wish.of(call.parameters)
+        except EdgekitError as error:
+            self.refused(call.model, error)
+            raise
+        of_call = float("inf") if wish.deadline_ms is None else wish.deadline_ms / 1e3
+        of_transport = float("inf") if timeout_s is None else timeout_s
+        return Course(call, wish, time.monotonic() + min(of_call, of_transport))
 
     def _infer(self, course: Course) -> InferAnswer:
         course.left_s()
@@ -255,11 +263,14 @@ class Engine:
         self.metrics.request(model.name if model is not None else "", error, end - course.started_ns, course.queue_ns)
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    def _admitted(self, model: str) -> Iterator[None]:
         with self._idle:
-            if self._draining:
-                raise NodeError("this node is draining", hint="ask another node")
-            self._inside += 1
+            draining = self._draining
+            self._inside += not draining
+        if draining:
+            error = NodeError("this node is draining", hint="ask another node")
+            self.refused(model, error)
+            raise error
         try:
             yield
         finally:

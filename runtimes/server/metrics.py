@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Counter as Total
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -29,8 +31,8 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
-        self._requests = Counter("edgekit_requests", "Requests answered", ["model"], registry=registry)
-        self._failures = Counter("edgekit_failures", "Requests refused or failed", ["model", "kind"], registry=registry)
+        self._requests = Total("edgekit_requests", "Requests answered", ["model"], registry=registry)
+        self._failures = Total("edgekit_failures", "Requests refused or failed", ["model", "kind"], registry=registry)
         self._request_s = Histogram(
             "edgekit_request_seconds", "Inside the node", ["model"], registry=registry, buckets=_SECONDS
         )
@@ -44,7 +46,7 @@ class Metrics:
         self._forward_s = Histogram(
             "edgekit_forward_seconds", "Waiting for the upstream", registry=registry, buckets=_SECONDS
         )
-        self._bytes = Counter("edgekit_bytes", "Bodies, by protocol and way", ["protocol", "way"], registry=registry)
+        self._bytes = Total("edgekit_bytes", "Bodies, by protocol and way", ["protocol", "way"], registry=registry)
         self._bytes_of = {
             (protocol, way): self._bytes.labels(protocol, way) for protocol in ("grpc", "rest") for way in ("in", "out")
         }
@@ -76,8 +78,8 @@ class Metrics:
 
         return observe
 
-    def watch_queues(self, models: Mapping[str, Waiting]) -> None:
-        """Their depths are read when the metrics are."""
+    def watch_queues(self, models: Sequence[tuple[str, Waiting]]) -> None:
+        """(name, model): their depths are read when the metrics are, and summed over the versions of a name."""
         self._registry.register(_Depths(models))
 
     def render(self) -> bytes:
@@ -87,13 +89,16 @@ class Metrics:
 
 
 class _Depths:
-    def __init__(self, models: Mapping[str, Waiting]) -> None:
+    def __init__(self, models: Sequence[tuple[str, Waiting]]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Any]:
         family = GaugeMetricFamily("edgekit_queue_depth", "Requests that wait", labels=["model"])
-        for name, model in self._models.items():
-            family.add_metric([name], model.depth)
+        depths: Counter[str] = Counter()
+        for name, model in self._models:
+            depths[name] += model.depth
+        for name, depth in depths.items():
+            family.add_metric([name], depth)
         yield family
 
     def describe(self) -> Iterable[Any]:
