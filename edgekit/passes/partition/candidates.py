@@ -67,8 +67,7 @@ def cut_at(model: Model, head_nodes: Iterable[str]) -> Cut:
             f"a cut with {'all' if head else 'none'} of the model's work below it",
             hint="leave at least one operator on each side",
         )
-    known = {other.crossing: other.name for other in cuts(model)}
-    return replace(cut, name=known.get(cut.crossing) or unique(cut.name, known.values(), "@"))
+    return layout.with_name(model, cut)
 
 
 def find_cut(model: Model, name: str) -> Cut:
@@ -141,6 +140,11 @@ class Layout:
             head_flops=sum(self.flops.get(node.name, 0.0) for node in head),
             head_parameters=self.parameters(head),
         )
+
+    def with_name(self, model: Model, cut: Cut) -> Cut:
+        """`cut` under the name of the candidate that it is, or one of its own."""
+        known = {other.crossing: other.name for other in cuts(model)}
+        return replace(cut, name=known.get(cut.crossing) or unique(cut.name, known.values(), "@"))
 
     def parameters(self, nodes: Iterable[Node]) -> int:
         """Elements of the weights that `nodes` use, each counted once."""
