@@ -64,6 +64,7 @@ class Route:
         self._lock = threading.Lock()
         self._info: NodeInfo | None = None
         self._pending: Future[NodeInfo] | None = None
+        self._waiting: list[Callable[[EdgekitError | None], None]] = []
         self._recheck_at = 0.0
         self._blocked: dict[str, tuple[float, str]] = {}
         self._refusal = ""
@@ -88,6 +89,8 @@ class Route:
                 self._begin_handshake()
             return Verdict("refused", f"{self.tier}: {refusal}")
         if info is not None and variant not in info.plans and info.bundle_digest == self._bundle_digest:
+            if due:
+                self._begin_handshake()
             return Verdict("absent", f"{self.tier}: {info.name} does not serve {variant!r}")
         if info is not None:
             reason = self._difference(info, variant)
@@ -105,20 +108,18 @@ class Route:
         return Verdict("refused", f"{self.tier}: {self._last_error or 'failed'}, left alone for a while")
 
     def when_ready(self, listener: Callable[[EdgekitError | None], None]) -> None:
-        """Calls `listener` once the handshake under way has ended, with its error or None."""
+        """Calls `listener` once the handshake under way has ended and counts, with its error or None."""
         with self._lock:
-            pending = self._pending
-        if pending is None:
-            listener(None)
-            return
-        # Listeners run after `_end_handshake`, which was added first.
-        pending.add_done_callback(lambda future: listener(_error_of(future)))
+            if self._pending is not None:
+                self._waiting.append(listener)
+                return
+        listener(None)
 
     def succeeded(self) -> None:
         self.breaker.success()
 
-    def failed(self, error: EdgekitError, variant: str = "") -> None:
-        """A request for `variant`, or a handshake, failed by `error`.
+    def failed(self, error: EdgekitError, variant: str) -> None:
+        """A request for `variant` failed by `error`.
 
         After a broken connection and after a mismatch whoever answers next has to shake hands again.
         """
@@ -157,20 +158,23 @@ class Route:
 
     def _end_handshake(self, future: Future[NodeInfo]) -> None:
         error = _error_of(future)
-        with self._lock:
-            self._pending = None
-            if error is None:
-                self._info, self._refusal = future.result(), ""
-                self._blocked.clear()
-        if error is None:
-            self.breaker.success()
-            if self._on_handshake is not None:
-                self._on_handshake(self)
-        elif isinstance(error, AuthenticationError):
+        if error is None or isinstance(error, AuthenticationError):
             self.breaker.success()  # it answers: what it says is another matter
-            self.failed(error)
         else:
-            self.failed(error)
+            self.breaker.failure()
+        with self._lock:
+            self._pending, waiting, self._waiting = None, self._waiting, []
+            self._info, self._refusal = (future.result(), "") if error is None else (None, self._refusal)
+            if error is None:
+                self._blocked.clear()
+            else:
+                self._last_error = error.message
+            if isinstance(error, AuthenticationError):
+                self._refusal = error.message
+        if error is None and self._on_handshake is not None:
+            self._on_handshake(self)
+        for listener in waiting:
+            listener(error)
 
     def close(self) -> None:
         self.peer.close()

@@ -10,6 +10,7 @@ error), wrong, answered twice, and later than the deadline + 20 ms. The aim is n
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -214,6 +215,35 @@ with LinkEmulator("127.0.0.1:0", sys.argv[1], Link.parse(sys.argv[2])) as link:
         self._process.wait(20)
 
 
+class StallWatch:
+    """A process that sleeps 5 ms at a time and notes by how much it was woken too late: what the machine alone adds.
+
+    Where that is more than a deadline has to spare, late answers tell of the machine's load.
+    """
+
+    _CODE = """
+import json, select, sys, time
+late = []
+while not select.select([sys.stdin], [], [], 0)[0]:
+    due = time.monotonic() + 0.005
+    time.sleep(0.005)
+    late.append(1e3 * (time.monotonic() - due))
+late.sort()
+print(json.dumps({"p50": late[len(late) // 2], "p99": late[int(0.99 * len(late))], "max": late[-1]}))
+"""
+
+    def __enter__(self) -> StallWatch:
+        self.late_ms: dict[str, float] = {}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self._CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        told, _ = self._process.communicate("stop\n", timeout=20)
+        self.late_ms = json.loads(told)
+
+
 @dataclass
 class Scene:
     edge: Edge
@@ -367,7 +397,8 @@ def main() -> None:
         edge = Edge(path)
         edge.start()
         try:
-            results = run(path, other, edge, images, logits, arguments.requests, arguments.phase)
+            with StallWatch() as watch:
+                results = run(path, other, edge, images, logits, arguments.requests, arguments.phase)
         finally:
             edge.send(signal.SIGCONT)
             edge.stop(signal.SIGKILL)
@@ -376,6 +407,7 @@ def main() -> None:
         for name in ("requests", "answered", "lost", "wrong", "twice", "late", "degraded", "edge", "faults")
     }
     print({name: total[name] for name in ("requests", "lost", "wrong", "twice", "late")})
+    print("an idle process was woken too late by ms:", rounded(watch.late_ms, 3))
     if arguments.phase is None:
         value = {
             **environment(1, ("onnxruntime", "grpcio")),
@@ -383,6 +415,7 @@ def main() -> None:
             "late_beyond_ms": DEADLINE_MS + GRACE_MS,
             "threads_asking": THREADS,
             "load_average_meanwhile": os.getloadavg()[1],
+            "idle_process_late_ms": rounded(watch.late_ms, 3),
             "link": LINK,
             "total": total,
             "phases": {name: rounded(asdict(counts)) for name, counts in results.items()},
