@@ -132,7 +132,7 @@ def measure(seconds: float) -> dict[str, Any]:
                 logs.mkdir()
                 under_test = NodeUnderTest(client, model, spec.name, inputs, per_request)
                 # In batches from many callers, a node does several times what one caller gets out of it.
-                expected = 5 * rows["SingleStream"]["samples_per_s"] if rows else 1.0
+                expected = 9 * rows["SingleStream"]["samples_per_s"] if rows else 1.0
                 rows[scenario] = run(scenario, under_test, seconds, logs, expected)
                 print(scenario, rounded(rows[scenario]), flush=True)
     return rows
