@@ -32,6 +32,10 @@ class Durations:
     def p95_ms(self) -> float:
         return self._quantile(0.95)
 
+    @property
+    def worst_ms(self) -> float:
+        return self._quantile(1.0)
+
     def _quantile(self, share: float) -> float:
         with self._lock:
             values = sorted(self._recent)

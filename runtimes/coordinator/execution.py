@@ -69,9 +69,8 @@ class Execution:
         self._spare: Answer | None = None
         self._answer: Answer | None = None
         self._ledger = Ledger(self._clock, started, self._id, plan.policy, [plan.reason] if plan.reason else [])
-        # How late this machine wakes a thread of late belongs to it: under load that may be more than the run itself.
-        local_s = (means.parts.local_p95_ms() + means.parts.lateness.p95_ms) / 1e3
-        self._latest_hedge = deadline - local_s - means.timing.margin_s(deadline - started)
+        margin_s = means.timing.margin_s(deadline - started, means.parts.lateness.worst_ms)
+        self._latest_hedge = deadline - means.parts.local_p95_ms() / 1e3 - margin_s
         self._has_local = means.parts.local is not None
         self._hedge_at = self._latest_hedge if self._has_local else float("inf")
 

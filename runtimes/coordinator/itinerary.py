@@ -41,16 +41,19 @@ class Itinerary:
 @dataclass(frozen=True)
 class Timing:
     """When the local answer is started at the latest moment, the time before the deadline that is kept free beyond
-    what such a run takes: `margin_ms`, or `margin_share` of the deadline where that is more. A request is sent at most
+    what such a run takes: `margin_ms`, or `margin_share` of the deadline where that is more; and as much again at most
+    where this machine was late of late. A request is sent at most
     `max_attempts` times, after pauses of `retry_pause_s`, twice as long each time."""
 
-    margin_ms: float = 8.0
-    margin_share: float = 0.05
+    margin_ms: float = 10.0
+    margin_share: float = 0.1
     max_attempts: int = 4
     retry_pause_s: float = 0.03
 
-    def margin_s(self, allowed_s: float) -> float:
-        return max(self.margin_ms / 1e3, self.margin_share * allowed_s)
+    def margin_s(self, allowed_s: float, late_ms: float) -> float:
+        """`late_ms`: the worst that a thread was lately woken too late."""
+        margin = max(self.margin_ms / 1e3, self.margin_share * allowed_s)
+        return margin + min(margin, late_ms / 1e3)
 
 
 @dataclass(frozen=True)

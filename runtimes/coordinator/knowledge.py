@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.bundle.manifest import TIERS, Manifest, Tier
 from edgekit.devices.device import Device, load_device
+from edgekit.errors import UnknownNameError
 from edgekit.planning.costs import MeasuredCosts, names_of
 from edgekit.planning.estimate import LinkEstimate
 from edgekit.planning.link import Link
 from edgekit.planning.plan import Hop, Links, Power, Way
 from edgekit.planning.ways import power_of, ways
 from edgekit.runtimes.coordinator.itinerary import Sent
+
+logger = logging.getLogger("edgekit")
 
 # Until something was measured: a fair mobile link, and a wired one between edge and cloud.
 FIRST_LINK = Link(10.0, 20.0)
@@ -46,11 +50,12 @@ class Knowledge:
     ) -> None:
         """`measured`: ms by part, and by `encode:CODEC`, on this device. Raises PlanError or DeviceError where a part
         cannot be priced."""
-        device = device if device is not None else load_device(manifest.device)
+        own = device if device is not None else _profile(manifest.device)
         unknown = {part.name: UNKNOWN_MS for part in manifest.parts if not part.segments}
-        profiles: dict[Tier, Device] = {tier: load_device(SERVER) for tier in TIERS[1:] if tier not in manifest.tiers}
-        found = ways(manifest, device, {**profiles, **(servers or {})}, {**unknown, **measured})
-        self.power: Power | None = power_of(device)
+        named: dict[Tier, str] = dict.fromkeys(TIERS[1:], SERVER) | dict(manifest.tiers)
+        profiles = {tier: _profile(name) or load_device(SERVER) for tier, name in named.items()}
+        found = ways(manifest, own or load_device(SERVER), {**profiles, **(servers or {})}, {**unknown, **measured})
+        self.power: Power | None = power_of(own) if own is not None else None
         self._lock = threading.Lock()
         self._costs = MeasuredCosts(found)
         self._known_names = frozenset(names_of(found))
@@ -143,3 +148,12 @@ class Knowledge:
     def _mark(self, now_s: float) -> None:
         if self._stale_since is None:
             self._stale_since = now_s
+
+
+def _profile(name: str) -> Device | None:
+    """A bundle may name a profile that only the machine which made it has: measurements take its place by and by."""
+    try:
+        return load_device(name)
+    except UnknownNameError:
+        logger.warning("the profile %r is not known here: costs are those of %s until measured", name, SERVER)
+        return None

@@ -93,3 +93,11 @@ def test_a_slow_link_is_probed_with_few_bytes(bundle) -> None:
 
 def test_a_link_that_is_not_in_play_is_not_probed(knowledge: Knowledge) -> None:
     assert knowledge.due_probe(("device", "cloud"), 0.0) is None
+
+
+def test_a_profile_that_only_the_maker_had_is_no_hindrance(bundle, caplog) -> None:
+    manifest = bundle.manifest.model_copy(update={"device": "my-own-board", "tiers": {"edge": "my-own-server"}})
+    knowledge = Knowledge(manifest, MEASURED, (EDGE,))
+    assert latency(knowledge, "local", "whole", 0) == 50.0
+    assert knowledge.power is None
+    assert "my-own-board" in caplog.text and "my-own-server" in caplog.text
