@@ -52,7 +52,9 @@ class Knowledge:
         cannot be priced."""
         own = device if device is not None else _profile(manifest.device)
         unknown = {part.name: UNKNOWN_MS for part in manifest.parts if not part.segments}
-        named: dict[Tier, str] = dict.fromkeys(TIERS[1:], SERVER) | dict(manifest.tiers)
+        named: dict[Tier, str] = dict.fromkeys(TIERS[1:], SERVER)
+        for tier, name in manifest.tiers.items():
+            named[tier] = name
         profiles = {tier: _profile(name) or load_device(SERVER) for tier, name in named.items()}
         found = ways(manifest, own or load_device(SERVER), {**profiles, **(servers or {})}, {**unknown, **measured})
         self.power: Power | None = power_of(own) if own is not None else None
