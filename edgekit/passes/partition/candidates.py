@@ -129,7 +129,7 @@ class Layout:
         """Above the closed set `head`; None where one side has no work. Raises PlanError, see `Flow.crossing`."""
         if not any(map(self.works, head)):
             return None
-        crossing = self.flow.crossing(head)
+        crossing = self.flow.crossing(head | frozenset(self.flow.placeholders))
         head = self.flow.closure(crossing)
         if not any(map(self.works, head)) or not any(self.works(node) for node in self.flow.nodes if node not in head):
             return None

@@ -90,18 +90,11 @@ class Flow:
         missing = self._sizes_missing(head, alive)
         crossing = [node for node in self.nodes if node in alive or node in missing] if missing else alive
         for node in crossing:
-            if not isinstance(node.meta.get("val", torch.empty(0)), Tensor):
+            why_not = unsendable(node)
+            if why_not:
                 raise PlanError(
-                    f"the value of {node.name} would cross, and it is a {type(node.meta['val']).__name__}, allowed "
-                    "tensors",
+                    f"the value of {node.name} would cross, and it {why_not}",
                     hint="cut elsewhere: cuts(model) lists where",
-                )
-            computed = next((size for size, _ in dimensions(node) if not size.is_Symbol), None)
-            if computed is not None:
-                raise PlanError(
-                    f"the value of {node.name} would cross with the size {computed}, allowed the dynamic sizes "
-                    "themselves",
-                    hint="cut elsewhere: cuts(model) lists where; or leave that input dimension out of `dynamic`",
                 )
         return tuple(crossing)
 
@@ -117,6 +110,15 @@ class Flow:
                 if isinstance(source, Node) and source in head and source not in alive:
                     missing.add(source)
         return missing
+
+
+def unsendable(node: Node) -> str:
+    """Why the value of `node` cannot cross, or ""."""
+    value = node.meta.get("val")
+    if value is not None and not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, allowed tensors"
+    computed = next((size for size, _ in dimensions(node) if not size.is_Symbol), None)
+    return f"has the size {computed}, allowed the dynamic sizes themselves" if computed is not None else ""
 
 
 def dimensions(node: Node) -> Iterator[tuple[Any, int]]:

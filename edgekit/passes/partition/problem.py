@@ -15,6 +15,7 @@ from edgekit.devices.latency import predict
 from edgekit.errors import PlanError
 from edgekit.model import Model
 from edgekit.passes.partition.candidates import Layout
+from edgekit.passes.partition.flow import unsendable
 from edgekit.passes.partition.stages import Cut
 from edgekit.planning.graph import Coding, LayeredGraph, Value, Work
 from edgekit.planning.ways import power_of
@@ -85,7 +86,7 @@ def planning_problem(
     power = power_of(tiers[0].device)
     works = []
     for lead, group in groups:
-        times = tuple(by_name.get(lead, 0.0) for by_name in latencies)
+        times = tuple(sum(by_name.get(node.name, 0.0) for node in group) for by_name in latencies)
         weights = 4.0 * layout.parameters(group)
         works.append(Work(lead, times, times[0] * power.compute_w if power else 0.0, weights))
     place = {node: index for index, (_, group) in enumerate(groups) for node in group}
@@ -134,13 +135,17 @@ def _sources(layout: Layout, place: dict[Node, int], node: Node, *, read: bool) 
 
 
 def _ordered(layout: Layout, groups: list[tuple[str, list[Node]]]) -> list[tuple[str, list[Node]]]:
-    """In an order in which each kernel comes after what it reads; kernels that need each other become one."""
+    """In an order in which each kernel comes after what it reads. Kernels that need each other become one, and those
+    on both ends of a value that cannot cross."""
     while True:
         place = {node: index for index, (_, group) in enumerate(groups) for node in group}
         needs = {
             index: {place[before] for node in group for before in _sources(layout, place, node, read=False)} - {index}
             for index, (_, group) in enumerate(groups)
         }
+        for node, above in _read_above(layout, place).items():
+            if unsendable(node):
+                needs[place[node]] |= above
         try:
             order = list(TopologicalSorter({index: sorted(needs[index]) for index in needs}).static_order())
         except CycleError as error:
@@ -154,15 +159,20 @@ def _ordered(layout: Layout, groups: list[tuple[str, list[Node]]]) -> list[tuple
         return [groups[index] for index in order]
 
 
-def _values(layout: Layout, place: dict[Node, int], compressions: Sequence[Compression]) -> tuple[Value, ...]:
-    consumers: dict[Node, set[int]] = {}
+def _read_above(layout: Layout, place: dict[Node, int]) -> dict[Node, set[int]]:
+    """The kernels that read each value which another one made."""
+    above: dict[Node, set[int]] = {}
     for node, index in place.items():
         for before in _sources(layout, place, node, read=True):
             if place[before] != index:
-                consumers.setdefault(before, set()).add(index)
+                above.setdefault(before, set()).add(index)
+    return above
+
+
+def _values(layout: Layout, place: dict[Node, int], compressions: Sequence[Compression]) -> tuple[Value, ...]:
     return tuple(
         Value(place[node], tuple(sorted(above)), tuple(_coding(layout, node, one) for one in compressions))
-        for node, above in sorted(consumers.items(), key=lambda item: place[item[0]])
+        for node, above in sorted(_read_above(layout, place).items(), key=lambda item: place[item[0]])
     )
 
 
