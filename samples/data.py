@@ -167,12 +167,12 @@ def split_photographs(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     name decide, so that pictures of the same thing (`cat1`, `cat2`) fall on the same side.
     """
     fixed = {photograph(name) for name in CALIBRATION}, {photograph(name) for name in HELD_OUT}
-    calibration = [path for path in paths if path in fixed[0] or (path not in fixed[1] and _subject(path) % 4 == 0)]
+    calibration = [path for path in paths if path in fixed[0] or (path not in fixed[1] and subject(path) % 4 == 0)]
     chosen = set(calibration)
     return calibration, [path for path in paths if path not in chosen]
 
 
-def _subject(path: Path) -> int:
+def subject(path: Path) -> int:
     """A number that all pictures of one subject share."""
     name = path.parent.parent.parent.name if path.parent.name == "images" else path.stem
     match = re.match(r"[A-Za-z]+", name)

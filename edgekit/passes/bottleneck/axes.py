@@ -82,7 +82,7 @@ def output_gradients(
     """
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for part in features.split(batch):
+    for part in torch.split(features, batch):
         leaf = part.detach().clone().requires_grad_(True)
         with torch.enable_grad():
             outputs = [value for value in tail(leaf) if value.is_floating_point()]

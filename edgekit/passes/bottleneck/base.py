@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from edgekit.model import Model
 from edgekit.progress import Progress, silent
@@ -30,11 +31,11 @@ class Bottleneck(ABC):
     """Subclasses are frozen dataclasses; their fields are the options.
 
     `head` and `tail` are two stages of one captured Model: the head's outputs are the tail's inputs. Both carry
-    calibration and held-out samples (the tail's are the head's answers). `needs_training` ones take `train`: a folder
-    for checkpoints, from which an interrupted run goes on.
+    calibration and held-out samples (the tail's are the head's answers). `needs_training` ones take `checkpoint`: a
+    folder, from which an interrupted run goes on.
     """
 
-    needs_training: bool = False
+    needs_training: ClassVar[bool] = False
 
     @abstractmethod
     def insert(

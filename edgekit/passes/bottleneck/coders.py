@@ -33,7 +33,8 @@ class Coders(nn.Module):
 
     def answer(self, components: Tensor) -> list[Tensor]:
         """The tail's outputs for decoded components."""
-        return self.tail(*self.decoder(components))
+        outputs: list[Tensor] = self.tail(*self.decoder(components))
+        return outputs
 
     def round_to_half(self) -> None:
         """Every weight to the float16 nearest to it, so that a stored checkpoint is the trained one exactly."""

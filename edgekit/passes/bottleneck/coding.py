@@ -72,7 +72,8 @@ class Residual(nn.Module):
         wide = functional.relu(self.expand(values))
         if self.rank == 4:
             wide = functional.relu(self.depthwise(wide))
-        return values + self.project(wide)
+        changed: Tensor = values + self.project(wide)
+        return changed
 
 
 class Encoder(nn.Module):

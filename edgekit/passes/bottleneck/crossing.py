@@ -66,7 +66,7 @@ class Crossing:
         return values[0] if len(values) == 1 else torch.cat(list(values), self.axis)
 
     def part(self, joined: Tensor) -> tuple[Tensor, ...]:
-        return joined.split(list(self.channels), self.axis)
+        return tuple(torch.split(joined, list(self.channels), self.axis))
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """[N, ...] of all samples. Raises DataError for fewer than two, or of different shapes."""
@@ -123,15 +123,14 @@ def with_coders(
     merged = below.copy_graph()
     merge_convolutions(merged)
     below = below.evolve_quietly(module=merged)
-    encode = _encoded(encoder)
     first = next(iter(tail.dynamic.values()), {})
     axis = Crossing.of(tail).axis
     above = _captured(
         tail.evolve_quietly(
-            example_inputs=encode(tail.example_inputs),
+            example_inputs=_encoded(encoder, tail.example_inputs),
             dynamic={WIRE: {dim: name for dim, name in first.items() if dim != axis}} if first else {},
-            calibration=tuple(encode(sample) for sample in tail.calibration),
-            held_out=tuple(encode(sample) for sample in tail.held_out),
+            calibration=tuple(_encoded(encoder, sample) for sample in tail.calibration),
+            held_out=tuple(_encoded(encoder, sample) for sample in tail.held_out),
         ),
         chain(1, decoder, graph if graph is not None else tail.graph),
     )
@@ -142,13 +141,9 @@ def _captured(model: Model, graph: GraphModule) -> Model:
     return model.evolve_quietly(module=flatten(export_program(model, graph.eval())))
 
 
-class _encoded:
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-
-    def __call__(self, sample: Sample) -> Sample:
-        with torch.no_grad():
-            return {WIRE: self.encoder(*sample.values())}
+def _encoded(encoder: Encoder, sample: Sample) -> Sample:
+    with torch.no_grad():
+        return {WIRE: encoder(*sample.values())}
 
 
 def merge_convolutions(graph: GraphModule) -> int:
@@ -182,7 +177,7 @@ def _settings(node: Node | None) -> tuple[tuple[int, ...], ...]:
     """Stride, padding, dilation and groups of a conv2d; of the plainest for None."""
     plain: list[list[int]] = [[1, 1], [0, 0], [1, 1], [1]]
     given = [value if isinstance(value, list | tuple) else [value] for value in (node.args[3:] if node else ())]
-    return tuple(tuple(value) for value in [*given, *plain[len(given) :]])  # type: ignore[arg-type]
+    return tuple(tuple(value) for value in [*given, *plain[len(given) :]])
 
 
 def _plain(graph: GraphModule, node: Node) -> tuple[Tensor, Tensor] | None:

@@ -48,7 +48,8 @@ class AdaptedTail(nn.Module):
         return {name: plain[name] + self._delta(key, plain[name]) for key, name in self.names}
 
     def _delta(self, key: str, weight: Tensor) -> Tensor:
-        return (self.left[key] @ self.right[key]).view_as(weight) if key in self.left else self.full[key]
+        delta: Tensor = (self.left[key] @ self.right[key]).view_as(weight) if key in self.left else self.full[key]
+        return delta
 
     def forward(self, *values: Tensor) -> list[Tensor]:
         return flatten_outputs(functional_call(self.graph, self.weights(), values))

@@ -94,9 +94,23 @@ class LearnedBottleneck(Bottleneck):
         progress: Progress = silent,
     ) -> Trained:
         """Trains on features at hand. Raises DataError for fewer than 8, or without labels where they are asked for."""
+        return self.fit_at(head, tail, data, None, checkpoint=checkpoint, progress=progress)
+
+    def fit_at(
+        self,
+        head: Model,
+        tail: Model,
+        data: FeatureSet,
+        steps: list[float] | None,
+        *,
+        checkpoint: Path | None = None,
+        progress: Progress = silent,
+    ) -> Trained:
+        """`fit` for a ladder of given `steps`, finest first; None finds them."""
         self._check(data)
         crossing = Crossing.of(tail)
-        coders, steps = self._begin(tail, crossing, data)
+        coders, found = self._begin(tail, crossing, data)
+        steps = steps or found
         taught = [answers(tail.graph, crossing, data)]
         trained, held = data.split()
         objective = RateObjective(

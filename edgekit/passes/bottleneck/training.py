@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,7 +43,9 @@ class Objective(Protocol):
     """What is trained. `loss` is called once per batch, `validate` once per epoch: lower is better."""
 
     name: str
-    module: nn.Module
+
+    @property
+    def module(self) -> nn.Module: ...
 
     @property
     def count(self) -> int:
