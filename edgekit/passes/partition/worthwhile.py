@@ -68,7 +68,7 @@ def earliest_useful(model: Model) -> Cut:
     work below it of equals. Where that saves little, a larger head is looked for."""
     layout = Layout.of(model)
     values = layout.program.values
-    named = [cut for cut in cuts(model) if all(values[name].floating for name in cut.crossing)] or list(cuts(model))
+    named = [cut for cut in cuts(model) if any(values[name].floating for name in cut.crossing)] or list(cuts(model))
     whole = layout.parameters(layout.flow.nodes)
     first = named[0]
     best = first
