@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgekit.errors import DataError, UnknownNameError
 from edgekit.model import Model, flatten_outputs
-from edgekit.passes.bottleneck.coders import load_trained, pretrained, save_trained
+from edgekit.passes.bottleneck.coders import Trained, load_trained, pretrained, save_trained
 from edgekit.passes.bottleneck.crossing import WIRE, Crossing
 from edgekit.passes.bottleneck.deltas import AdaptedTail
 from edgekit.passes.bottleneck.features import FeatureSet, compute_features
@@ -23,6 +23,7 @@ from edgekit.passes.bottleneck.rate import bin_bits, quantize
 from edgekit.progress import silent
 from edgekit.registry import BOTTLENECKS
 from edgekit.runtimes.codecs.transform import TransformCodec
+from edgekit.tensors import TensorSpec
 
 Stages = tuple[Model, Model]
 QUICK = LearnedBottleneck(rates=8, epochs=2, feature_epochs=1, batch=16, learning_rate=3e-3, hidden=8, seed=3)
@@ -38,17 +39,26 @@ def _pictures(folder: Path, count: int = 12, classes: tuple[str, ...] = ("",)) -
     return folder
 
 
-def _curve(head: Model, tail: Model, squeezed: Any) -> list[tuple[int, float]]:
+def _fit(options: LearnedBottleneck, stages: Stages, **changes: Any) -> Trained:
+    """On the calibration samples, without the capture that `insert` ends with."""
+    features = FeatureSet(*_calibration(stages[1]))
+    return replace(options, **changes).fit(*stages, features)
+
+
+def _curve(tail: Model, trained: Trained) -> list[tuple[int, float]]:
     """(payload bytes, KL to the unsplit model) of each rate on the held-out samples."""
-    codec = TransformCodec(squeezed.head.output_specs, squeezed.rates, squeezed.tables)
-    exact = np.concatenate([sample[WIRE].numpy() for sample in squeezed.tail.held_out])
-    wanted = torch.cat([flatten_outputs(tail.graph(*sample.values()))[0] for sample in tail.held_out]).log_softmax(1)
+    features = Crossing.of(tail).features(tail.held_out)
+    with torch.no_grad():
+        exact = trained.coders.encoder(features).numpy()
+        wanted = flatten_outputs(tail.graph(features))[0].log_softmax(1)
+    spec = TensorSpec(WIRE, "float32", ("batch", *exact.shape[1:]))
+    codec = TransformCodec([spec], len(trained.steps), trained.tables)
     points = []
-    for rate in range(squeezed.rates):
+    for rate in range(len(trained.steps)):
         payload = codec.encode([exact], rate)
-        (logits,) = squeezed.tail.forward(
-            {WIRE: torch.from_numpy(codec.decode(payload, [exact.shape], rate)[0])}
-        ).values()
+        (decoded,) = codec.decode(payload, [exact.shape], rate)
+        with torch.no_grad():
+            logits = trained.coders.answer(torch.from_numpy(decoded))[0]
         loss = torch.nn.functional.kl_div(logits.log_softmax(1), wanted, log_target=True, reduction="batchmean")
         points.append((len(payload), float(loss)))
     return points
@@ -62,15 +72,15 @@ def test_training_spends_fewer_bytes_for_the_same_outputs(unshipped: Stages) -> 
     """Both are judged by the objective itself: log of distortion plus weighted log of rate, over the ladder."""
 
     def score(epochs: int) -> float:
-        options = replace(QUICK, rates=4, epochs=epochs, feature_epochs=0, patience=99, learning_rate=1e-2)
-        points = _curve(*unshipped, options.insert(*unshipped))
+        changes = {"rates": 4, "epochs": epochs, "feature_epochs": 0, "patience": 99, "learning_rate": 1e-2}
+        points = _curve(unshipped[1], _fit(QUICK, unshipped, **changes))
         return sum(math.log(loss + 1e-6) + 1.5 * math.log(size) for size, loss in points) / len(points)
 
     assert score(12) < score(0) - 0.05
 
 
 def test_one_artifact_serves_a_ladder_of_rates(unshipped: Stages) -> None:
-    points = _curve(*unshipped, QUICK.insert(*unshipped))
+    points = _curve(unshipped[1], _fit(QUICK, unshipped))
     sizes, losses = zip(*points, strict=True)
 
     assert len(points) == 8 and list(sizes) == sorted(sizes, reverse=True) and len(set(sizes)) == 8
@@ -114,7 +124,7 @@ def test_class_folders_give_labels(unshipped: Stages, tmp_path: Path) -> None:
     data = compute_features(*unshipped, folder, None, crops=24, seed=0, progress=silent)
 
     assert data.labels is not None and set(data.labels) == {0, 1, 2}
-    assert replace(QUICK, loss="labels", train=folder, crops=60).insert(*unshipped).rates == 8
+    assert len(replace(QUICK, loss="labels").fit(*unshipped, data).steps) == 8
 
 
 def test_pictures_that_do_not_decode_are_left_out(unshipped: Stages, tmp_path: Path) -> None:
@@ -147,8 +157,8 @@ def test_labels_that_are_not_there_are_an_error(unshipped: Stages) -> None:
 
 @pytest.mark.parametrize("loss", ["mse", "cauchy-schwarz"])
 def test_regression_losses_train(loss: str, unshipped: Stages) -> None:
-    before = _curve(*unshipped, replace(QUICK, epochs=0, feature_epochs=0).insert(*unshipped))
-    after = _curve(*unshipped, replace(QUICK, loss=loss, epochs=6, patience=9).insert(*unshipped))
+    before = _curve(unshipped[1], _fit(QUICK, unshipped, epochs=0, feature_epochs=0))
+    after = _curve(unshipped[1], _fit(QUICK, unshipped, loss=loss, epochs=6, patience=9))
 
     assert all(math.isfinite(value) for _, value in after)
     assert after != before
