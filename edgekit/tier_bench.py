@@ -13,6 +13,7 @@ import torch
 from edgekit.bundle.manifest import Codec as CodecEntry
 from edgekit.bundle.manifest import Rate, TensorEntry
 from edgekit.candidates import Bench
+from edgekit.costs.from_torch import CONVOLUTIONS, PRODUCTS, VIEWS, operator_name
 from edgekit.devices.device import Device, load_device
 from edgekit.errors import DeviceError
 from edgekit.ladders import Arrays, Ladder, measure_ladder
@@ -20,7 +21,6 @@ from edgekit.model import Model, Sample
 from edgekit.parity import Outputs, Quality, judge, run_session
 from edgekit.passes.bottleneck.base import Squeezed
 from edgekit.quantization import Fallback
-from edgekit.quantizers.anatomy import weighted_layers
 from edgekit.registry import EXPORTERS
 from edgekit.runtimes.codecs.base import Codec, open_codec
 from edgekit.runtimes.session import SessionOptions
@@ -28,6 +28,7 @@ from edgekit.selection import Built, Candidate, choose
 from edgekit.tensors import TensorSpec
 
 SERVER_FORMAT = "onnx"  # batches of any size, and every server runs it
+LINEAR = CONVOLUTIONS | PRODUCTS | VIEWS | {"add", "sub", "transpose", "permute", "t"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TierBench:
         options = self.whole.options
         cache = options.cache_dir / slug if options.cache_dir is not None else None
         keep = tuple(
-            Fallback(layer, "float32", "its output is what the codec quantizes") for layer in last_layers(model)
+            Fallback(layer, "float32", "its output is what the codec quantizes") for layer in linear_ending(model)
         )
         folder = self.whole.folder / slug
         folder.mkdir(exist_ok=True)
@@ -145,15 +146,18 @@ def codec_entry(name: str, kind: str, tables: bytes | None, features: Sequence[T
     )
 
 
-def last_layers(model: Model) -> tuple[str, ...]:
-    """The weighted layers whose values are the model's outputs, with nothing but data movement in between."""
-    layers = {layer.node.name for layer in weighted_layers(model.graph)}
+def linear_ending(model: Model) -> tuple[str, ...]:
+    """The nodes from the last non-linearity or addition to the model's outputs: a bottleneck's encoder and the layer
+    that it is merged with. An 8-bit grid for all of them would drown the small components."""
     found: list[str] = []
-    for node in model.graph.graph.output_node().all_input_nodes:
-        while node.name not in layers and len(node.all_input_nodes) == 1:
-            node = node.all_input_nodes[0]
-        if node.name in layers:
+    for end in model.graph.graph.output_node().all_input_nodes:
+        node = end
+        while node.op == "call_function" and operator_name(node) in LINEAR:
             found.append(node.name)
+            values = [source for source in node.all_input_nodes if source.op != "get_attr"]
+            if len(values) != 1:
+                break
+            node = values[0]
     return tuple(found)
 
 
