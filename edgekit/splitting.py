@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from edgekit.bundle.manifest import Preprocess, Tier, Variant
 from edgekit.candidates import Bench
 from edgekit.cascades import cascade
@@ -16,6 +18,7 @@ from edgekit.ladders import Arrays
 from edgekit.model import Model
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
 from edgekit.passes.bottleneck.coders import pretrained
+from edgekit.passes.bottleneck.information import answers_of, information_plane, receive
 from edgekit.passes.bottleneck.learned import LearnedBottleneck
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
 from edgekit.passes.partition.split import split
@@ -70,6 +73,8 @@ class Splitter:
             try:
                 kind, squeezed = self._squeeze(cut)
                 outcome += self._pack(cut, kind, squeezed)
+                if self.recipe.report:
+                    outcome += self._information(cut, squeezed)
                 if not kept and self.recipe.edge and self.recipe.cloud:
                     cloud = server_profile(self.recipe.cloud)
                     outcome += three_tiers(self.tiers, slug_of(cut.name), squeezed, self.server, cloud)
@@ -176,6 +181,15 @@ class Splitter:
         )
         outcome += self._raw(slug, parts, head_model, features, tail)
         return outcome + cascade(self.tiers, head_model, slug, parts, codec_name)
+
+    def _information(self, cut: Cut, squeezed: Squeezed) -> SplitOutcome:
+        """What the features know of input and answer at three rates of the ladder."""
+        samples = self.bench.samples
+        self.bench.progress(f"cut at {cut.name}: information", 0, 0)
+        inputs = torch.cat([torch.cat([value.float().flatten(1) for value in one.values()], 1) for one in samples])
+        rates = sorted({0, squeezed.rates // 2, squeezed.rates - 1})
+        received = receive(cut.name, squeezed, samples, rates)
+        return SplitOutcome(information=information_plane(inputs, answers_of(self.model, samples), received))
 
     def _raw(
         self, slug: str, parts: tuple[str, str], head: Model, features: Sequence[Arrays], tail: Built

@@ -20,6 +20,13 @@ RUN_SIDE = (
     "edgekit.runtimes.timing",
     "edgekit.runtimes.onnx_session",
     "edgekit.runtimes.litert_session",
+    "edgekit.runtimes.remote_session",
+    "edgekit.runtimes.coordinator.connect",
+    "edgekit.runtimes.server",
+    "edgekit.runtimes.codecs.base",
+    "edgekit.runtimes.link.emulator",
+    "edgekit.planning.choose",
+    "edgekit.planning.simulate",
     "edgekit.report.metrics",
     "edgekit.cli.main",
 )

@@ -12,12 +12,11 @@ from edgekit.cli.command import GroupedOption
 from edgekit.cli.command import command as make_command
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.quantities import Milliseconds
-from edgekit.cli.wording import ms_text, percent_text, shape_text, size_text
+from edgekit.cli.wording import ms_text, percent_text, shape_text
 from edgekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
-    from edgekit.runtimes.coordinator.answer import Answer
     from edgekit.runtimes.predict import Prediction
     from edgekit.runtimes.session import Session
 
@@ -59,6 +58,7 @@ def _remote(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Call
 @_remote("--cloud", metavar="URL", help="The cloud server, likewise.")
 @_remote("--deadline", type=Milliseconds(), metavar="TIME", help="Answer by then, such as 300ms.")
 @_remote("--policy", metavar="NAME", help="auto, local, offload, split, cascade or three-tier; auto without it.")
+@_remote("--refine", is_flag=True, help="Send a coarse rate first, and more only where the answer is unsure.")
 @_remote("--max-drop", type=click.FloatRange(0), metavar="POINTS", help="Allow more, or less, than the export did.")
 @_remote("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="What the nodes ask for.")
 @_remote("--ca", type=click.Path(path_type=Path), metavar="FILE", help="Who signed their certificates (PEM).")
@@ -102,9 +102,9 @@ def command(
                 elif len(sources) == 1:
                     _show_one(out, prediction)
                     if answer is not None:
-                        out.line(_how(answer))
+                        out.line(f"answered by the {answer.summary()}")
                 else:
-                    out.line(_line(source, prediction) + (f"\t{_how(answer)}" if answer is not None else ""))
+                    out.line(_line(source, prediction) + (f"\t{answer.summary()}" if answer is not None else ""))
     first = {key: value for key, value in results[0].items() if key != "input"} if len(results) == 1 else {}
     out.emit({"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **first})
 
@@ -112,7 +112,9 @@ def command(
 def _checked_remote(remote: dict[str, Any], part: str | None, provider: str | None) -> bool:
     """Whether a node is asked. Raises UsageError for options that would be ignored."""
     connects = remote["edge"] is not None or remote["cloud"] is not None
-    given = [name for name in ("deadline", "policy", "token_file", "ca", "certificate", "max_drop") if remote[name]]
+    given = [
+        name for name in ("deadline", "policy", "refine", "token_file", "ca", "certificate", "max_drop") if remote[name]
+    ]
     if given and not connects:
         raise UsageError(f"--{given[0].replace('_', '-')} without --edge or --cloud", hint="name the node to ask")
     if connects and (part or provider):
@@ -138,6 +140,7 @@ def _connect(bundle: Bundle, threads: int | None, remote: dict[str, Any]) -> Ses
         deadline_ms=remote["deadline"],
         policy=remote["policy"] or "auto",
         threads=threads,
+        refine=remote["refine"],
         token=read_token(remote["token_file"]) if remote["token_file"] is not None else "",
         ca=remote["ca"],
         certificate=certificate,
@@ -149,12 +152,6 @@ def _drop_limit(bundle: Bundle, asked: float | None) -> float | None:
     """What the bundle was exported under, unless the user says otherwise."""
     stated = bundle.manifest.provenance.recipe.get("max_drop")
     return asked if asked is not None else float(stated) if isinstance(stated, int | float) else None
-
-
-def _how(answer: Answer) -> str:
-    way = answer.variant if answer.rate is None else f"{answer.variant} at rate {answer.rate}"
-    text = f"answered by the {answer.tier} ({way}), {size_text(answer.bytes_sent)} sent"
-    return f"{text}; degraded: {answer.reason}" if answer.degraded else text
 
 
 def _sources(inputs: Sequence[str], *, takes_text: bool) -> list[str | Path]:

@@ -20,8 +20,9 @@ def cluster_histograms(histograms: np.ndarray, middle: int, classes: int) -> np.
     distance = np.abs(np.arange(bins) - middle).astype(np.float32)
     label = _start(histograms @ distance / np.maximum(histograms.sum(1), 1), classes)
     for _ in range(ITERATIONS):
-        totals = np.zeros((int(label.max()) + 1, bins))
-        np.add.at(totals, label, histograms)
+        order = np.argsort(label, kind="stable")
+        starts = np.flatnonzero(np.diff(label[order], prepend=-1))
+        totals = np.add.reduceat(histograms[order], starts, axis=0, dtype=np.float64)
         totals += 0.01 + 1e-4 * totals.sum(1, keepdims=True) / bins
         bits = -np.log2(totals / totals.sum(1, keepdims=True)).astype(np.float32)
         label = np.unique((histograms @ bits.T).argmin(1), return_inverse=True)[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from edgekit.errors import DataError
 
 FINEST_ERROR, COARSEST_ERROR = 2e-3, 0.5  # of the outputs' power: 27 dB and 3 dB
-SEARCH = 18
+SEARCH = 9  # halvings of 20 octaves: to a twenty-fifth of an octave
 
 
 def geometric(finest: float, coarsest: float, rates: int) -> list[float]:
