@@ -72,6 +72,10 @@ def told(step: str, done: int, total: int) -> None:
 @click.option("--feature-epochs", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--adapter-rank", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--hidden", type=click.IntRange(0), help="Width of the learned blocks.")
+@click.option("--finest", type=float, default=4e-3, show_default=True, help="Error of the finest rate's outputs.")
+@click.option("--coarsest", type=float, default=0.5, show_default=True, help="Error of the coarsest rate's outputs.")
+@click.option("--tail-drop", type=float, default=0.1, show_default=True)
+@click.option("--rounding", type=float, default=0.45, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for features and states.")
@@ -83,6 +87,10 @@ def main(
     feature_epochs: int,
     adapter_rank: int,
     hidden: int | None,
+    finest: float,
+    coarsest: float,
+    tail_drop: float,
+    rounding: float,
     seed: int,
     threads: int,
     work: Path,
@@ -93,7 +101,14 @@ def main(
     head, tail = split(model, [find_cut(model, cut)])
     data = features_of_crops(head, tail, work / "features", crops, seed, told)
     options = LearnedBottleneck(
-        epochs=epochs, feature_epochs=feature_epochs, adapter_rank=adapter_rank, hidden=hidden, seed=seed
+        epochs=epochs,
+        feature_epochs=feature_epochs,
+        adapter_rank=adapter_rank,
+        hidden=hidden,
+        errors=(finest, coarsest),
+        tail_drop=tail_drop,
+        rounding=rounding,
+        seed=seed,
     )
     trained = options.fit(head, tail, data, checkpoint=work, progress=told)
     name = next(iter(identity(head, tail)["crossing"]))
