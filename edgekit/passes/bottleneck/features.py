@@ -99,7 +99,7 @@ def _of_pictures(
         inputs = [{name: random_crop(image, preprocess, generator)} for _ in range(each)]
         store.write(index, each, np.concatenate([part.numpy() for part in _run(head, tail, inputs, silent)]))
     progress("compute features", len(files), len(files))
-    return FeatureSet(store.finish(len(files)), groups, class_labels(head, source, files, each))
+    return FeatureSet(store.finish(len(files)), groups, class_labels(tail, source, files, each))
 
 
 def usable_pictures(files: Sequence[Path], preprocess: Preprocess) -> list[Path]:
@@ -114,9 +114,9 @@ def usable_pictures(files: Sequence[Path], preprocess: Preprocess) -> list[Path]
     return usable
 
 
-def class_labels(head: Model, source: Path, files: Sequence[Path], each: int) -> np.ndarray | None:
+def class_labels(tail: Model, source: Path, files: Sequence[Path], each: int) -> np.ndarray | None:
     """From folders named after the model's classes or their numbers; None where the pictures do not lie in such."""
-    names = list(head.postprocess.labels) if head.postprocess is not None else []
+    names = list(tail.postprocess.labels) if tail.postprocess is not None else []
     numbers = {name: number for number, name in enumerate(names)}
     folders = [file.relative_to(source).parts[0] if file.parent != source else "" for file in files]
     if all(folder in numbers for folder in folders):

@@ -16,12 +16,17 @@ LOSSES: tuple[str, ...] = get_args(Loss)
 
 
 def distances(
-    loss: str, student: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor | None, classifies: bool
+    loss: str,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    labels: Tensor | None,
+    classifies: bool,
+    inputs: Tensor | None = None,
 ) -> Tensor:
     """[B] of outputs [B, ...]. `distillation`: the Kullback-Leibler divergence of the student's classes from the
     teacher's, or the normalised squared error where the model is no classifier. `labels`: half that divergence, half
-    the cross-entropy with int64 [B]. `mse`: that error always. `cauchy-schwarz`: the divergence of divergence.py, which
-    is of the batch and the same for each sample. Raises UnknownNameError.
+    the cross-entropy with int64 [B]. `mse`: that error always. `cauchy-schwarz`: the divergence of outputs given
+    `inputs` [B, ...] (divergence.py), which is of the batch and the same for each sample. Raises UnknownNameError.
     """
     if loss not in LOSSES:
         raise UnknownNameError("loss", loss, LOSSES)
@@ -31,14 +36,16 @@ def distances(
         truth = functional.cross_entropy(student[0], labels, reduction="none")
         return 0.5 * truth + 0.5 * divergence(student[0], teacher[0])
     if loss == "cauchy-schwarz":
-        from edgekit.passes.bottleneck.divergence import cauchy_schwarz_divergence
+        from edgekit.passes.bottleneck.divergence import conditional_divergence
 
+        if inputs is None:
+            raise ValueError("no inputs")
         total = sum(
-            cauchy_schwarz_divergence(got.flatten(1), want.flatten(1))
+            conditional_divergence(inputs.flatten(1), want.flatten(1), got.flatten(1))
             for got, want in zip(student, teacher, strict=True)
         )
         assert isinstance(total, Tensor)
-        return total.expand(len(student[0])) + 1e-3 * squared_errors(student, teacher)
+        return total.expand(len(student[0]))
     if loss == "distillation" and classifies:
         return divergence(student[0], teacher[0])
     return squared_errors(student, teacher)

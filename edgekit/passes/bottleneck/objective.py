@@ -122,7 +122,8 @@ class RateObjective:
         if self.frozen_tail is None:
             assert self.teacher is not None
             student, teacher = self.module.answer(components), [value[samples] for value in self.teacher]
-            return distances(self.loss_name, student, teacher, labels, self.classifies)
+            inputs = self.data.take(samples) if self.loss_name == "cauchy-schwarz" else None
+            return distances(self.loss_name, student, teacher, labels, self.classifies, inputs)
         student = flatten_outputs(self.frozen_tail(*self.module.decoder(components)))
         with torch.no_grad():
             teacher = flatten_outputs(self.frozen_tail(*self.crossing.part(self.data.take(samples))))

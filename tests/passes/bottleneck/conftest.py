@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,10 +44,13 @@ def smooth_images(count: int, seed: int) -> torch.Tensor:
 
 def build() -> Model:
     torch.manual_seed(0)
+    net = TinyNet().eval()
+    with torch.no_grad():
+        net.last.weight *= 40  # an untrained net hardly tells pictures apart
     images, held = smooth_images(64, 1), smooth_images(32, 2)
     model = Model(
         "tiny",
-        TinyNet().eval(),
+        net,
         {"image": images[:1]},
         ("logits",),
         task="image-classification",
@@ -63,6 +67,14 @@ def build() -> Model:
 @pytest.fixture(scope="session")
 def tiny() -> Model:
     return build()
+
+
+@pytest.fixture(scope="session")
+def many(stages: tuple[Model, Model]) -> np.ndarray:
+    """What crosses for 600 images: so few parameters do not learn them by heart."""
+    with torch.no_grad():
+        crossing: torch.Tensor = stages[0].graph(smooth_images(600, 3))[0]
+    return crossing.numpy()
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,16 @@ from edgekit.passes.bottleneck.crossing import WIRE, Crossing
 from edgekit.passes.bottleneck.deltas import AdaptedTail
 from edgekit.passes.bottleneck.features import FeatureSet, compute_features
 from edgekit.passes.bottleneck.learned import LearnedBottleneck, with_taps
+from edgekit.passes.bottleneck.losses import distances
 from edgekit.passes.bottleneck.rate import bin_bits, quantize
+from edgekit.passes.partition.candidates import find_cut
+from edgekit.passes.partition.split import split
+from edgekit.pipeline import prepare
 from edgekit.progress import silent
 from edgekit.registry import BOTTLENECKS
 from edgekit.runtimes.codecs.transform import TransformCodec
 from edgekit.tensors import TensorSpec
+from edgekit.zoo.fashion import fashion_cnn
 
 Stages = tuple[Model, Model]
 QUICK = LearnedBottleneck(rates=8, epochs=2, feature_epochs=1, batch=16, learning_rate=3e-3, hidden=8, seed=3)
@@ -39,10 +44,9 @@ def _pictures(folder: Path, count: int = 12, classes: tuple[str, ...] = ("",)) -
     return folder
 
 
-def _fit(options: LearnedBottleneck, stages: Stages, **changes: Any) -> Trained:
-    """On the calibration samples, without the capture that `insert` ends with."""
-    features = FeatureSet(*_calibration(stages[1]))
-    return replace(options, **changes).fit(*stages, features)
+def _fit(options: LearnedBottleneck, stages: Stages, many: np.ndarray, **changes: Any) -> Trained:
+    """Without the capture that `insert` ends with."""
+    return replace(options, **changes).fit(*stages, FeatureSet(many, np.arange(len(many))))
 
 
 def _curve(tail: Model, trained: Trained) -> list[tuple[int, float]]:
@@ -68,19 +72,19 @@ def test_registry_finds_it() -> None:
     assert BOTTLENECKS.load("learned") is LearnedBottleneck and LearnedBottleneck.needs_training
 
 
-def test_training_spends_fewer_bytes_for_the_same_outputs(unshipped: Stages) -> None:
+def test_training_spends_fewer_bytes_for_the_same_outputs(unshipped: Stages, many: np.ndarray) -> None:
     """Both are judged by the objective itself: log of distortion plus weighted log of rate, over the ladder."""
 
     def score(epochs: int) -> float:
-        changes = {"rates": 4, "epochs": epochs, "feature_epochs": 0, "patience": 99, "learning_rate": 1e-2}
-        points = _curve(unshipped[1], _fit(QUICK, unshipped, **changes))
+        changes = {"rates": 4, "epochs": epochs, "feature_epochs": 0, "patience": 99}
+        points = _curve(unshipped[1], _fit(QUICK, unshipped, many, **changes))
         return sum(math.log(loss + 1e-6) + 1.5 * math.log(size) for size, loss in points) / len(points)
 
-    assert score(12) < score(0) - 0.05
+    assert score(8) < score(0) - 0.05
 
 
-def test_one_artifact_serves_a_ladder_of_rates(unshipped: Stages) -> None:
-    points = _curve(unshipped[1], _fit(QUICK, unshipped))
+def test_one_artifact_serves_a_ladder_of_rates(unshipped: Stages, many: np.ndarray) -> None:
+    points = _curve(unshipped[1], _fit(QUICK, unshipped, many))
     sizes, losses = zip(*points, strict=True)
 
     assert len(points) == 8 and list(sizes) == sorted(sizes, reverse=True) and len(set(sizes)) == 8
@@ -155,13 +159,30 @@ def test_labels_that_are_not_there_are_an_error(unshipped: Stages) -> None:
         replace(QUICK, loss="labels").insert(*unshipped)
 
 
-@pytest.mark.parametrize("loss", ["mse", "cauchy-schwarz"])
-def test_regression_losses_train(loss: str, unshipped: Stages) -> None:
-    before = _curve(unshipped[1], _fit(QUICK, unshipped, epochs=0, feature_epochs=0))
-    after = _curve(unshipped[1], _fit(QUICK, unshipped, loss=loss, epochs=6, patience=9))
+def test_squared_error_trains_a_regression(unshipped: Stages, many: np.ndarray) -> None:
+    trained = _fit(QUICK, unshipped, many, loss="mse", epochs=8, patience=99, feature_epochs=0, learning_rate=1e-3)
 
-    assert all(math.isfinite(value) for _, value in after)
-    assert after != before
+    # The best epoch is the one whose distortion and rate, by this loss, were lower than those before training.
+    assert trained.facts["best_epoch"] > 0
+    assert all(math.isfinite(value) for _, value in _curve(unshipped[1], trained))
+
+
+@pytest.mark.parametrize("loss", ["distillation", "mse", "cauchy-schwarz"])
+def test_following_the_gradient_of_a_loss_comes_nearer_to_the_teacher(loss: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, start = torch.randn(2, 16, 3, generator=generator)
+    teacher = 2 * inputs
+    student = start.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([student], 0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        distances(loss, [student], [teacher], None, True, inputs).mean().backward()
+        optimizer.step()
+
+    def apart(values: torch.Tensor) -> float:
+        return float((values.softmax(1) - teacher.softmax(1)).square().mean())
+
+    assert apart(student) < 0.5 * apart(start)
 
 
 def test_an_unknown_loss_names_the_nearest(unshipped: Stages) -> None:
@@ -252,3 +273,23 @@ def test_rounding_lets_gradients_through() -> None:
     rounded.sum().backward()
 
     assert rounded.tolist() == [0.0, 2.0] and values.grad is not None and values.grad.tolist() == [1.0, 1.0]
+
+
+def test_shipped_checkpoint_serves_its_cut_without_training() -> None:
+    model, _ = prepare(fashion_cnn(), silent)
+    head, tail = split(model, [find_cut(model, "features.7")])
+    shipped = pretrained(head, tail)
+    assert shipped is not None
+    squeezed = LearnedBottleneck().insert(head, tail)
+    codec = TransformCodec(squeezed.head.output_specs, squeezed.rates, squeezed.tables)
+
+    right, size = 0, 0
+    for sample, label in zip(model.held_out, model.labels, strict=True):
+        components = squeezed.head.forward(sample)[WIRE].numpy()
+        payload = codec.encode([components], 2)
+        (decoded,) = codec.decode(payload, [components.shape], 2)
+        (logits,) = squeezed.tail.forward({WIRE: torch.from_numpy(decoded)}).values()
+        right, size = right + int(logits.argmax() == label), size + len(payload)
+
+    # 0.916 of all 10,000 test images; of 128, five standard errors below.
+    assert right / len(model.labels) > 0.79 and size / len(model.labels) < 100
