@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from edgekit.bundle import Bundle
 from edgekit.errors import PlanError, UnknownNameError
 from edgekit.model import Model
+from edgekit.passes.bottleneck.vector import VectorBottleneck
 from edgekit.pipeline import export_recipe
 from edgekit.recipe import Recipe
 from edgekit.report.model import EvaluationReport
@@ -102,17 +104,16 @@ def test_an_unknown_cut_names_the_known_ones(model: Model, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cut_that_cannot_keep_the_limit_is_refused_and_says_what_binds(model: Model, tmp_path: Path) -> None:
-    from edgekit.passes.partition.candidates import cuts
-    from edgekit.pipeline import prepare
-    from edgekit.progress import silent
-
-    noisy = replace(model, labels=())  # judged against the float model's own answers: any loss counts
-    captured = prepare(noisy, silent)[0]
-    name = cuts(captured)[0].name
+def test_a_cut_that_cannot_keep_the_limit_is_refused_and_says_what_binds(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two codewords for everything that crosses: no model survives that."""
+    coarse = partial(VectorBottleneck, axes=1, groups=1, stages=1, codewords=2, rates=1, refine_epochs=1)
+    monkeypatch.setattr("edgekit.passes.bottleneck.vector.VectorBottleneck", coarse)
     with pytest.raises(PlanError) as caught:
-        export(noisy, tmp_path / "no.edgekit", split=name, max_drop=0.0, bottleneck="vector")
+        export(model, tmp_path / "no.edgekit", split="features.5", max_drop=1.0, bottleneck="vector")
     assert caught.value.binding == "max_drop"
+    assert "loses" in caught.value.message
     assert not list(tmp_path.iterdir())
 
 

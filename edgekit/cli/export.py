@@ -121,7 +121,7 @@ def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
     out.line(f"next: edgekit run {path} --input FILE")
     out.line(f"      edgekit inspect {path} --report report.html")
     if report.split:
-        tier = next(iter(bundle.manifest.tiers))
+        tier = "edge" if "edge" in bundle.manifest.tiers else "cloud"
         out.line(f"      edgekit plan {path} --link 10mbps,20ms")
         out.line(f"      edgekit serve {path} --tier {tier} --grpc-port 8102")
         out.line(f"      edgekit run {path} --input FILE --{tier} grpc://127.0.0.1:8102 --deadline 300ms")

@@ -11,7 +11,7 @@ def ladders(manifest: Manifest) -> Table:
     """One row a variant, and one more for each further codec on its way."""
     columns = (
         Column("variant", style="cyan"),
-        Column("runs"),
+        Column("runs on"),
         Column("sends"),
         Column("rates", number=True),
         Column("finest", number=True),
@@ -24,14 +24,15 @@ def ladders(manifest: Manifest) -> Table:
         if not codecs:
             rows.append((*first, "nothing", "-", "-", "-"))
         for codec in codecs:
-            rows.append((*first, f"{codec.name} ({codec.kind})", str(len(codec.rates)), *_ends(manifest, codec.rates)))
+            rows.append((*first, codec.kind, str(len(codec.rates)), *_ends(manifest, codec.rates)))
             first = ("", "")
     return Table(columns, rows, "Ways to run it")
 
 
 def _route(manifest: Manifest, variant: Variant) -> str:
-    route = " > ".join(f"{name} ({manifest.part(name).tier})" for name in variant.parts)
-    return f"{route}, may leave at {variant.exit.part}" if variant.exit is not None else route
+    """The tiers in order; `inspect` lists the parts."""
+    route = " > ".join(manifest.part(name).tier for name in variant.parts)
+    return f"{route}, may leave early" if variant.exit is not None else route
 
 
 def _ends(manifest: Manifest, rates: tuple[Rate, ...]) -> tuple[str, str]:
@@ -43,4 +44,4 @@ def _ends(manifest: Manifest, rates: tuple[Rate, ...]) -> tuple[str, str]:
 
 def _rate(rate: Rate) -> str:
     kept = f", {percent_text(rate.agreement)} agree" if rate.agreement is not None else ""
-    return f"{size_text(rate.bytes_mean)}, {rate.drop:.2f} points{kept}"
+    return f"{size_text(rate.bytes_mean)}, -{rate.drop:.2f} points{kept}"

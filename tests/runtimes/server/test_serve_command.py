@@ -28,7 +28,12 @@ def start(split_bundle: Path) -> Iterator[Start]:
 
     def run(*words: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
         command = [sys.executable, "-m", "edgekit", "serve", str(split_bundle), "--json", "--threads", "1", *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A shell's background job ignores SIGINT, and its children would too.
+        heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        finally:
+            signal.signal(signal.SIGINT, heard)
         started.append(process)
         assert process.stdout is not None
         text = ""
