@@ -9,11 +9,9 @@ from edgekit.planning.link import Link
 from edgekit.planning.plan import Hop, Links, Way
 from edgekit.planning.replan import Replanner
 from edgekit.planning.simulate import Seen
-from edgekit.planning.traces import BYTES_PER_MBIT
 from edgekit.planning.world import Choice, World
 
 FIRST_GUESS = Link(10.0, 20.0)
-PROBE_BYTES, PROBE_S = (512, 32_768), 0.05
 BELOW: Hop = ("device", "edge")
 
 
@@ -45,13 +43,11 @@ class Adaptive:
         self.estimate.observe(size_bytes, max(0.0, seen.network_ms), seen.at_s, unfinished=not seen.replied)
 
     def probe_bytes(self, now_s: float, choice: Choice) -> int:
-        """Where the request itself tells nothing of a link that was not seen for a while: as much as the link is
-        believed to carry in 50 ms."""
+        """Where the request itself tells nothing of a link that was not seen for a while."""
         if choice.way.crossings or not self._reaches_up or not self.estimate.wants_probe(now_s):
             return 0
         self.estimate.probing(now_s)
-        least, most = PROBE_BYTES
-        return int(max(least, min(most, PROBE_S * self.estimate.link.bandwidth_mbps * BYTES_PER_MBIT)))
+        return self.estimate.probe_bytes
 
 
 def _known(link: Link, now_s: float) -> LinkEstimate:

@@ -31,6 +31,8 @@ LEAST_PATIENCE_MS = 10.0
 ALIKE = 0.5
 # While nothing comes back, a probe is worth it after so long, then twice as long, ...
 PROBE_FIRST_S, PROBE_LONGEST_S = 0.25, 1.0
+# A probe is what the link carries in so long, within bounds: enough to tell pace from delay, little to pay.
+PROBE_MS, PROBE_BYTES = 20.0, (512, 8192)
 # Without any news a link does not count as down for longer.
 DOWN_LONGEST_S = 5.0
 
@@ -151,6 +153,12 @@ class LinkEstimate:
     def is_down(self, now_s: float) -> bool:
         """An answer did not come a short while ago, and none has come since that tells what it meant."""
         return self._before is not None and now_s < self._doubted_s + DOWN_LONGEST_S
+
+    @property
+    def probe_bytes(self) -> int:
+        """How large the next probe should be."""
+        carries = int(PROBE_MS * 1e3 / 8 * self.link.bandwidth_mbps)
+        return max(PROBE_BYTES[0], min(PROBE_BYTES[1], carries))
 
     def wants_probe(self, now_s: float) -> bool:
         """Whether a small transfer would be worth it to know the link again."""

@@ -178,7 +178,8 @@ class Costing:
                 raise IndexError(f"rate {index} of {crossing.codec}, allowed 0 to {len(crossing.rates) - 1}")
             rate = crossing.rates[index]
             drop += rate.drop
-            agreement = rate.agreement
+            if len(way.crossings) == 1 and not way.local_share:
+                agreement = rate.agreement  # what several codecs, or an exit, leave together was not measured
             for link in taken:
                 network_ms += link.one_way_ms(rate.size_bytes)
             if leaves:

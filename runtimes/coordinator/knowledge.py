@@ -26,7 +26,6 @@ SERVER = "x86-server"
 # A part that neither states its costs nor was measured yet.
 UNKNOWN_MS = 1.0
 REFRESH_S = 0.25
-PROBE_BYTES = (512, 32_768)
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,7 @@ class Knowledge:
             if estimate is None or not estimate.wants_probe(now_s):
                 return None
             estimate.probing(now_s)
-            # As much as the link is believed to carry in 50 ms: enough to tell pace from delay, little to pay.
-            carries = int(50 * 1e3 / 8 * estimate.link.bandwidth_mbps)
-            return Probe(hop, max(PROBE_BYTES[0], min(PROBE_BYTES[1], carries)))
+            return Probe(hop, estimate.probe_bytes)
 
     def _learn_compute(self, way: Way, took_ms: float, now_s: float) -> None:
         """Queues included: a node that is busy is slow, whatever the reason. Shared out as predicted."""

@@ -87,8 +87,8 @@ def test_a_slow_link_is_probed_with_few_bytes(bundle) -> None:
         assert probe is not None
         return probe.padding_bytes
 
-    assert (size(Link(0.01, 50)), size(Link(1000, 1))) == (512, 32_768)
-    assert size(Link(1, 20)) == 6250  # 50 ms of 1 Mbit/s
+    assert (size(Link(0.01, 50)), size(Link(1000, 1))) == (512, 8192)
+    assert size(Link(1, 20)) == 2500  # 20 ms of 1 Mbit/s
 
 
 def test_a_link_that_is_not_in_play_is_not_probed(knowledge: Knowledge) -> None:
