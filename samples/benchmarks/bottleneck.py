@@ -37,7 +37,7 @@ from edgekit.zoo.photographs import CALIBRATION, HELD_OUT, photograph, views
 from samples.benchmarks.common import environment, rounded, save
 from samples.data import photographs, split_photographs
 
-CUTS = ("blocks.6", "blocks.10", "blocks.14")
+CUTS = ("blocks.6", "blocks.10", "blocks.14", "blocks.15")
 QUALITIES = (95, 90, 75, 60, 50, 40, 30, 20, 10)
 CHUNK = 32
 

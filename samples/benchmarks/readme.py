@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import readme_split
 from common import HERE, RESULTS
 
 README = HERE.parents[1] / "README.md"
@@ -141,6 +142,7 @@ SECTIONS = {
     "latency_model": latency_model,
     "commands": commands,
     "install_size": install_size,
+    **readme_split.SECTIONS,
 }
 
 
@@ -153,10 +155,11 @@ def table() -> str:
         if result is None:
             continue
         rows += section(result)
-        if "commit" in result:
-            facts.add(f"{name} at {result['commit'][:10]}")
-        if "cpu" in result:
-            machine = f"{result['cpu']}, {result['isa']}"
+        facts_of_run = result.get("environment", result)
+        if "commit" in facts_of_run:
+            facts.add(f"{name} at {facts_of_run['commit'][:10]}")
+        if "cpu" in facts_of_run:
+            machine = f"{facts_of_run['cpu']}, {facts_of_run['isa']}"
     lines = ["| | goal | measured | by `python` |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", f"One thread unless said, medians, peers in turns in the same process. Machine: {machine}."]
