@@ -21,7 +21,8 @@ from edgekit.tier_bench import TierBench, codec_entry, slug_of
 def three_tiers(tiers: TierBench, slug: str, squeezed: Squeezed, edge: Device, cloud: Device) -> SplitOutcome:
     """Middle on the edge and top in the cloud above the head of `squeezed`; the second codec is training-free.
 
-    That codec's ladder is measured on undistorted features: what it loses comes on top of the first one's loss.
+    That codec's ladder is measured on undistorted features: what it loses comes on top of the first one's loss. The
+    report leaves it out: its rows are about what leaves the device.
     """
     inner = _balanced(candidate_cuts(squeezed.tail))
     if inner is None:
@@ -34,14 +35,12 @@ def three_tiers(tiers: TierBench, slug: str, squeezed: Squeezed, edge: Device, c
     top = tiers.on_server(second.tail.evolve_quietly(name=f"{name}-top-{upper}"), cloud)
     codec = codec_entry(f"feature-{upper}", second.kind, second.tables, middle_model.output_specs, second.rates)
     ladder = tiers.ladder(tiers.features(middle, middle_model.held_out), codec, second.tables, top)
-    variant = f"three-tier-{upper}"
     parts = (f"head-{slug}", f"middle-{upper}", f"top-{upper}")
     return SplitOutcome(
         packed=(Packed(parts[1], middle, "edge"), Packed(parts[2], top, "cloud")),
         codecs=(ladder.of(codec),),
         tables={codec.tables: second.tables} if codec.tables and second.tables is not None else {},
-        variants=(Variant(name=variant, parts=parts, codecs=(f"feature-{slug}", codec.name)),),
-        rows=ladder.rows(variant, codec.name),
+        variants=(Variant(name=f"three-tier-{upper}", parts=parts, codecs=(f"feature-{slug}", codec.name)),),
     )
 
 
