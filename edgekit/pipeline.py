@@ -21,7 +21,7 @@ from edgekit.bundle import Bundle
 from edgekit.bundle.cache import cache_root
 from edgekit.candidates import Bench
 from edgekit.devices.device import Device, load_device
-from edgekit.errors import EdgekitError, OutputError
+from edgekit.errors import EdgekitError, OutputError, UsageError
 from edgekit.exporters.base import Exporter
 from edgekit.model import Model
 from edgekit.packing import installed_versions, pack
@@ -87,6 +87,7 @@ def export_recipe(
     torch.manual_seed(recipe.seed)
     device = load_device(recipe.device)
     _formats(recipe, device)
+    _refuse_idle_split(recipe)
     progress("load the model and its data", 0, 0)
     original = resolve(
         module if module is not None else recipe.source,
@@ -140,6 +141,22 @@ def export_recipe(
         progress("measure and pack", 0, 0)
         bundle, summary = pack(recipe, output, evidence, split)
     return ExportResult(bundle, tuple(outcome), summary)
+
+
+def _refuse_idle_split(recipe: Recipe) -> None:
+    """Raises UsageError for options that say how to split and no tier to split with."""
+    if recipe.edge or recipe.cloud:
+        return
+    asked = {
+        "split": recipe.split not in ("auto", "none"),
+        "bottleneck": recipe.bottleneck != "auto",
+        "train": recipe.train,
+    }
+    for name, given in asked.items():
+        if given:
+            raise UsageError(
+                f"--{name} without --edge or --cloud", hint="name the profile that takes over: --edge x86-server"
+            )
 
 
 def _check_split(recipe: Recipe, model: Model) -> None:

@@ -13,7 +13,7 @@ from edgekit.bundle.manifest import Preprocess, Tier, Variant
 from edgekit.candidates import Bench
 from edgekit.cascades import cascade
 from edgekit.devices.device import Device
-from edgekit.errors import EdgekitError, PlanError, UnknownNameError
+from edgekit.errors import ExportError, PlanError, QualityError, SessionError, UnknownNameError
 from edgekit.ladders import Arrays
 from edgekit.model import Model
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
@@ -27,12 +27,15 @@ from edgekit.passes.partition.worthwhile import worthwhile_cuts
 from edgekit.recipe import Recipe
 from edgekit.registry import BOTTLENECKS
 from edgekit.runtimes.codecs.image import fit_image_tables
+from edgekit.runtimes.preprocess import sample_files
 from edgekit.selection import Built, Packed
 from edgekit.split_outcome import SplitOutcome
 from edgekit.three_tiers import three_tiers
 from edgekit.tier_bench import TierBench, codec_entry, server_profile, slug_of
 
 IMAGE_RATES = 6
+# What speaks against one cut and not against the export.
+CANNOT_CUT = (PlanError, ExportError, QualityError, SessionError)
 PLAIN_RATES = 2
 
 
@@ -79,7 +82,7 @@ class Splitter:
                     cloud = server_profile(self.recipe.cloud)
                     outcome += three_tiers(self.tiers, slug_of(cut.name), squeezed, self.server, cloud)
                 kept += 1
-            except EdgekitError as error:
+            except CANNOT_CUT as error:
                 if self.recipe.split != "auto" and not isinstance(error, PlanError):
                     raise
                 refused.append(f"cut {cut.name}: {error.message}")
@@ -121,18 +124,23 @@ class Splitter:
         tried: list[str] = []
         for name, bottleneck in self._bottlenecks(head, tail):
             checkpoint = self.tiers.checkpoint(f"{name}-{slug_of(cut.name)}")
-            squeezed = bottleneck.insert(head, tail, checkpoint=checkpoint, progress=self.bench.progress)
+            try:
+                squeezed = bottleneck.insert(head, tail, checkpoint=checkpoint, progress=self.bench.progress)
+            except PlanError as error:
+                tried.append(f"{name}: {error.message}")
+                continue
             ladder = self.tiers.simulated_ladder(squeezed)
             rung = ladder.within(self.recipe.max_drop)
             if rung is None:
-                tried.append(f"{name} loses {ladder.rates[0].drop:.2f} points at its finest rate")
+                lost = f"{ladder.rates[0].drop:.3g} points at its finest rate, allowed {self.recipe.max_drop:g}"
+                tried.append(f"{name} loses {lost}")
                 continue
             size = ladder.rates[rung].bytes_mean
             if best is None or size < best[0]:
                 best = (size, squeezed, name)
         if best is None:
             raise PlanError(
-                f"{', '.join(tried)}, allowed {self.recipe.max_drop:g}",
+                "; ".join(tried),
                 binding="max_drop",
                 hint="raise --max-drop or train the bottleneck with --train DIR",
             )
@@ -206,7 +214,9 @@ class Splitter:
 
 def check_split(recipe: Recipe, model: Model) -> None:
     """Before minutes of work. Raises UnknownNameError for a cut that `model` lacks, DeviceError for a profile that
-    cannot serve, SourceError for a model without a torch graph."""
+    cannot serve, DataError for a training folder without samples, SourceError for a model without a torch graph."""
+    if recipe.train is not None:
+        sample_files(recipe.train)
     for reference in (recipe.edge, recipe.cloud):
         if reference is not None:
             server_profile(reference)

@@ -79,6 +79,8 @@ class Session(ABC):
         """Raises InputError for names, dtypes or shapes that do not fit, SessionError where the runtime fails."""
         if self._closed:
             raise SessionError("this session is closed", hint="load the bundle again")
+        if not isinstance(feeds, Mapping):
+            raise InputError(f"feeds are a {type(feeds).__name__}, allowed a mapping", hint="input name -> numpy array")
         if feeds.keys() != self._input_names:
             raise InputError(
                 f"input names {sorted(feeds)}, allowed {sorted(self._input_names)}",

@@ -90,7 +90,9 @@ def command(out: Output, recipe_file: str | None, **options: Any) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     file = read_recipe(recipe_file) if recipe_file is not None else {}
     recipe = Recipe.of({**file, **given}, origin="recipe key")
-    load_device(recipe.device)  # a wrong name is told before torch takes seconds to load
+    for profile in (recipe.device, recipe.edge, recipe.cloud):
+        if profile is not None:
+            load_device(profile)  # a wrong name is told before torch takes seconds to load
     with out.working() as progress:
         progress("import torch and the converters", 0, 0)
         from edgekit.pipeline import export_recipe

@@ -44,4 +44,4 @@ def _ends(manifest: Manifest, rates: tuple[Rate, ...]) -> tuple[str, str]:
 
 def _rate(rate: Rate) -> str:
     kept = f", {percent_text(rate.agreement)} agree" if rate.agreement is not None else ""
-    return f"{size_text(rate.bytes_mean)}, -{rate.drop:.2f} points{kept}"
+    return f"{size_text(rate.bytes_mean)}, {round(rate.drop, 2) + 0.0:.2f} points lost{kept}"

@@ -207,7 +207,7 @@ def _agreement(plan: Plan) -> str:
 
 def _name(outlook: Outlook, plan: Plan) -> str:
     rates = [
-        f"rate {index + 1} of {len(crossing.rates)}"
+        f"rate {index} of 0-{len(crossing.rates) - 1}"
         for index, crossing in zip(plan.rates, outlook.way(plan).crossings, strict=True)
     ]
     return f"{plan.variant} at {', '.join(rates)}" if rates else plan.variant

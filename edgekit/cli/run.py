@@ -105,8 +105,16 @@ def command(
                         out.line(f"answered by the {answer.summary()}")
                 else:
                     out.line(_line(source, prediction) + (f"\t{answer.summary()}" if answer is not None else ""))
+            for tier in _silent_tiers(session):
+                out.remark(f"note: the {tier} does not answer; ways through it were left out")
     first = {key: value for key, value in results[0].items() if key != "input"} if len(results) == 1 else {}
     out.emit({"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **first})
+
+
+def _silent_tiers(session: Any) -> list[str]:
+    """Nodes whose circuit breaker is not closed; none for a session on this device alone."""
+    coordinator = getattr(session, "coordinator", None)
+    return [] if coordinator is None else [tier for tier, state in coordinator.states.items() if state != "closed"]
 
 
 def _checked_remote(remote: dict[str, Any], part: str | None, provider: str | None) -> bool:

@@ -106,6 +106,8 @@ class Coordinator:
         with ExitStack() as opened:
             self.bundle = bundle if isinstance(bundle, Bundle) else opened.enter_context(Bundle.open(bundle, key))
             self.manifest: Manifest = self.bundle.manifest
+            if edge is None and any(part.tier == "edge" for part in self.manifest.parts):
+                edge, cloud = cloud, None  # a cloud server holds the edge's parts too, and takes its place
             self.parts = DeviceParts(self.bundle, self.clock, threads=threads, wrap=wrap, on_timed=self._timed)
             opened.callback(self.parts.close)
             self.inputs, self.outputs = self._specs()
@@ -353,8 +355,10 @@ class Coordinator:
 
 
 def _checked(deadline_ms: float | None) -> float | None:
-    if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
-        raise UsageError(f"a deadline of {deadline_ms} ms, allowed above 0")
+    if deadline_ms is None:
+        return None
+    if not isinstance(deadline_ms, int | float) or not 0 < deadline_ms < float("inf"):
+        raise UsageError(f"a deadline of {deadline_ms!r} ms, allowed a number above 0", hint="such as deadline_ms=300")
     return deadline_ms
 
 

@@ -157,6 +157,13 @@ class Cascade(Policy):
 
     def check(self, ways: Sequence[Way]) -> None:
         super().check(ways)
+        mine = self.mine(ways)
+        if not any(way.exit_ms > 0 for way in mine) and len({way.tiers[-1] for way in mine}) < 2:
+            raise PlanError(
+                "the policy cascade has no early exit and no second tier to go on to in this bundle",
+                binding="policy",
+                hint="export with more --train data for an exit, give --cloud too, or use the policy split",
+            )
         if self.rate is not None:
             raise UsageError("a cascade chooses its rates", hint="leave @rate out, or use split@rate")
 

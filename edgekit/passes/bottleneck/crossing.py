@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +90,25 @@ class Crossing:
         """By mode, around the mean."""
         centred = features - self.mean(features)
         return dict(zip(self.modes, separable_axes(centred, gradients, self.modes, regularization), strict=True))
+
+
+def has_open_batch(model: Model) -> bool:
+    """Whether every input takes batches of any size."""
+    return all(0 in model.dynamic.get(name, {}) for name in model.example_inputs)
+
+
+def row_by_row(model: Model) -> Callable[..., list[Tensor]]:
+    """The captured graph on tensors [N, ...]: at once where the batch is open, else a row at a time, put together."""
+
+    def run(*values: Tensor) -> list[Tensor]:
+        if has_open_batch(model):
+            return flatten_outputs(model.graph(*values))
+        rows = [
+            flatten_outputs(model.graph(*row)) for row in zip(*(torch.split(value, 1) for value in values), strict=True)
+        ]
+        return [torch.cat(column) for column in zip(*rows, strict=True)]
+
+    return run
 
 
 class _Both(nn.Module):

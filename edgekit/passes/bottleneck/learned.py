@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgekit.errors import DataError, UnknownNameError
+from edgekit.errors import DataError, PlanError, UnknownNameError
 from edgekit.model import Model, flatten_outputs
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
 from edgekit.passes.bottleneck.coders import Coders, Trained, load_trained, pretrained
-from edgekit.passes.bottleneck.crossing import Crossing, with_coders
+from edgekit.passes.bottleneck.crossing import Crossing, has_open_batch, with_coders
 from edgekit.passes.bottleneck.deltas import AdaptedTail
 from edgekit.passes.bottleneck.features import FeatureSet, compute_features
 from edgekit.passes.bottleneck.ladder import find_steps, spread
@@ -79,6 +79,11 @@ class LearnedBottleneck(Bottleneck):
         if shipped is not None:
             return squeeze(head, tail, load_trained(shipped, head, tail), f"checkpoint {shipped.stem}")
         Crossing.of(tail)
+        if not (has_open_batch(head) and has_open_batch(tail)):
+            raise PlanError(
+                f"{tail.name} takes batches of one size alone, and training needs batches",
+                hint="declare the batch dynamic in the Model, or --bottleneck transform",
+            )
         folder = None if checkpoint is None else checkpoint / "features"
         data = compute_features(head, tail, self.train, folder, crops=self.crops, seed=self.seed, progress=progress)
         trained = self.fit(head, tail, data, checkpoint=checkpoint, progress=progress)

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgekit.model import Model, flatten_outputs
+from edgekit.model import Model
 from edgekit.passes.bottleneck.axes import output_gradients
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
 from edgekit.passes.bottleneck.coding import Decoder, Encoder, coders
-from edgekit.passes.bottleneck.crossing import Crossing, with_coders
+from edgekit.passes.bottleneck.crossing import Crossing, row_by_row, with_coders
 from edgekit.passes.bottleneck.ladder import find_steps, kept_channels, spread
 from edgekit.progress import Progress, silent
 from edgekit.runtimes.codecs.transform_tables import fit_transform_tables
@@ -50,7 +50,7 @@ class TransformCoding(Bottleneck):
             components = encoder(features)
         progress("find the steps of the ladder", 0, 0)
         some = components[spread(len(components), LADDER_SAMPLES)]
-        steps = find_steps(lambda values: flatten_outputs(above.graph(values)), some, self.rates)
+        steps = find_steps(row_by_row(above), some, self.rates)
         progress("count symbols", 0, 0)
         tables = fit_tables(components, crossing, steps, self.rounding)
         detail = (
@@ -74,7 +74,8 @@ def fit_coders(
     gradients = None
     if regularization is not None:
         some = features[spread(len(features), GRADIENT_SAMPLES)]
-        gradients = output_gradients(lambda v: flatten_outputs(tail.graph(*crossing.part(v))), some, seed=seed)
+        run = row_by_row(tail)
+        gradients = output_gradients(lambda values: run(*crossing.part(values)), some, seed=seed)
     axes = crossing.axes(features, gradients, regularization or 0.0)
     return coders(axes, crossing.mean(features), crossing.channels, hidden)
 
