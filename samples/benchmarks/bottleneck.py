@@ -136,7 +136,7 @@ def smallest_ratio(ours: Sequence[Row], jpeg: Sequence[Row], name: str) -> float
 
 
 @click.command(help=__doc__)
-@click.option("--views-each", type=click.IntRange(1, 16), default=2, show_default=True, help="Of a Debian photograph.")
+@click.option("--views-each", type=click.IntRange(1, 16), default=4, show_default=True, help="Of a Debian photograph.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 def main(views_each: int, threads: int) -> None:
     torch.set_num_threads(threads)
