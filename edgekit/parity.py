@@ -56,7 +56,7 @@ class Quality:
         if math.isnan(self.sqnr_db):
             return "outputs hold NaN"
         if limits.max_drop is not None and self.drop > limits.max_drop:
-            return f"drop {self.drop:.3g} points, allowed {limits.max_drop:g}"
+            return f"drop {self.drop:.2f} points, allowed {limits.max_drop:g}"
         if limits.min_sqnr_db is not None and self.sqnr_db < limits.min_sqnr_db:
             return f"SQNR {self.sqnr_db:.1f} dB, allowed {limits.min_sqnr_db:g}"
         return None
