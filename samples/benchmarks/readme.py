@@ -157,7 +157,7 @@ def table() -> str:
         rows += section(result)
         facts_of_run = result.get("environment", result)
         if "commit" in facts_of_run:
-            facts.add(f"{name} at {facts_of_run['commit'][:10]}")
+            facts.add(f"{name} at {facts_of_run['commit']}")
         if "cpu" in facts_of_run:
             machine = f"{facts_of_run['cpu']}, {facts_of_run['isa']}"
     lines = ["| | goal | measured | by `python` |", "|---|---|---|---|"]
