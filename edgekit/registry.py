@@ -96,6 +96,7 @@ SAMPLES = Registry(
     {
         "efficientnet-lite0": "edgekit.zoo.efficientnet:efficientnet_lite0",
         "minilm": "edgekit.zoo.minilm:minilm",
+        "dinov2-small": "edgekit.zoo.dinov2:dinov2_small",
         "fashion-cnn": "edgekit.zoo.fashion:fashion_cnn",
         "fashion-vit": "edgekit.zoo.fashion:fashion_vit",
         "silero-vad": "edgekit.zoo.silero:silero_vad",
