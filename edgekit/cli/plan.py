@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.command import GroupedOption
 from edgekit.cli.command import command as make_command
+from edgekit.cli.options import Decorator, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.quantities import Milliseconds, Size
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
@@ -33,15 +33,12 @@ FIGURES = (
 )
 
 
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
 def _limit(name: str, kind: click.ParamType, metavar: str, help: str) -> Decorator:
-    return click.option(f"--max-{name}", type=kind, metavar=metavar, cls=GroupedOption, heading=LIMITS, help=help)
+    return option(f"--max-{name}", type=kind, metavar=metavar, heading=LIMITS, help=help)
 
 
 def _where(name: str, help: str) -> Decorator:
-    return click.option(f"--{name}", metavar="PROFILE", cls=GroupedOption, heading=WHERE, help=help)
+    return option(f"--{name}", metavar="PROFILE", heading=WHERE, help=help)
 
 
 @make_command(

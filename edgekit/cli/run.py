@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.command import GroupedOption
 from edgekit.cli.command import command as make_command
+from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.quantities import Milliseconds
 from edgekit.cli.wording import ms_text, percent_text, shape_text
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from edgekit.runtimes.session import Session
 
 BAR_WIDTH = 24
-
-
-def _remote(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option(*names, cls=GroupedOption, heading="With edge and cloud", **settings)
+REMOTE = "With edge and cloud"
 
 
 @make_command(
@@ -54,15 +51,28 @@ def _remote(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Call
 @click.option(
     "-k", "--key", type=click.Path(path_type=Path), metavar="FILE", help="Run only what this public key has signed."
 )
-@_remote("--edge", metavar="URL", help="The edge node: grpc://host:port or grpcs://host:port.")
-@_remote("--cloud", metavar="URL", help="The cloud server, likewise.")
-@_remote("--deadline", type=Milliseconds(), metavar="TIME", help="Answer by then, such as 300ms.")
-@_remote("--policy", metavar="NAME", help="auto, local, offload, split, cascade or three-tier; auto without it.")
-@_remote("--refine", is_flag=True, help="Send a coarse rate first, and more only where the answer is unsure.")
-@_remote("--max-drop", type=click.FloatRange(0), metavar="POINTS", help="Allow more, or less, than the export did.")
-@_remote("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="What the nodes ask for.")
-@_remote("--ca", type=click.Path(path_type=Path), metavar="FILE", help="Who signed their certificates (PEM).")
-@_remote("--certificate", metavar="CERT,KEY", help="Our own, where they ask for one.")
+@option("--edge", heading=REMOTE, metavar="URL", help="The edge node: grpc://host:port or grpcs://host:port.")
+@option("--cloud", heading=REMOTE, metavar="URL", help="The cloud server, likewise.")
+@option("--deadline", heading=REMOTE, type=Milliseconds(), metavar="TIME", help="Answer by then, such as 300ms.")
+@option(
+    "--policy",
+    heading=REMOTE,
+    metavar="NAME",
+    help="auto, local, offload, split, cascade or three-tier; auto without it.",
+)
+@option(
+    "--refine", heading=REMOTE, is_flag=True, help="Send a coarse rate first, and more only where the answer is unsure."
+)
+@option(
+    "--max-drop",
+    heading=REMOTE,
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="Allow more, or less, than the export did.",
+)
+@file_option("--token-file", heading=REMOTE, help="What the nodes ask for.")
+@file_option("--ca", heading=REMOTE, help="Who signed their certificates (PEM).")
+@certificate_option("--certificate", heading=REMOTE, help="Our own, where they ask for one.")
 def command(
     out: Output,
     bundle: Path,
@@ -135,12 +145,6 @@ def _connect(bundle: Bundle, threads: int | None, remote: dict[str, Any]) -> Ses
     from edgekit.runtimes.coordinator.connect import connect
     from edgekit.runtimes.server.security import read_token
 
-    certificate = None
-    if remote["certificate"]:
-        paths = [Path(text) for text in remote["certificate"].split(",")]
-        if len(paths) != 2:
-            raise UsageError(f"--certificate {remote['certificate']!r}, allowed CERT,KEY")
-        certificate = (paths[0], paths[1])
     return connect(
         bundle,
         edge=remote["edge"],
@@ -151,7 +155,7 @@ def _connect(bundle: Bundle, threads: int | None, remote: dict[str, Any]) -> Ses
         refine=remote["refine"],
         token=read_token(remote["token_file"]) if remote["token_file"] is not None else "",
         ca=remote["ca"],
-        certificate=certificate,
+        certificate=remote["certificate"],
         limits=PlanLimits(drop=_drop_limit(bundle, remote["max_drop"])),
     )
 

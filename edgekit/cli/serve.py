@@ -6,22 +6,19 @@ import importlib.util
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.bundle.manifest import TIERS
-from edgekit.cli.command import GroupedOption
 from edgekit.cli.command import command as make_command
+from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
-from edgekit.errors import MissingExtraError, UsageError
+from edgekit.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from edgekit.runtimes.server import Node, NodeOptions
-
-AnyFunction = Callable[..., Any]
 
 # What a node imports at its start; zeroconf, OpenTelemetry and cryptography only where they are asked for.
 PACKAGES = {
@@ -37,14 +34,6 @@ PACKAGES = {
 SWITCH_INTERVAL_S = 0.0005
 
 
-def _option(*names: str, heading: str, **settings: Any) -> Callable[[AnyFunction], AnyFunction]:
-    return click.option(*names, cls=GroupedOption, heading=heading, **settings)
-
-
-def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFunction]:
-    return _option(*names, heading=heading, type=click.Path(path_type=Path), metavar="FILE", help=help)
-
-
 @make_command(
     """
     edgekit serve cats.edgekit
@@ -55,7 +44,7 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     name="serve",
 )
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
-@_option(
+@option(
     "--tier",
     heading="Listening",
     type=click.Choice(TIERS),
@@ -63,8 +52,8 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     show_default=True,
     help="Whose parts are served; the cloud serves the edge's too.",
 )
-@_option("--host", heading="Listening", default="127.0.0.1", show_default=True, help="Others need a token and TLS.")
-@_option(
+@option("--host", heading="Listening", default="127.0.0.1", show_default=True, help="Others need a token and TLS.")
+@option(
     "--port",
     heading="Listening",
     type=click.IntRange(0, 65535),
@@ -73,7 +62,7 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     metavar="N",
     help="REST; 0 takes a free one.",
 )
-@_option(
+@option(
     "--grpc-port",
     heading="Listening",
     type=click.IntRange(0, 65535),
@@ -82,16 +71,16 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     metavar="N",
     help="gRPC; 0 takes a free one.",
 )
-@_option("--announce", heading="Listening", is_flag=True, help="Let devices on the local network find this node.")
-@_file("--token-file", heading="Security", help="Callers must send the token in this file.")
-@_option("--tls", heading="Security", metavar="CERT,KEY", help="PEM files: serve over TLS.")
-@_file("--client-ca", heading="Security", help="Callers must have a certificate of this authority.")
-@_file("--key", heading="Security", help="Serve only bundles that this public key signed.")
-@_option("--upstream", heading="Upstream", metavar="URL", help="The node above: grpc://host:port or grpcs://host:port.")
-@_file("--upstream-token-file", heading="Upstream", help="Its token; without, the one of --token-file.")
-@_file("--upstream-ca", heading="Upstream", help="The authority of its certificate; without, the system's.")
-@_option("--upstream-tls", heading="Upstream", metavar="CERT,KEY", help="Our certificate, where it asks for one.")
-@_option(
+@option("--announce", heading="Listening", is_flag=True, help="Let devices on the local network find this node.")
+@file_option("--token-file", heading="Security", help="Callers must send the token in this file.")
+@certificate_option("--tls", heading="Security", help="PEM files: serve over TLS.")
+@file_option("--client-ca", heading="Security", help="Callers must have a certificate of this authority.")
+@file_option("--key", heading="Security", help="Serve only bundles that this public key signed.")
+@option("--upstream", heading="Upstream", metavar="URL", help="The node above: grpc://host:port or grpcs://host:port.")
+@file_option("--upstream-token-file", heading="Upstream", help="Its token; without, the one of --token-file.")
+@file_option("--upstream-ca", heading="Upstream", help="The authority of its certificate; without, the system's.")
+@certificate_option("--upstream-tls", heading="Upstream", help="Our certificate, where it asks for one.")
+@option(
     "--max-batch",
     heading="Load",
     type=click.IntRange(1, 4096),
@@ -100,7 +89,7 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     metavar="N",
     help="Rows.",
 )
-@_option(
+@option(
     "--max-delay-ms",
     heading="Load",
     type=click.FloatRange(0, 1000),
@@ -109,7 +98,7 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     metavar="F",
     help="Wait so long for more to run together; 0 takes what is there.",
 )
-@_option(
+@option(
     "--queue",
     heading="Load",
     type=click.IntRange(1, 100_000),
@@ -118,7 +107,7 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     metavar="N",
     help="Requests that may wait for a model; further ones are refused.",
 )
-@_option(
+@option(
     "--max-bytes",
     heading="Load",
     type=click.IntRange(1024, 1 << 30),
@@ -127,8 +116,8 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     metavar="N",
     help="Of a request.",
 )
-@_option("--threads", heading="Load", type=click.IntRange(1), metavar="N", help="Of each model; every core without.")
-@_option(
+@option("--threads", heading="Load", type=click.IntRange(1), metavar="N", help="Of each model; every core without.")
+@option(
     "--grace",
     heading="Load",
     type=click.FloatRange(0, 3600),
@@ -137,7 +126,7 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     metavar="SECONDS",
     help="For what is inside when asked to end.",
 )
-@_option(
+@option(
     "--metrics/--no-metrics",
     "metrics",
     heading="Watching",
@@ -145,7 +134,7 @@ def _file(*names: str, heading: str, help: str) -> Callable[[AnyFunction], AnyFu
     show_default=True,
     help="Prometheus: /metrics.",
 )
-@_file("--trace", heading="Watching", help="Append OpenTelemetry spans to this file, one JSON object a line.")
+@file_option("--trace", heading="Watching", help="Append OpenTelemetry spans to this file, one JSON object a line.")
 def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
     """Serve the parts of each BUNDLE that are for this tier, until SIGTERM or Ctrl-C; then finish what is inside.
 
@@ -198,11 +187,9 @@ def _options(settings: dict[str, Any]) -> NodeOptions:
         host=settings["host"],
         port=settings["port"],
         grpc_port=settings["grpc_port"],
-        security=Security(token, _pair("--tls", settings["tls"]), settings["client_ca"]),
+        security=Security(token, settings["tls"], settings["client_ca"]),
         upstream=settings["upstream"],
-        upstream_client=ClientOptions(
-            above, settings["upstream_ca"], _pair("--upstream-tls", settings["upstream_tls"])
-        ),
+        upstream_client=ClientOptions(above, settings["upstream_ca"], settings["upstream_tls"]),
         batch=BatchOptions(settings["max_batch"], settings["max_delay_ms"], settings["queue"]),
         max_bytes=settings["max_bytes"],
         with_metrics=settings["metrics"],
@@ -211,15 +198,6 @@ def _options(settings: dict[str, Any]) -> NodeOptions:
         trace=settings["trace"],
         key=settings["key"],
     )
-
-
-def _pair(option: str, text: str | None) -> tuple[Path, Path] | None:
-    if text is None:
-        return None
-    chain, comma, key = text.partition(",")
-    if not (chain and comma and key):
-        raise UsageError(f"{option} {text!r}, allowed CERT,KEY", hint=f"for example  {option} cert.pem,key.pem")
-    return Path(chain), Path(key)
 
 
 def _tell(out: Output, node: Node) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.command import GroupedOption, NameType
+from edgekit.cli.command import NameType
 from edgekit.cli.command import command as make_command
+from edgekit.cli.options import option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
 from edgekit.errors import OutputError, UnknownNameError, UsageError
@@ -45,23 +46,48 @@ PLAN, LOAD = "What is planned with", "The requests"
     metavar="NAME|all",
     help=f"One of {', '.join(POLICIES)}; may be given again.",
 )
-@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="HZ", cls=GroupedOption, heading=LOAD,
-              help="Requests a second; 3 without it.")  # fmt: skip
-@click.option("--think", metavar="TIME", cls=GroupedOption, heading=LOAD,
-              help="Instead of a rate: the next request so long after an answer, 100ms.")  # fmt: skip
-@click.option("--requests", type=click.IntRange(1, 100_000), metavar="N", cls=GroupedOption, heading=LOAD,
-              help="How many; without it as many as fill 120 s at the rate.")  # fmt: skip
-@click.option("--deadline", default="300ms", show_default=True, metavar="TIME", cls=GroupedOption, heading=LOAD,
-              help="When the local answer stands in.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, cls=GroupedOption, heading=LOAD,
-              help="Of traces by name, and of chance.")  # fmt: skip
-@click.option("--device", metavar="PROFILE", cls=GroupedOption, heading=PLAN, help="The bundle's own without it.")
-@click.option("--edge", metavar="PROFILE", cls=GroupedOption, heading=PLAN, help="The bundle's own without it.")
-@click.option("--cloud", metavar="PROFILE", cls=GroupedOption, heading=PLAN, help="The bundle's own without it.")
-@click.option("--edge-link", default="1gbps,10ms", show_default=True, metavar="LINK", cls=GroupedOption, heading=PLAN,
-              help="Between edge and cloud.")  # fmt: skip
-@click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS", cls=GroupedOption, heading=PLAN,
-              help="What a plan may lose; 1 without it.")  # fmt: skip
+@option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="HZ",
+    heading=LOAD,
+    help="Requests a second; 3 without it.",
+)
+@option(
+    "--think", metavar="TIME", heading=LOAD, help="Instead of a rate: the next request so long after an answer, 100ms."
+)
+@option(
+    "--requests",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    heading=LOAD,
+    help="How many; without it as many as fill 120 s at the rate.",
+)
+@option(
+    "--deadline",
+    default="300ms",
+    show_default=True,
+    metavar="TIME",
+    heading=LOAD,
+    help="When the local answer stands in.",
+)
+@option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    heading=LOAD,
+    help="Of traces by name, and of chance.",
+)
+@option("--device", metavar="PROFILE", heading=PLAN, help="The bundle's own without it.")
+@option("--edge", metavar="PROFILE", heading=PLAN, help="The bundle's own without it.")
+@option("--cloud", metavar="PROFILE", heading=PLAN, help="The bundle's own without it.")
+@option(
+    "--edge-link", default="1gbps,10ms", show_default=True, metavar="LINK", heading=PLAN, help="Between edge and cloud."
+)
+@option(
+    "--max-drop", type=click.FloatRange(0), metavar="POINTS", heading=PLAN, help="What a plan may lose; 1 without it."
+)
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the latencies.")
 @click.option("--force", is_flag=True, help="Replace an existing plot.")
 def command(
