@@ -1,7 +1,7 @@
 """Every error a user can meet.
 
     EdgekitError                     1   anything below
-    ├── UsageError                   2   an option, name or recipe that cannot be (click's own errors share 2)
+    ├── UsageError                   2   an option, name, recipe or token file that cannot be (click's own share 2)
     │   └── UnknownNameError         2   a name that no registry knows; carries the nearest one
     ├── SourceError                  3   the model could not be loaded, or is not a module
     │   ├── CaptureError             3   torch.export cannot capture it
@@ -20,7 +20,7 @@
     ├── CodecError                  13   a feature cannot be coded, a frame is damaged, a rate is not on the ladder
     │   └── FrameError              13   ... bytes from the wire that are no whole, fitting frame
     ├── PlanError                   14   no cut or plan meets the limits; says which limit binds
-    ├── NodeError                   15   a node cannot serve: its port, certificate, token file or bundle
+    ├── NodeError                   15   a node cannot serve: its port, certificate or bundle
     └── RemoteError                 16   a node did not answer as asked
         ├── UnreachableError        16   ... nothing listens there, or the connection broke
         ├── AuthenticationError     16   ... it refuses the token or the certificate (or we refuse its)

@@ -72,7 +72,7 @@ SWITCH_INTERVAL_S = 0.0005
     help="gRPC; 0 takes a free one.",
 )
 @option("--announce", heading="Listening", is_flag=True, help="Let devices on the local network find this node.")
-@file_option("--token-file", heading="Security", help="Callers must send the token in this file.")
+@file_option("--token-file", heading="Security", help="Callers must send the token in this file: one word.")
 @certificate_option("--tls", heading="Security", help="PEM files: serve over TLS.")
 @file_option("--client-ca", heading="Security", help="Callers must have a certificate of this authority.")
 @file_option("--key", heading="Security", help="Serve only bundles that this public key signed.")

@@ -8,24 +8,24 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import AuthenticationError, MissingExtraError, NodeError
+from edgekit.errors import AuthenticationError, MissingExtraError, NodeError, UsageError
 from edgekit.runtimes.protocol.client import is_loopback
 
 _PREFIX = "bearer "
 
 
 def read_token(path: Path) -> str:
-    """The first line of a token file. Raises NodeError for one that is missing, empty or not plain text."""
+    """The one word of a token file, a caller's or a node's. Raises UsageError where it is missing, empty or no text."""
     try:
         lines = path.read_text(encoding="ascii").split()
     except OSError as error:
-        raise NodeError(f"cannot read the token file {path}: {error.strerror}", hint="check its path") from error
+        raise UsageError(f"cannot read the token file {path}: {error.strerror}", hint="check its path") from error
     except UnicodeDecodeError as error:
-        raise NodeError(
+        raise UsageError(
             f"the token file {path} is not plain ASCII text", hint="openssl rand -hex 32 > token"
         ) from error
     if len(lines) != 1:
-        raise NodeError(
+        raise UsageError(
             f"the token file {path} holds {len(lines)} words, allowed one", hint="openssl rand -hex 32 > token"
         )
     return lines[0]

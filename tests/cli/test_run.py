@@ -83,6 +83,14 @@ def test_an_unknown_part_names_the_nearest(invoke: Invoke, bundle_with_float: Pa
     assert "did you mean 'float'?" in result.stderr
 
 
+def test_a_token_file_that_is_not_there_is_a_usage_error_as_for_serve(
+    invoke: Invoke, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    arguments = ("--edge", "grpc://127.0.0.1:1", "--token-file", tmp_path / "missing")
+    result = invoke("run", bundle, "-i", photos, *arguments, code=2)
+    assert f"cannot read the token file {tmp_path / 'missing'}" in result.stderr
+
+
 def test_no_input_is_a_usage_error(invoke: Invoke, bundle: Path) -> None:
     result = invoke("run", bundle, code=2)
     assert "--input" in result.stderr

@@ -227,9 +227,9 @@ def test_a_token_is_never_sent_in_the_clear_to_others() -> None:
 def test_a_token_file_holds_one_word(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "token"
     path.write_bytes(content)
-    with pytest.raises(NodeError, match=what):
+    with pytest.raises(UsageError, match=what):
         read_token(path)
-    with pytest.raises(NodeError, match="cannot read"):
+    with pytest.raises(UsageError, match="cannot read"):
         read_token(tmp_path / "missing")
     path.write_text("s3cret\n")
     assert read_token(path) == "s3cret"

@@ -91,6 +91,11 @@ def test_options_that_cannot_be_end_with_2(split_bundle: Path, words: tuple[str,
     invoke(split_bundle, *words, code=2)
 
 
+@pytest.mark.parametrize("option", ["--token-file", "--upstream-token-file"])
+def test_a_token_file_that_is_not_there_ends_with_2(split_bundle: Path, tmp_path: Path, option: str) -> None:
+    assert "cannot read the token file" in invoke(split_bundle, option, tmp_path / "missing", code=2)
+
+
 def test_a_missing_package_ends_with_6_and_names_the_extra(split_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
