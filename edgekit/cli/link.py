@@ -79,17 +79,17 @@ def command(
         )
     if output is not None:
         raise UsageError("--output is for --write-trace alone")
-    _run(out, listen, to, _trace(link_text, trace, seed, loops), seed, loops, duration, outage_limit, allow_remote)
+    _run(out, listen, to, _trace(out, link_text, trace, seed, loops), seed, loops, duration, outage_limit, allow_remote)
 
 
-def _trace(link_text: str | None, trace: str | None, seed: int, loops: bool) -> Trace:
-    from edgekit.planning.link import Link
+def _trace(out: Output, link_text: str | None, trace: str | None, seed: int, loops: bool) -> Trace:
+    from edgekit.cli.quantities import read_link
     from edgekit.runtimes.link.traces import Conditions, Trace, open_trace
 
     if trace is not None:
         return open_trace(trace, seed).looped(loops)
     assert link_text is not None
-    return Trace.constant(Conditions.of(Link.parse(link_text)), link_text).looped()
+    return Trace.constant(Conditions.of(read_link(out, link_text, "--link")), link_text).looped()
 
 
 def _run(

@@ -11,12 +11,13 @@ import click
 from edgekit.cli.command import command as make_command
 from edgekit.cli.options import Decorator, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
-from edgekit.cli.quantities import Milliseconds, Size
+from edgekit.cli.quantities import Milliseconds, Size, read_link
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
 from edgekit.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle.manifest import Manifest, Tier
+    from edgekit.planning.link import Link
     from edgekit.planning.outlook import Outlook, Reason, Stretch
     from edgekit.planning.plan import Hop, Plan
 
@@ -89,12 +90,14 @@ def command(
     bound is what no implementation beats: rooflines, bytes at full rate, half a round trip each way.
     """
     from edgekit.bundle import Bundle
-    from edgekit.planning.link import Link
     from edgekit.planning.outlook import Outlook
     from edgekit.planning.plan import Objective, PlanLimits
 
     _check_plot(plot, force)
-    links: dict[Hop, Link] = {("device", "edge"): Link.parse(link), ("edge", "cloud"): Link.parse(cloud_link)}
+    links: dict[Hop, Link] = {
+        ("device", "edge"): read_link(out, link, "--link"),
+        ("edge", "cloud"): read_link(out, cloud_link, "--cloud-link"),
+    }
     servers: dict[Tier, str | None] = {"edge": edge, "cloud": cloud}
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest

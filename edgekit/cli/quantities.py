@@ -1,11 +1,16 @@
-"""Quantities on the command line: `300ms`, `2s`, `20MB`, or a bare number in the option's own unit."""
+"""Quantities on the command line: `300ms`, `2s`, `20MB`, or a bare number in the option's own unit; `10mbps,20ms`."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from edgekit.cli.output import Output
+
+if TYPE_CHECKING:
+    from edgekit.planning.link import Link
 
 _TEXT = re.compile(r"(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>us|ms|s)?", re.IGNORECASE)
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -39,3 +44,13 @@ class Size(click.ParamType):
         if match is None or float(match["number"]) <= 0:
             self.fail(f"{value!r} is no size above zero: give it like 800, 2kB or 20MB", param, ctx)
         return float(match["number"]) * _BYTES[(match["unit"] or "b").lower()]
+
+
+def read_link(out: Output, text: str, option: str) -> Link:
+    """`10mbps,20ms`; a round trip that is left out is 0 ms, which `out` is told. Raises UsageError."""
+    from edgekit.planning.link import Link
+
+    link = Link.parse(text)
+    if all(token.strip().lower().endswith(("bps", "%")) for token in text.split(",")):
+        out.remark(f"note: {option} {text} gives no round-trip time: 0 ms assumed; write it like {text},20ms")
+    return link

@@ -12,6 +12,7 @@ from edgekit.cli.command import NameType
 from edgekit.cli.command import command as make_command
 from edgekit.cli.options import option
 from edgekit.cli.output import Cell, Column, Output, Table
+from edgekit.cli.quantities import read_link
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
 from edgekit.errors import OutputError, UnknownNameError, UsageError
 from edgekit.planning.comparison import POLICIES
@@ -19,6 +20,7 @@ from edgekit.planning.comparison import POLICIES
 if TYPE_CHECKING:
     from edgekit.bundle.manifest import Manifest, Tier
     from edgekit.planning.comparison import Comparison, Row, Setting
+    from edgekit.planning.link import Link
     from edgekit.planning.traces import Trace
 
 PLAN, LOAD = "What is planned with", "The requests"
@@ -116,8 +118,9 @@ def command(
         raise OutputError(f"{plot} exists", hint="--force replaces it, --plot names another")
     workload = _workload(rate, think, requests, deadline, seed)
     links = _traces(traces, seed)
+    above = read_link(out, edge_link, "--edge-link")
     with Bundle.open(bundle) as opened:
-        setting = _setting(opened.manifest, workload, device, {"edge": edge, "cloud": cloud}, edge_link, max_drop)
+        setting = _setting(opened.manifest, workload, device, {"edge": edge, "cloud": cloud}, above, max_drop)
     names = list(POLICIES) if "all" in policies else list(dict.fromkeys(policies))
     comparison = compare(setting, links, names)
     if plot is not None:
@@ -178,12 +181,11 @@ def _setting(
     workload: Any,
     device: str | None,
     servers: dict[Tier, str | None],
-    edge_link: str,
+    above: Link,
     max_drop: float | None,
 ) -> Setting:
     from edgekit.devices.device import load_device
     from edgekit.planning.comparison import Setting
-    from edgekit.planning.link import Link
     from edgekit.planning.ways import power_of, ways
 
     profile = load_device(device or manifest.device)
@@ -192,7 +194,7 @@ def _setting(
         ways=ways(manifest, profile, given),
         workload=workload,
         max_drop=1.0 if max_drop is None else max_drop,
-        above={("edge", "cloud"): Link.parse(edge_link)},
+        above={("edge", "cloud"): above},
         power=power_of(profile),
         image_codecs=frozenset(codec.name for codec in manifest.codecs if codec.kind == "image"),
         raw_bytes=_raw_bytes(manifest),

@@ -76,6 +76,11 @@ def test_a_port_in_use_is_a_node_error(invoke: Invoke, node: socket.socket) -> N
     assert "cannot listen on" in result.output
 
 
+def test_a_link_without_a_round_trip_is_told_what_is_assumed(invoke: Invoke, node: socket.socket) -> None:
+    result = invoke("link", "--listen", ANY, "--to", address(node), "--link", "10mbps", "--duration", "0.1")
+    assert "--link 10mbps gives no round-trip time: 0 ms assumed" in result.stderr
+
+
 def test_it_ends_after_its_duration_and_tells_what_passed(invoke_json: InvokeJson, node: socket.socket) -> None:
     payload = invoke_json("link", "--listen", ANY, "--to", address(node), "--link", "10mbps,20ms", "--duration", "0.1")
     assert payload["elapsed_s"] >= 0.1
@@ -93,7 +98,7 @@ def test_once_ends_with_the_trace(invoke: Invoke, tmp_path: Path, node: socket.s
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_carries_bytes_until_a_signal_ends_it(node: socket.socket, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "edgekit", "link", "--listen", ANY, "--to", address(node), "--link", "100mbps"]
+    command = [sys.executable, "-m", "edgekit", "link", "--listen", ANY, "--to", address(node), "--link", "100mbps,0ms"]
     with subprocess.Popen(
         [*command, "--json", "--duration", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

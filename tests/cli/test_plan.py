@@ -92,6 +92,16 @@ def test_the_chosen_plan_is_marked_and_the_others_have_a_reason(invoke: Invoke, 
     assert "bound" in text
 
 
+def test_a_link_without_a_round_trip_is_told_what_is_assumed(
+    invoke: Invoke, invoke_json: InvokeJson, split_bundle: Path
+) -> None:
+    result = invoke("plan", split_bundle, "--link", "20mbps", "--cloud-link", "1gbps")
+    assert "--link 20mbps gives no round-trip time: 0 ms assumed; write it like 20mbps,20ms" in result.stderr
+    assert "--cloud-link 1gbps gives no round-trip time" in result.stderr
+    assert "round-trip" not in invoke("plan", split_bundle, *LINK).stderr
+    invoke_json("plan", split_bundle, "--link", "20mbps")
+
+
 def test_json_holds_the_whole_front_with_bounds(invoke_json: InvokeJson, split_bundle: Path) -> None:
     payload = invoke_json("plan", split_bundle, *LINK)
     chosen = payload["chosen"]

@@ -126,6 +126,11 @@ def test_a_file_and_a_name_may_be_mixed(invoke: Invoke, split_bundle: Path, tmp_
     assert heads == ["mine", "local", "edgekit", "steady-1", "local", "edgekit"]
 
 
+def test_an_upper_link_without_a_round_trip_is_told_what_is_assumed(invoke: Invoke, split_bundle: Path) -> None:
+    arguments = ("simulate", split_bundle, "--trace", "lte", "--requests", "3", "--edge-link", "1gbps")
+    assert "--edge-link 1gbps gives no round-trip time" in invoke(*arguments).stderr
+
+
 def test_the_same_seed_gives_the_same_figures(invoke: Invoke, split_bundle: Path) -> None:
     arguments = ("simulate", split_bundle, "--trace", "lte", "--requests", "40", "--json")
     assert invoke(*arguments).stdout == invoke(*arguments).stdout
