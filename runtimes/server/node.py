@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from edgekit.bundle.manifest import Tier
-from edgekit.errors import NodeError
+from edgekit.errors import NodeError, UsageError
 from edgekit.runtimes.protocol.client import ClientOptions
 from edgekit.runtimes.server.announce import Announcement
 from edgekit.runtimes.server.batching import BatchOptions
@@ -45,6 +45,13 @@ class NodeOptions:
     threads: int | None = None
     trace: Path | None = None
     key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.port and self.port == self.grpc_port:
+            raise UsageError(
+                f"the port {self.port} for REST and for gRPC, allowed two different ones",
+                hint=f"--port {self.port} --grpc-port {self.port % 65535 + 1}, or 0 for a free one",
+            )
 
 
 class Node:

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgekit.cli.main import cli
+from edgekit.runtimes.server import NodeOptions
 
 Start = Callable[..., "tuple[subprocess.Popen[str], dict[str, Any]]"]
 
@@ -89,6 +90,15 @@ def test_a_bundle_that_is_none_ends_with_9(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("--tls", "cert.pem"), ("--upstream", "http://cloud:1"), ("--tier", "moon")])
 def test_options_that_cannot_be_end_with_2(split_bundle: Path, words: tuple[str, str]) -> None:
     invoke(split_bundle, *words, code=2)
+
+
+def test_one_port_for_both_protocols_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    said = invoke(tmp_path / "missing.edgekit", "--port", "8101", "--grpc-port", "8101", code=2)
+    assert "the port 8101 for REST and for gRPC" in said and "--grpc-port 8102" in said
+
+
+def test_two_free_ports_may_both_be_asked_for_by_0() -> None:
+    assert NodeOptions(port=0, grpc_port=0).port == 0
 
 
 @pytest.mark.parametrize("option", ["--token-file", "--upstream-token-file"])
