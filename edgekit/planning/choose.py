@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from itertools import product
 
@@ -28,16 +28,36 @@ OPTIONS = {
 SLACK = 1 + 1e-9
 
 
-def plans(ways: Sequence[Way], links: Links, power: Power | None = None) -> list[Plan]:
-    """Every way at every rate (each combination where it crosses two links). A way that needs a link which is not
-    given is left out."""
+def all_rates(way: Way) -> list[tuple[int, ...]]:
+    """Each combination of one rate a crossing; the empty one where nothing is crossed."""
+    return list(product(*(range(len(crossing.rates)) for crossing in way.crossings)))
+
+
+def lean_rates(way: Way, max_drop: float | None = None) -> list[tuple[int, ...]]:
+    """The combinations that lose no more than `max_drop` points, without those that send more on one crossing and
+    less on none than another does: under no link are they faster or cheaper."""
+    found = all_rates(way)
+    if max_drop is not None:
+        found = [rates for rates in found if _drop(way, rates) <= max_drop + abs(max_drop) * (SLACK - 1) + 1e-9]
+    sizes = [tuple(c.rates[rate].size_bytes for c, rate in zip(way.crossings, rates, strict=True)) for rates in found]
+    distinct = set(sizes)
+    return [rates for rates, own in zip(found, sizes, strict=True) if not any(_below(o, own) for o in distinct)]
+
+
+def plans(
+    ways: Sequence[Way],
+    links: Links,
+    power: Power | None = None,
+    rates_of: Callable[[Way], Sequence[tuple[int, ...]]] = all_rates,
+) -> list[Plan]:
+    """Every way at each of its `rates_of`. A way that needs a link which is not given is left out."""
     found = []
     for way in ways:
         try:
             costing = Costing(way, links, power)
         except KeyError:
             continue
-        found += [costing.plan(rates) for rates in product(*(range(len(c.rates)) for c in way.crossings))]
+        found += [costing.plan(rates) for rates in rates_of(way)]
     return found
 
 
@@ -128,6 +148,14 @@ def bound_ms(way: Way, rates: Sequence[int], links: Links) -> float:
         for link in path(crossing.hop, links):
             remote += link.one_way_ms(crossing.rates[index].size_bytes) + link.one_way_ms(way.answer_bytes)
     return local + (1 - way.local_share) * remote
+
+
+def _drop(way: Way, rates: Sequence[int]) -> float:
+    return way.drop + way.exit_drop + sum(c.rates[rate].drop for c, rate in zip(way.crossings, rates, strict=True))
+
+
+def _below(sizes: Sequence[float], others: Sequence[float]) -> bool:
+    return sizes != others and all(a <= b for a, b in zip(sizes, others, strict=True))
 
 
 def _least(candidates: Sequence[Plan], name: str) -> float:

@@ -31,6 +31,8 @@ LEAST_PATIENCE_MS = 10.0
 ALIKE = 0.5
 # While nothing comes back, a probe is worth it after so long, then twice as long, ...
 PROBE_FIRST_S, PROBE_LONGEST_S = 0.25, 1.0
+# A link of which less is known than so many transfers tell is asked again soon.
+FEW, PROBE_SOON_S = 4, 0.1
 # A probe is what the link carries in so long, within bounds: enough to tell pace from delay, little to pay.
 PROBE_MS, PROBE_BYTES = 20.0, (512, 8192)
 # Without any news a link does not count as down for longer.
@@ -173,7 +175,8 @@ class LinkEstimate:
             return max(self._doubted_s, self._probed_s) + min(PROBE_LONGEST_S, PROBE_FIRST_S * 2.0**self._probes)
         if self._seen_s is None:
             return self._probed_s + PROBE_LONGEST_S
-        return max(self._seen_s, self._probed_s) + self.half_life_s
+        silence_s = self.half_life_s if self.observations >= FEW else min(PROBE_SOON_S, self.half_life_s)
+        return max(self._seen_s, self._probed_s) + silence_s
 
     def probing(self, now_s: float) -> None:
         """A probe is on its way; tell `observe` what becomes of it."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
+from edgekit.planning.choose import lean_rates
 from edgekit.planning.plan import Crossing, RateCost, Way, evaluate
 from edgekit.planning.simulate import Seen, local_ms
 from edgekit.planning.world import Choice, World
@@ -63,25 +63,12 @@ class Oracle(_Unlearning):
 
 
 def choices(ways: Sequence[Way], max_drop: float | None = None) -> list[Choice]:
-    """Each way at each rate that loses no more than `max_drop` points, without those that send more on one crossing
-    and less on none than another of the same way does."""
-    found = []
-    for way in ways:
-        whole = [Choice(way, rates) for rates in product(*(range(len(c.rates)) for c in way.crossings))]
-        allowed = [choice for choice in whole if within(choice, max_drop)]
-        sizes = [_sizes(choice) for choice in allowed]
-        for choice, own in zip(allowed, sizes, strict=True):
-            if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in sizes):
-                found.append(choice)
-    return found
+    """Each way at each rate that can be the fastest within `max_drop` points."""
+    return [Choice(way, rates) for way in ways for rates in lean_rates(way, max_drop)]
 
 
 def within(choice: Choice, max_drop: float | None) -> bool:
     return max_drop is None or choice.drop <= max_drop + 1e-9
-
-
-def _sizes(choice: Choice) -> tuple[float, ...]:
-    return tuple(c.rates[rate].size_bytes for c, rate in zip(choice.way.crossings, choice.rates, strict=True))
 
 
 def is_offload(way: Way) -> bool:

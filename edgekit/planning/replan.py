@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgekit.planning.choose import exceeded, plans, refusal
+from edgekit.planning.choose import all_rates, exceeded, lean_rates, plans, refusal
 from edgekit.planning.costs import MeasuredCosts
 from edgekit.planning.estimate import LEAST_PATIENCE_MS, USUAL, LinkEstimate
-from edgekit.planning.plan import Hop, Objective, Plan, PlanLimits, Power, Way
+from edgekit.planning.plan import Hop, Objective, Plan, PlanLimits, Power, RateCost, Way
 
 __all__ = ["Decision", "LinkEstimate", "MeasuredCosts", "Replanner"]
 
@@ -56,6 +56,7 @@ class Replanner:
     prefer: Literal["cost", "quality"] = "cost"
     _current: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
     _wins: int = field(default=0, init=False)
+    _lean: dict[str, _Lean] = field(default_factory=dict, init=False)
 
     def decide(
         self,
@@ -65,10 +66,11 @@ class Replanner:
         deadline_ms: float | None = None,
     ) -> Decision:
         """The plan for the next request. Raises PlanError where no plan meets the limits (the deadline is none)."""
-        candidates = plans(ways, {hop: estimate.link for hop, estimate in links.items()}, self.power)
+        given = {hop: estimate.link for hop, estimate in links.items()}
+        candidates = plans(ways, given, self.power, self._rates)
         allowed = [plan for plan in candidates if not any(exceeded(plan, self.limits))]
         if not allowed:
-            raise refusal(candidates, self.limits)
+            raise refusal(plans(ways, given, self.power), self.limits)
         spread = _Spread(ways, links, now_s)
         rated = [(plan, 1.0 if deadline_ms is None else spread.in_time(plan, deadline_ms)) for plan in allowed]
         down = {hop for hop, estimate in links.items() if estimate.is_down(now_s)}
@@ -95,6 +97,17 @@ class Replanner:
         self._current, self._wins = (best.variant, best.rates), 0
         return Decision(best, best_in_time, why, spread.overdue_ms(best))
 
+    def _rates(self, way: Way) -> Sequence[tuple[int, ...]]:
+        """A ladder is thinned once: it stays the same while the costs around it are measured anew."""
+        if self.prefer == "quality":
+            return all_rates(way)
+        ladders = tuple(crossing.rates for crossing in way.crossings)
+        known = self._lean.get(way.variant)
+        if known is None or known.drop != way.drop + way.exit_drop or known.ladders != ladders:
+            known = _Lean(ladders, way.drop + way.exit_drop, lean_rates(way, self.limits.drop))
+            self._lean[way.variant] = known
+        return known.rates
+
     def _order(self, rated: tuple[Plan, float]) -> tuple[float, ...]:
         plan, in_time = rated
         cost = (self.objective.cost(plan), plan.drop)
@@ -108,6 +121,15 @@ class Replanner:
         if self.prefer == "quality" and best.drop < present.drop:
             return True
         return self.objective.cost(best) < (1 - self.margin) * self.objective.cost(present)
+
+
+@dataclass(frozen=True)
+class _Lean:
+    """The rates worth weighing of a way with these ladders and this drop of its own."""
+
+    ladders: tuple[tuple[RateCost, ...], ...]
+    drop: float
+    rates: list[tuple[int, ...]]
 
 
 class _Spread:

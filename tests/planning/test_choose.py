@@ -7,9 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import PlanError
-from edgekit.planning.choose import bound_ms, choose, front, pick, plans
+from edgekit.planning.choose import bound_ms, choose, exceeded, front, lean_rates, pick, plans
 from edgekit.planning.link import Link
-from edgekit.planning.plan import Links, Objective, Plan, PlanLimits, Power, Way, evaluate
+from edgekit.planning.plan import (
+    Crossing,
+    Links,
+    Objective,
+    Plan,
+    PlanLimits,
+    Power,
+    RateCost,
+    StageCost,
+    Way,
+    evaluate,
+)
 
 LINKS: Links = {("device", "edge"): Link(8, 20), ("edge", "cloud"): Link(80, 10)}
 POWER = Power(10, 2, 0.5)
@@ -109,3 +120,34 @@ def test_the_bound_counts_rooflines_bytes_and_half_a_round_trip_each_way(split: 
     assert bound_ms(whole, (), {}) == 20
     assert bound_ms(split, (0,), LINKS) == pytest.approx(3 + 2 + 20 + 10 + 4)
     assert bound_ms(replace(split, local_share=0.5), (0,), LINKS) == pytest.approx(3 + 0.5 * 36)
+
+
+LADDERS = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 30)), min_size=1, max_size=5)
+
+
+@settings(max_examples=100)
+@given(LADDERS, LADDERS, st.integers(0, 40), st.floats(0.1, 100), st.floats(0.1, 100), st.floats(0, 1e-3))
+def test_lean_rates_lose_nothing(
+    lower: list[tuple[int, int]],
+    upper: list[tuple[int, int]],
+    allowed: int,
+    first_mbps: float,
+    second_mbps: float,
+    weight: float,
+) -> None:
+    """Under any links the cheapest plan within the drop costs the same with all rates and with the lean ones."""
+    stage = [StageCost("head", "device", 5.0), StageCost("middle", "edge", 2.0), StageCost("tail", "cloud", 1.0)]
+    ladders = [tuple(RateCost(size, drop / 10) for size, drop in ladder) for ladder in (lower, upper)]
+    crossings = (
+        Crossing("low", ("device", "edge"), ladders[0]),
+        Crossing("high", ("edge", "cloud"), ladders[1]),
+    )
+    way = Way("three", tuple(stage), crossings, drop=0.5)
+    links: Links = {("device", "edge"): Link(first_mbps, 10), ("edge", "cloud"): Link(second_mbps, 10)}
+    objective, limits = Objective(bytes=weight), PlanLimits(drop=allowed / 10)
+    within = [plan for plan in plans([way], links) if not any(exceeded(plan, limits))]
+    lean = plans([way], links, rates_of=lambda way: lean_rates(way, limits.drop))
+    assert bool(lean) == bool(within)
+    assert not any(any(exceeded(plan, limits)) for plan in lean)
+    if within:
+        assert min(map(objective.cost, lean)) == pytest.approx(min(map(objective.cost, within)))

@@ -76,8 +76,15 @@ def test_a_link_that_is_heard_of_is_not_probed(knowledge: Knowledge) -> None:
     assert knowledge.due_probe(EDGE, 10.0) is not None
     assert knowledge.due_probe(EDGE, 10.1) is None  # one is on its way
     knowledge.pinged(EDGE, 512, 21.0, 10.2, unfinished=False)
+    for index in range(4):
+        knowledge.exchanged(sent(25.0), 10.5 + 0.05 * index)
+    assert knowledge.due_probe(EDGE, 10.9) is None
+
+
+def test_a_link_that_was_heard_of_once_is_probed_again_soon(knowledge: Knowledge) -> None:
     knowledge.exchanged(sent(25.0), 10.5)
-    assert knowledge.due_probe(EDGE, 10.6) is None
+    assert knowledge.due_probe(EDGE, 10.55) is None
+    assert knowledge.due_probe(EDGE, 10.65) is not None
     assert knowledge.due_probe(EDGE, 60.0) is not None
 
 
