@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +21,12 @@ from edgekit.runtimes.protocol.status import ERROR_KEY, from_grpc
 
 # Field 1000, length-delimited, of a message that has no such field: any server skips it.
 _PADDING_TAG = b"\xc2\x3e"
+
+# Of each part; a node that serves more versions than these and the newest is not searched to the end.
+MAX_OLDER_VERSIONS = 15
+
+# What a node said, by part and version ("" is the newest).
+Configs = Mapping[tuple[str, str], Any]
 
 _T = TypeVar("_T")
 
@@ -63,30 +71,66 @@ class GrpcPeer:
         self._is_stale = self._is_closed = False
 
     def handshake(self, deadline_s: float) -> Future[NodeInfo]:
+        """The newest of each part, then what is served beside it: most nodes hold one version, and are asked once."""
         client = self._fresh_client()
         future: CallFuture[NodeInfo] = CallFuture()
-        answers: dict[str, Any] = {}
+        ends = time.monotonic() + deadline_s
+
+        def on_newest(newest: Configs) -> None:
+            older = [
+                (part, version)
+                for (part, _), answer in newest.items()
+                for version in _older_versions(answer)[:MAX_OLDER_VERSIONS]
+            ]
+            if not older:
+                future.settle(lambda: self._info(newest.values()))
+                return
+            left_s = ends - time.monotonic()
+            self._ask_configs(client, future, older, left_s, lambda found: on_all(newest, found))
+
+        def on_all(newest: Configs, older: Configs) -> None:
+            bundles: dict[str, list[Any]] = {}
+            for answer in older.values():
+                bundles.setdefault(_parameter(answer, frames.BUNDLE), []).append(answer)
+            others = tuple(self._info(answers) for answers in bundles.values())
+            future.settle(lambda: replace(self._info(newest.values()), others=others))
+
+        self._ask_configs(client, future, [(part, "") for part in self._parts], deadline_s, on_newest)
+        return future
+
+    def _ask_configs(
+        self,
+        client: NodeClient,
+        future: CallFuture[NodeInfo],
+        wanted: Sequence[tuple[str, str]],
+        deadline_s: float,
+        then: Callable[[Configs], None],
+    ) -> None:
+        """The configuration of each (part, version), all at once; `then` is called with those that are served, unless
+        one of the calls failed, which settles `future`."""
+        answers: dict[tuple[str, str], Any] = {}
         lock = threading.Lock()
 
-        def done(part: str, call: Any) -> None:
+        def done(key: tuple[str, str], call: Any) -> None:
             error = self._error(call)
             with lock:
                 # A part that it does not serve is no failure: the plans that need it are missing in what it says.
                 if error is None or isinstance(error, MismatchError):
-                    answers[part] = None if error is not None else call.result()
-                    is_last = len(answers) == len(self._parts)
+                    answers[key] = None if error is not None else call.result()
+                    is_last = len(answers) == len(wanted)
                 else:
                     self._is_stale = self._is_stale or isinstance(error, DeadlineError)
                     future.settle(_raiser(error))
                     return
             if is_last:
-                future.settle(lambda: self._info(answers))
+                then({key: answers[key] for key in wanted if answers[key] is not None})
 
         request, response = METHODS["ModelConfig"]
-        for part in self._parts:
-            message = request(name=frames.model_name(self._bundle, part)).SerializeToString()
-            self._start(client, future, "ModelConfig", message, response.FromString, deadline_s, partial(done, part))
-        return future
+        for part, version in wanted:
+            message = request(name=frames.model_name(self._bundle, part), version=version).SerializeToString()
+            self._start(
+                client, future, "ModelConfig", message, response.FromString, deadline_s, partial(done, (part, version))
+            )
 
     def ping(self, deadline_s: float, padding_bytes: int = 0) -> Future[None]:
         future: CallFuture[None] = CallFuture()
@@ -163,12 +207,12 @@ class GrpcPeer:
         said_so = any(key == ERROR_KEY for key, _ in failure.trailing_metadata() or ())
         return UpstreamError(error.message, hint=error.hint) if said_so and type(error) is UnreachableError else error
 
-    def _info(self, answers: dict[str, Any]) -> NodeInfo:
+    def _info(self, answers: Iterable[Any]) -> NodeInfo:
         plans: dict[str, str] = {}
         codecs: dict[str, str] = {}
         bundle = ""
-        for answer in answers.values():
-            for key, value in (answer.config.parameters if answer is not None else {}).items():
+        for answer in answers:
+            for key, value in answer.config.parameters.items():
                 kind, _, name = key.partition(".")
                 if kind == frames.PLAN:
                     plans[name] = value.string_value
@@ -184,6 +228,16 @@ class GrpcPeer:
                 self._client.close()
                 self._client, self._is_stale = NodeClient(self.url, self._options), False
             return self._client
+
+
+def _parameter(answer: Any, key: str) -> str:
+    """ "" where it is missing."""
+    return str(answer.config.parameters[key].string_value) if key in answer.config.parameters else ""
+
+
+def _older_versions(answer: Any) -> list[str]:
+    """Those that are served beside the one that answered, the newest first."""
+    return [version for version in _parameter(answer, frames.VERSIONS).split(",") if version][-2::-1]
 
 
 def _reply(data: bytes, sent_bytes: int) -> Reply:

@@ -24,12 +24,16 @@ class UpstreamError(UnreachableError):
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """What a node holds. `plans`: variant -> plan digest, `codecs`: codec -> codec digest, of those that it serves."""
+    """What a node holds. `plans`: variant -> plan digest, `codecs`: codec -> codec digest, of those that it serves.
+
+    `others`: the same of each further bundle of that name, where it serves several; the node itself is the newest.
+    """
 
     name: str
     bundle_digest: str
     plans: Mapping[str, str] = field(default_factory=dict)
     codecs: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[NodeInfo, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Route:
             if due:
                 self._begin_handshake()
             return Verdict("refused", f"{self.tier}: {refusal}")
-        if info is not None and variant not in info.plans and info.bundle_digest == self._bundle_digest:
+        if info is not None and self._is_absent(info, variant):
             if due:
                 self._begin_handshake()
             return Verdict("absent", f"{self.tier}: {info.name} does not serve {variant!r}")
@@ -138,7 +138,18 @@ class Route:
                 self._info = None
         self.breaker.failure()
 
+    def _is_absent(self, info: NodeInfo, variant: str) -> bool:
+        """The node has our bundle, and none of what it holds has the variant."""
+        held = (info, *info.others)
+        ours = any(entry.bundle_digest == self._bundle_digest for entry in held)
+        return ours and not any(variant in entry.plans for entry in held)
+
     def _difference(self, info: NodeInfo, variant: str) -> str:
+        """ "" where one of the versions that the node serves is ours; else what differs from the newest."""
+        reasons = [self._difference_of(entry, variant) for entry in (info, *info.others)]
+        return "" if "" in reasons else reasons[0]
+
+    def _difference_of(self, info: NodeInfo, variant: str) -> str:
         held = info.plans.get(variant, "")
         if held != self._plans[variant]:
             return f"{info.name} holds another bundle: {variant!r} is {held[:12] or 'unknown'} there"

@@ -41,7 +41,8 @@ deadline DEADLINE_EXCEEDED / 504, an upstream that cannot be reached and a node 
 
 **Handshake.** `ModelConfig` of a model lists in its parameters the whole digests that a client compares with its own:
 `edgekit_bundle`, `edgekit_model` (the part's sha256), `edgekit_plan.<variant>` and `edgekit_codec.<codec>` for each
-that the part is in; and `edgekit_tier`, the part's.
+that the part is in; `edgekit_tier`, the part's; and `edgekit_versions`, all that are served of that name (`1,2`), so
+that a client whose bundle is an older one finds it by asking for that version.
 
 **Checksum.** `edgekit_crc32c` (int64) of a gRPC request or answer is the CRC32C over its raw contents in order; it is
 checked where it is sent. Frames carry their own.
@@ -71,6 +72,7 @@ SENDER = "edgekit_sender"
 # In a model's configuration only.
 CODEC = "edgekit_codec"
 MODEL = "edgekit_model"
+VERSIONS = "edgekit_versions"
 
 TIER = "edgekit_tier"
 RATE = "edgekit_rate"

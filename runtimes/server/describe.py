@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from edgekit.runtimes.protocol.frames import BUNDLE, CODEC, MODEL, PLAN, TIER
+from edgekit.runtimes.protocol.frames import BUNDLE, CODEC, MODEL, PLAN, TIER, VERSIONS
 from edgekit.runtimes.protocol.tensors import DATATYPES
 from edgekit.runtimes.server.model import ServedModel
 from edgekit.runtimes.server.statistics import Duration
@@ -34,9 +34,10 @@ def metadata(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def config(model: ServedModel) -> dict[str, Any]:
-    """`dims` leave the batch out where `max_batch_size` is above 0, as Triton's configuration does."""
-    batched = model.is_batchable
+def config(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
+    """`versions`: all that are served of that name. `dims` leave the batch out where `max_batch_size` is above 0, as
+    Triton's configuration does."""
+    batched, told = model.is_batchable, {**_digests(model), VERSIONS: ",".join(versions)}
 
     def entry(spec: TensorSpec) -> dict[str, Any]:
         kind = DATATYPES[spec.dtype]
@@ -50,7 +51,7 @@ def config(model: ServedModel) -> dict[str, Any]:
         "max_batch_size": model.batching.max_batch if batched else 0,
         "input": [entry(spec) for spec in model.inputs],
         "output": [entry(spec) for spec in model.outputs],
-        "parameters": {key: {"string_value": value} for key, value in _digests(model).items()},
+        "parameters": {key: {"string_value": value} for key, value in told.items()},
     }
     if batched:
         described["dynamic_batching"] = {

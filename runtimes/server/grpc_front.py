@@ -167,11 +167,12 @@ class GrpcFront:
         return describe.metadata(model, catalog.versions(model.name))
 
     def _model_config(self, request: Any, context: Any, headers: dict[str, str]) -> Any:
+        catalog = self._engine.catalog
         try:
-            model = self._engine.catalog.find(request.name, request.version)
+            model = catalog.find(request.name, request.version)
         except UnknownNameError:
             return self._passed_up("ModelConfig", request, context)
-        return {"config": describe.config(model)}
+        return {"config": describe.config(model, catalog.versions(model.name))}
 
     def _passed_up(self, method: str, request: Any, context: Any) -> Any:
         """The upstream's answer about a model that is not held here; without an upstream, the error in hand."""

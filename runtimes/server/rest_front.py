@@ -136,7 +136,8 @@ class RestFront:
             return _readiness(self._engine.is_ready, found(request).name)
 
         async def config(request: Request) -> Response:
-            return JSONResponse(describe.config(found(request)))
+            model = found(request)
+            return JSONResponse(describe.config(model, catalog.versions(model.name)))
 
         async def stats(request: Request) -> Response:
             return JSONResponse(describe.statistics([found(request)]))

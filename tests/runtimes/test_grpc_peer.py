@@ -107,6 +107,26 @@ def test_a_handshake_gathers_what_all_parts_say_and_misses_none(server: Server, 
     assert (info.bundle_digest, info.plans, info.codecs) == ("b" * 64, {"split": "p" * 64}, {"c": "c" * 64})
 
 
+def test_a_handshake_finds_older_versions_by_their_bundle(server: Server, peer: GrpcPeer) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def config(request: Any, context: Any) -> Any:
+        asked.append((request.name, request.version))
+        letter = {"": "c", "3": "c", "2": "b", "1": "a"}[request.version]
+        plan = "rest" if request.name == "net.rest" else "all"
+        values = {frames.BUNDLE: letter * 64, f"{frames.PLAN}.{plan}": letter * 64, frames.VERSIONS: "1,2,3"}
+        parameters = {key: {"string_value": value} for key, value in values.items()}
+        return messages.METHODS["ModelConfig"][1](config={"name": request.name, "parameters": parameters})
+
+    server.methods["ModelConfig"] = config
+    info = peer.handshake(5.0).result(5)
+    assert (info.bundle_digest, info.plans) == ("c" * 64, {"rest": "c" * 64, "all": "c" * 64})
+    assert [(other.bundle_digest, dict(other.plans)) for other in info.others] == [
+        (letter * 64, {"rest": letter * 64, "all": letter * 64}) for letter in "ba"
+    ]
+    assert len(asked) == 2 * 3
+
+
 @pytest.mark.parametrize(
     ("code", "name", "kind"),
     [

@@ -284,6 +284,17 @@ def test_a_node_of_another_version_and_the_right_one_again(
         tally.ask_until("edge")
 
 
+@pytest.mark.parametrize("ours", ["newest", "oldest"])
+def test_a_node_with_two_bundles_of_one_name_is_asked_for_ours(
+    bundle_path, another, open_coordinator, truth, ours: str
+) -> None:
+    served = [another.path, bundle_path] if ours == "newest" else [bundle_path, another.path]
+    with Node(served, NodeOptions(threads=1)) as both:
+        tally = Tally(open_coordinator(both.grpc_url), truth)
+        tally.ask(3)
+        assert set(tally.tiers) == {"edge"}, tally.reasons
+
+
 def test_a_refinement_is_shorter_than_the_frame_and_gives_its_answer(make_bundle, tmp_path, unsure, truth) -> None:
     path = make_bundle(tmp_path / "net.edgekit", coded=True)
     settings = {"deadline_ms": 5000, "threads": 1, "policy": "split@0"}
