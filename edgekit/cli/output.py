@@ -80,6 +80,13 @@ class Output:
         if not self.quiet:
             click.echo(paint(text, "dim", sys.stderr), err=True, color=True)
 
+    def warn(self, text: str, hint: str = "") -> None:
+        """Something that the user will want to mend, though the command goes on: on stderr."""
+        if not self.quiet:
+            click.echo(f"{paint('warning:', 'yellow', sys.stderr)} {text}", err=True, color=True)
+            if hint:
+                click.echo(f"{paint('hint:', 'cyan', sys.stderr)} {hint}", err=True, color=True)
+
     @contextmanager
     def working(self) -> Iterator[Progress]:
         """For long work: draws its progress on stderr, and keeps libraries' chatter away from stdout."""

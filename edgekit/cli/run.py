@@ -13,15 +13,17 @@ from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.quantities import Milliseconds
 from edgekit.cli.wording import ms_text, percent_text, shape_text
-from edgekit.errors import DataError, UsageError
+from edgekit.errors import AuthenticationError, DataError, MismatchError, RemoteError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
+    from edgekit.bundle.manifest import Tier
     from edgekit.runtimes.predict import Prediction
     from edgekit.runtimes.session import Session
 
 BAR_WIDTH = 24
 REMOTE = "With edge and cloud"
+_WHY = {AuthenticationError: "authentication failed", MismatchError: "it does not hold this bundle"}
 
 
 @make_command(
@@ -88,6 +90,7 @@ def command(
 
     With --edge or --cloud the best way for the link of the moment is chosen for each input, and the answer says where
     it was computed. It comes by the deadline: where a node does not answer in time, from this device, marked degraded.
+    A node that refuses (its token, another bundle) is named on stderr; where --policy needs one, that ends the command.
     """
     from edgekit.bundle import Bundle
     from edgekit.runtimes.load import load
@@ -106,6 +109,8 @@ def command(
             for source in sources:
                 prediction = predictor.predict(source, count=top)
                 answer = getattr(session, "last", None)
+                if answer is not None and answer.degraded:
+                    _refuse_where_a_node_is_needed(session)
                 if out.json:
                     how = {"answer": answer.to_json()} if answer is not None else {}
                     results.append({"input": str(source), **prediction.to_json(), **how})
@@ -117,8 +122,36 @@ def command(
                     out.line(_line(source, prediction) + (f"\t{answer.summary()}" if answer is not None else ""))
             for tier in _silent_tiers(session):
                 out.remark(f"note: the {tier} does not answer; ways through it were left out")
+            refusals = _refusals(session)
+            for tier, refusal in refusals.items():
+                out.warn(f"the {tier} was not used, {_WHY[type(refusal)]}: {refusal.message}", refusal.hint)
+    refused = {"refusals": [_refusal_entry(*entry) for entry in refusals.items()]} if connects else {}
     first = {key: value for key, value in results[0].items() if key != "input"} if len(results) == 1 else {}
-    out.emit({"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **first})
+    out.emit(
+        {"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **refused, **first}
+    )
+
+
+def _refusals(session: Any) -> dict[Tier, RemoteError]:
+    """Nodes that answer and refuse us, or that we may not ask; handshakes that are under way are waited for."""
+    from edgekit.runtimes.coordinator.route import HANDSHAKE_S
+
+    coordinator = getattr(session, "coordinator", None)
+    return {} if coordinator is None else coordinator.refusals(HANDSHAKE_S)
+
+
+def _refuse_where_a_node_is_needed(session: Any) -> None:
+    """Raises the refusal of a node where the policy that the user named has no way without one."""
+    policy = session.coordinator.policy
+    if not policy.needs_node:
+        return
+    for tier, refusal in _refusals(session).items():
+        hint = f"{refusal.hint}; --policy auto answers on this device meanwhile"
+        raise type(refusal)(f"--policy {policy} needs the {tier}: {refusal.message}", hint=hint)
+
+
+def _refusal_entry(tier: Tier, refusal: RemoteError) -> dict[str, str]:
+    return {"tier": tier, "kind": type(refusal).__name__, "message": refusal.message, "hint": refusal.hint}
 
 
 def _silent_tiers(session: Any) -> list[str]:

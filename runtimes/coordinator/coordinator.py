@@ -17,7 +17,7 @@ from typing import Any
 from edgekit.bundle.bundle import Bundle
 from edgekit.bundle.manifest import Manifest, Tier, Variant
 from edgekit.devices.device import Device
-from edgekit.errors import DeadlineError, EdgekitError, InputError, SessionError, UsageError
+from edgekit.errors import DeadlineError, EdgekitError, InputError, RemoteError, SessionError, UsageError
 from edgekit.planning.link import Link
 from edgekit.planning.plan import Hop, Objective, PlanLimits
 from edgekit.runtimes.codecs.frame import MAX_SEQUENCE, Frame, pack
@@ -211,6 +211,19 @@ class Coordinator:
     def states(self) -> dict[Tier, str]:
         """Of the breaker of each node: closed, open or half-open."""
         return {route.tier: route.breaker.state for route in self._routes}
+
+    def refusals(self, wait_s: float = 0.0) -> dict[Tier, RemoteError]:
+        """Nodes that answer and may not be asked for anything that the policy could want, and why: AuthenticationError
+        or MismatchError. Waits `wait_s` at most for each handshake that is under way."""
+        if self._knowledge is None:
+            return {}
+        ways = [way for way in self._knowledge.ways(self.clock.now()) if way.variant in self._variants]
+        wanted = [way.variant for way in self.policy.mine(ways)]
+        found = {
+            route.tier: route.refusal([name for name in wanted if self.route(name) is route], wait_s)
+            for route in self._routes
+        }
+        return {tier: refusal for tier, refusal in found.items() if refusal is not None}
 
     def close(self) -> None:
         """Ends its threads and connections; requests under way end with an error. Again is harmless."""

@@ -56,10 +56,11 @@ class Situation:
 
 class Policy(ABC):
     """`choose` is called for every request; it raises PlanError only where nothing can be run at all. One that
-    `uses_links` has silent ones probed."""
+    `uses_links` has silent ones probed; one that `needs_node` has no way that the device can go alone."""
 
     name: ClassVar[str]
     uses_links: ClassVar[bool] = True
+    needs_node: ClassVar[bool] = False
 
     def __init__(self, variant: str | None = None, rate: int | None = None) -> None:
         self.variant, self.rate = variant, rate
@@ -125,6 +126,7 @@ class Local(Policy):
 
 class Offload(Policy):
     name = "offload"
+    needs_node = True
 
     def fits(self, way: Way) -> bool:
         return is_offload(way)
@@ -132,6 +134,7 @@ class Offload(Policy):
 
 class Split(Policy):
     name = "split"
+    needs_node = True
 
     def fits(self, way: Way) -> bool:
         return is_split(way)
@@ -139,6 +142,7 @@ class Split(Policy):
 
 class ThreeTier(Policy):
     name = "three-tier"
+    needs_node = True
 
     def fits(self, way: Way) -> bool:
         return is_three_tier(way)

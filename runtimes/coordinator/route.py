@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.bundle.manifest import Tier
-from edgekit.errors import AuthenticationError, EdgekitError, MismatchError, OverloadedError, UnreachableError
+from edgekit.errors import (
+    AuthenticationError,
+    EdgekitError,
+    MismatchError,
+    OverloadedError,
+    RemoteError,
+    UnreachableError,
+)
 from edgekit.runtimes.coordinator.breaker import BreakerSettings, CircuitBreaker
 from edgekit.runtimes.coordinator.clock import Clock
 from edgekit.runtimes.peer import NodeInfo, Peer, UpstreamError
@@ -67,7 +74,7 @@ class Route:
         self._waiting: list[Callable[[EdgekitError | None], None]] = []
         self._recheck_at = 0.0
         self._blocked: dict[str, tuple[float, str]] = {}
-        self._refusal = ""
+        self._refusal: AuthenticationError | None = None
         self._last_error = ""
 
     @property
@@ -84,10 +91,10 @@ class Route:
             blocked_until, why = self._blocked.get(variant, (0.0, ""))
             if self._clock.now() < blocked_until:
                 return Verdict("refused", f"{self.tier}: {why}")
-        if refusal:
+        if refusal is not None:
             if due:
                 self._begin_handshake()
-            return Verdict("refused", f"{self.tier}: {refusal}")
+            return Verdict("refused", f"{self.tier}: {refusal.message}")
         if info is not None and self._is_absent(info, variant):
             if due:
                 self._begin_handshake()
@@ -106,6 +113,21 @@ class Route:
         if closed:
             return Verdict("wait")
         return Verdict("refused", f"{self.tier}: {self._last_error or 'failed'}, left alone for a while")
+
+    def refusal(self, variants: Iterable[str], wait_s: float = 0.0) -> RemoteError | None:
+        """Why a node that answers may be asked for none of `variants`: AuthenticationError, or MismatchError where it
+        holds other versions of all of them. Waits `wait_s` at most for a handshake that is under way."""
+        ended = threading.Event()
+        self.when_ready(lambda error: ended.set())
+        ended.wait(wait_s)
+        with self._lock:
+            info, refusal = self._info, self._refusal
+        if refusal is not None or info is None:
+            return refusal
+        reasons = [self._difference(info, variant) for variant in variants if not self._is_absent(info, variant)]
+        if not reasons or "" in reasons:
+            return None
+        return MismatchError(reasons[0], hint="serve and run the same bundle: `edgekit inspect` shows its digest")
 
     def when_ready(self, listener: Callable[[EdgekitError | None], None]) -> None:
         """Calls `listener` once the handshake under way has ended and counts, with its error or None."""
@@ -132,7 +154,7 @@ class Route:
             if isinstance(error, OverloadedError):
                 return
             if isinstance(error, AuthenticationError):
-                self._refusal, self._recheck_at, self._info = error.message, retry_at, None
+                self._refusal, self._recheck_at, self._info = error, retry_at, None
                 return
             if isinstance(error, UnreachableError | MismatchError):
                 self._info = None
@@ -175,13 +197,13 @@ class Route:
             self.breaker.failure()
         with self._lock:
             self._pending, waiting, self._waiting = None, self._waiting, []
-            self._info, self._refusal = (future.result(), "") if error is None else (None, self._refusal)
+            self._info, self._refusal = (future.result(), None) if error is None else (None, self._refusal)
             if error is None:
                 self._blocked.clear()
             else:
                 self._last_error = error.message
             if isinstance(error, AuthenticationError):
-                self._refusal = error.message
+                self._refusal = error
         if error is None and self._on_handshake is not None:
             self._on_handshake(self)
         for listener in waiting:

@@ -1,0 +1,101 @@
+"""`edgekit run --edge` against nodes that refuse: what is answered, what is said, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from edgekit.cli.main import cli
+from edgekit.runtimes.server import Node, NodeOptions, Security
+
+TOKEN = "correct-horse-battery-staple-1234"
+
+
+@pytest.fixture(scope="module")
+def feeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("feeds") / "x.npz"
+    np.savez(path, x=np.ones((1, 6), np.float32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle_path: Path) -> Iterator[Node]:
+    with Node([bundle_path], NodeOptions(threads=1, security=Security(token=TOKEN))) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def other_version(another) -> Iterator[Node]:
+    with Node([another.path], NodeOptions(threads=1)) as node:
+        yield node
+
+
+def run(bundle: Path, feeds: Path, node: Node, *words: str | Path, code: int = 0) -> Result:
+    arguments = ["run", bundle, "-i", feeds, "--edge", node.grpc_url, "--deadline", "5s", "--threads", "1", *words]
+    result = CliRunner().invoke(cli, [str(word) for word in arguments])
+    assert result.exit_code == code, f"{result.exit_code}: {result.output}\n{result.exception!r}"
+    return result
+
+
+def token_file(folder: Path, token: str) -> Path:
+    path = folder / "token"
+    path.write_text(token)
+    return path
+
+
+@pytest.mark.parametrize("policy", [(), ("--policy", "auto"), ("--policy", "cascade")])
+def test_a_wrong_token_is_told_and_the_device_answers(
+    bundle_path, feeds, guarded: Node, tmp_path: Path, policy: tuple[str, ...]
+) -> None:
+    wrong = token_file(tmp_path, "wrong")
+    result = run(bundle_path, feeds, guarded, "--token-file", wrong, *policy)
+    assert "answered by the device" in result.stdout
+    assert f"warning: the edge was not used, authentication failed: {guarded.grpc_url}: " in result.stderr
+    assert "a wrong token" in result.stderr and "hint: check the token" in result.stderr
+
+
+def test_another_version_is_told_and_the_device_answers(bundle_path, feeds, other_version: Node) -> None:
+    result = run(bundle_path, feeds, other_version)
+    assert "answered by the device" in result.stdout
+    assert "the edge was not used, it does not hold this bundle" in result.stderr
+    assert other_version.grpc_url in result.stderr and "hint: serve and run the same bundle" in result.stderr
+
+
+def test_json_holds_the_refusal_too(bundle_path, feeds, guarded: Node, tmp_path: Path) -> None:
+    result = run(bundle_path, feeds, guarded, "--json", "--token-file", token_file(tmp_path, "wrong"))
+    payload = json.loads(result.stdout)
+    (refusal,) = payload["refusals"]
+    assert (refusal["tier"], refusal["kind"], payload["answer"]["tier"]) == ("edge", "AuthenticationError", "device")
+    assert "a wrong token" in refusal["message"] and refusal["hint"]
+
+
+@pytest.mark.parametrize("policy", ["split", "split@1", "offload", "three-tier"])
+def test_a_policy_that_needs_the_node_ends_with_16(
+    bundle_path, feeds, guarded: Node, other_version: Node, tmp_path: Path, policy: str
+) -> None:
+    wrong = token_file(tmp_path, "wrong")
+    result = run(bundle_path, feeds, guarded, "--policy", policy, "--token-file", wrong, "--json", code=16)
+    assert json.loads(result.stdout)["error"]["kind"] == "AuthenticationError"
+    assert f"--policy {policy} needs the edge" in result.stderr and "a wrong token" in result.stderr
+    result = run(bundle_path, feeds, other_version, "--policy", policy, "--json", code=16)
+    assert json.loads(result.stdout)["error"]["kind"] == "MismatchError"
+
+
+def test_the_right_token_says_nothing(bundle_path, feeds, guarded: Node, tmp_path: Path) -> None:
+    right = token_file(tmp_path, TOKEN)
+    result = run(bundle_path, feeds, guarded, "--policy", "split", "--token-file", right, "--json")
+    payload = json.loads(result.stdout)
+    assert (payload["refusals"], payload["answer"]["tier"], payload["answer"]["degraded"]) == ([], "edge", False)
+    assert result.stderr == ""
+
+
+def test_a_node_that_holds_both_versions_refuses_neither(bundle_path, another, feeds) -> None:
+    with Node([bundle_path, another.path], NodeOptions(threads=1)) as both:
+        for bundle in (bundle_path, another.path):
+            payload = json.loads(run(bundle, feeds, both, "--policy", "split", "--json").stdout)
+            assert (payload["refusals"], payload["answer"]["tier"]) == ([], "edge")
