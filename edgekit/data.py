@@ -6,6 +6,7 @@ paths, or the iterable's own, so that the same data give the same bundle.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,7 +23,10 @@ from edgekit.model import Sample
 from edgekit.runtimes.preprocess import ARRAY_SUFFIXES, TextEncoder, image_files, image_tensor, load_arrays
 from edgekit.tensors import TensorSpec
 
+logger = logging.getLogger("edgekit")
+
 HOLD_OUT_EVERY = 4
+NAMES_TOLD = 3
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -171,6 +175,9 @@ def _class_folders(root: Path, images: Sequence[Path], labels: Sequence[str]) ->
     names = sorted(set(folders.values()))
     if len(names) == len(labels):
         return {image: names.index(name) for image, name in folders.items()}
+    reason = f"the model has {len(labels)} classes of other names" if labels else "the model names no classes"
+    told = ", ".join(names[:NAMES_TOLD]) + (", ..." if len(names) > NAMES_TOLD else "")
+    logger.warning("%s: the sub-folders %s are not used as labels: %s", root, told, reason)
     return {}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,30 @@ def test_numbered_folders_are_classes_and_strange_ones_are_not(tmp_path: Path) -
             grey(tmp_path / "animals" / "newt" / f"{number}.png", 0)
     assert load_data(tmp_path / "numbers", IMAGE).labels == (0, 1)
     assert load_data(tmp_path / "animals", IMAGE).labels == ()
+
+
+@pytest.mark.parametrize("labels,reason", [((), "the model names no classes"), (("cat", "dog"), "2 classes of other")])
+def test_folders_that_are_no_labels_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: tuple[str, ...], reason: str
+) -> None:
+    for name in ("newt", "eft", "salamander", "axolotl"):
+        grey(tmp_path / name / "0.png", 0)
+    with caplog.at_level(logging.WARNING, "edgekit"):
+        assert load_data(tmp_path, replace(IMAGE, labels=labels)).labels == ()
+    (said,) = caplog.messages
+    assert "the sub-folders axolotl, eft, newt, ... are not used as labels" in said and reason in said
+
+
+def test_folders_that_are_labels_or_a_flat_folder_need_no_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("cat", "dog"):
+        grey(tmp_path / "classes" / name / "0.png", 0)
+        grey(tmp_path / "flat" / f"{name}.png", 0)
+    with caplog.at_level(logging.WARNING, "edgekit"):
+        load_data(tmp_path / "classes", IMAGE)
+        load_data(tmp_path / "flat", replace(IMAGE, labels=()))
+    assert caplog.messages == []
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
