@@ -32,6 +32,15 @@ class Axes:
         return Axes(self.encoder[:count], self.decoder[:, :count], self.variances[:count])
 
 
+@dataclass(frozen=True)
+class Projection:
+    """u = (z - mean) @ project, z = u @ restore + mean; `project`: [D, A], `restore`: [A, D], `mean`: [D]."""
+
+    mean: Tensor
+    project: Tensor
+    restore: Tensor
+
+
 def second_moment(values: Tensor, mode: int) -> Tensor:
     """E[v v^T] along dimension `mode` of [N, ...], over samples and all other dimensions: float64 [n, n]."""
     rows = values.movedim(mode, -1).reshape(-1, values.shape[mode]).double()
@@ -42,20 +51,25 @@ def principal_axes(covariance: Tensor, sensitivity: Tensor | None = None, regula
     """Axes of `covariance` [n, n] in the metric `sensitivity` [n, n] (None: the identity).
 
     The sensitivity is scaled to mean 1 and `regularization` is added to its diagonal: directions that no calibration
-    gradient points to are not worth nothing. With metric M = S S, S symmetric, and S Sigma S = U diag(variances) U^T,
-    encoder = U^T S and decoder = S^-1 U.
+    gradient points to are not worth nothing.
     """
     count = len(covariance)
     identity = torch.eye(count, dtype=torch.float64)
     metric = identity if sensitivity is None else sensitivity.double()
     scale = metric.diagonal().mean()
     metric = metric / scale if scale > 0 else identity
-    weights, basis = torch.linalg.eigh(metric + regularization * identity)
-    root = basis * weights.clamp_min(0).sqrt() @ basis.T
-    inverse = basis / weights.clamp_min(torch.finfo(torch.float64).tiny).sqrt() @ basis.T
-    variances, turn = torch.linalg.eigh(root @ covariance.double() @ root)
-    turn = _settle_signs(turn.flip(1))
-    return Axes((turn.T @ root).float(), (inverse @ turn).float(), variances.flip(0).clamp_min(0).float())
+    encoder, decoder, variances = _aligned(covariance.double(), metric + regularization * identity)
+    return Axes(encoder.float(), decoder.float(), variances.float())
+
+
+def principal_projection(points: Tensor, count: int, metric: Tensor | None = None) -> Projection:
+    """Onto the `count` leading principal axes of `points` [N, D] in the metric [D, D] (None: the identity) as it is:
+    squared distances after it are those of the points in the metric, and components are uncorrelated."""
+    mean = points.mean(0)
+    centred = (points - mean).double()
+    identity = torch.eye(points.shape[1], dtype=torch.float64)
+    encoder, decoder, _ = _aligned(centred.T @ centred, identity if metric is None else metric.double())
+    return Projection(mean, encoder[:count].T.to(points.dtype), decoder[:, :count].T.to(points.dtype))
 
 
 def separable_axes(
@@ -98,6 +112,20 @@ def apply_modes(values: Tensor, matrices: Sequence[Tensor], modes: Sequence[int]
     for matrix, mode in zip(matrices, modes, strict=True):
         values = torch.tensordot(values, matrix, ([mode], [1])).movedim(-1, mode)
     return values
+
+
+def _aligned(covariance: Tensor, metric: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With metric M = S S, S symmetric, and S Sigma S = U diag(variances) U^T: encoder = U^T S, decoder = S^+ U (the
+    pseudo-inverse: what M does not see comes back as 0) and the variances, descending. float64 [n, n], [n, n], [n].
+    """
+    weights, basis = torch.linalg.eigh((metric + metric.T) / 2)
+    floor = weights.max().clamp_min(0) * len(weights) * torch.finfo(torch.float64).eps
+    roots = torch.where(weights > floor, weights, 0.0).sqrt()
+    root = basis * roots @ basis.T
+    inverse = basis * torch.where(roots > 0, 1 / roots, 0.0) @ basis.T
+    variances, turn = torch.linalg.eigh(root @ covariance @ root)
+    turn = _settle_signs(turn.flip(1))
+    return turn.T @ root, inverse @ turn, variances.flip(0).clamp_min(0)
 
 
 def _settle_signs(basis: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Codebooks: tensors in, tensors out. k-means, residual product quantization, and the axes that they work on.
+"""Codebooks: tensors in, tensors out. k-means and residual product quantization.
 
 k-means starts by Arthur and Vassilvitskii's k-means++ (SODA 2007) and goes on by Lloyd's rounds (IEEE Trans. Inf.
 Theory 28(2), 1982); with a price on bits it is the entropy-constrained form of Chou, Lookabaugh and Gray (IEEE Trans.
@@ -89,32 +89,6 @@ def _root(metric: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
     root: Tensor = vectors * values.clamp_min(0).sqrt()
     return root
-
-
-@dataclass(frozen=True)
-class Axes:
-    """u = (z - mean) @ project, z = u @ restore + mean; `project`: [D, A], `restore`: [A, D], `mean`: [D].
-
-    Columns are uncorrelated, the most varying first, and squared distances of u are those of z in the metric.
-    """
-
-    mean: Tensor
-    project: Tensor
-    restore: Tensor
-
-
-def metric_axes(points: Tensor, axes: int, metric: Tensor | None = None) -> Axes:
-    """The `axes` leading principal axes of `points` [N, D] in the metric [D, D] (the identity where None)."""
-    mean = points.mean(0)
-    size = points.shape[1]
-    factor = torch.eye(size, dtype=points.dtype) if metric is None else _root(metric)
-    seen = (points - mean) @ factor
-    _, vectors = torch.linalg.eigh(seen.T @ seen)
-    vectors = vectors.flip(1)[:, :axes]
-    # An eigenvector's sign is the library's choice: the largest entry is made positive.
-    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    project = factor @ vectors
-    return Axes(mean, project, vectors.T @ torch.linalg.pinv(factor))
 
 
 @dataclass(frozen=True)

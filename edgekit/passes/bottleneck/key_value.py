@@ -15,7 +15,8 @@ from torch import Tensor
 
 from edgekit.errors import DataError
 from edgekit.model import Model
-from edgekit.passes.bottleneck.codebooks import Axes, Codebooks, kmeans, rate_prefixes
+from edgekit.passes.bottleneck.axes import Projection
+from edgekit.passes.bottleneck.codebooks import Codebooks, kmeans, rate_prefixes
 from edgekit.passes.bottleneck.vector import Layout, fold_head, gather_features, make_tables, run_module
 from edgekit.progress import Progress, silent
 from edgekit.runtimes.codecs.key_value import KeyValueMemory
@@ -103,7 +104,7 @@ class KeyValueBottleneck:
         return memory
 
 
-def random_axes(points: Tensor, codebooks: int, width: int, seed: int) -> Axes:
+def random_axes(points: Tensor, codebooks: int, width: int, seed: int) -> Projection:
     """A Gaussian projection [D, width] of unit-variance columns for each codebook, side by side (section 3 there).
 
     Columns of `points` [N, D] that never change take no part. Not to be inverted: `restore` is the pseudo-inverse.
@@ -113,4 +114,4 @@ def random_axes(points: Tensor, codebooks: int, width: int, seed: int) -> Axes:
     scale = torch.where(deviation > 1e-6, deviation.clamp_min(1e-6).reciprocal(), torch.zeros_like(deviation))
     project = torch.randn(points.shape[1], codebooks * width, generator=generator) * scale[:, None]
     project = project / points.shape[1] ** 0.5
-    return Axes(mean, project, torch.linalg.pinv(project))
+    return Projection(mean, project, torch.linalg.pinv(project))

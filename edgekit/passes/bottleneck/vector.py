@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from edgekit.errors import DataError
 from edgekit.model import Model, Sample
+from edgekit.passes.bottleneck.axes import Projection, principal_projection
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
-from edgekit.passes.bottleneck.codebooks import Axes, Codebooks, fit_codebooks, metric_axes, rate_prefixes
+from edgekit.passes.bottleneck.codebooks import Codebooks, fit_codebooks, rate_prefixes
 from edgekit.passes.capture import export_program, flatten
 from edgekit.progress import Progress, silent
 from edgekit.runtimes.codecs.entropy import integer_table
@@ -95,7 +96,7 @@ class VectorBottleneck(Bottleneck):
         tables = write_tables(KIND, {}, arrays)
         return Squeezed(squeezed_head, squeezed_tail, KIND, tables, len(kept), detail)
 
-    def _axes(self, points: Tensor, metric: Tensor, name: str) -> Axes:
+    def _axes(self, points: Tensor, metric: Tensor, name: str) -> Projection:
         """Raises DataError where the groups cannot be filled, or the data cannot fill the codebooks."""
         wanted = min(self.axes, points.shape[1])
         wanted -= wanted % self.groups
@@ -108,7 +109,7 @@ class VectorBottleneck(Bottleneck):
                 f"{len(points)} feature vectors for {self.codewords} codewords, allowed at least {4 * self.codewords}",
                 hint="give more calibration data, or ask for fewer codewords",
             )
-        return metric_axes(points, wanted, metric)
+        return principal_projection(points, wanted, metric)
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def run_module(model: Model, sample: Sample) -> Tensor:
 class _Rotate(nn.Module):
     """[B, ...] -> [B, positions, axes]; `pooled`: the mean over positions, [B, 1, axes]."""
 
-    def __init__(self, layout: Layout, axes: Axes, pooled: bool) -> None:
+    def __init__(self, layout: Layout, axes: Projection, pooled: bool) -> None:
         super().__init__()
         self.layout, self.pooled = layout, pooled
         self.linear = _linear(axes.project.T, -(axes.mean @ axes.project))
@@ -209,7 +210,7 @@ class _Rotate(nn.Module):
 class _Restore(nn.Module):
     """[B, positions, axes] -> [B, ...]."""
 
-    def __init__(self, layout: Layout, axes: Axes) -> None:
+    def __init__(self, layout: Layout, axes: Projection) -> None:
         super().__init__()
         self.layout, self.linear = layout, _linear(axes.restore.T, axes.mean)
 
@@ -223,7 +224,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def fold_head(head: Model, layouts: dict[str, Layout], axes: dict[str, Axes], *, pooled: bool = False) -> Model:
+def fold_head(head: Model, layouts: dict[str, Layout], axes: dict[str, Projection], *, pooled: bool = False) -> Model:
     """The head, then each feature's rotation: outputs of the same names, [batch, positions or 1, axes]."""
     module = head.copy_graph()
     output = module.graph.output_node()
@@ -238,7 +239,7 @@ def fold_head(head: Model, layouts: dict[str, Layout], axes: dict[str, Axes], *,
     return _recaptured(head, module)
 
 
-def fold_tail(tail: Model, head: Model, layouts: dict[str, Layout], axes: dict[str, Axes]) -> Model:
+def fold_tail(tail: Model, head: Model, layouts: dict[str, Layout], axes: dict[str, Projection]) -> Model:
     """The inverse rotations, then the tail; its samples are the new head's answers."""
     module = tail.copy_graph()
     places = [node for node in module.graph.nodes if node.op == "placeholder"]

@@ -10,6 +10,7 @@ from edgekit.passes.bottleneck.axes import (
     apply_modes,
     output_gradients,
     principal_axes,
+    principal_projection,
     second_moment,
     separable_axes,
 )
@@ -19,6 +20,10 @@ def _moments(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     first, second = torch.randn(2, count, count, generator=generator, dtype=torch.float64)
     return first @ first.T + 0.1 * torch.eye(count), second @ second.T + 0.1 * torch.eye(count)
+
+
+def _normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 33])
@@ -105,3 +110,34 @@ def test_projected_gradients_estimate_the_sensitivity_of_a_linear_tail() -> None
     # A mean of n products of Gaussians: its standard error is below sqrt(2 / n) of the largest element, taken 5 times.
     error = 5 * (2 / 20_000) ** 0.5 * float(exact.diagonal().max())
     assert torch.allclose(second_moment(gradients, 1), exact, atol=error)
+
+
+def test_a_projection_keeps_distances_of_the_metric_and_comes_back() -> None:
+    points = _normal(300, 5, seed=9) @ _normal(5, 5, seed=10) + 3
+    factor = _normal(5, 5, seed=11)
+    metric = factor @ factor.T
+    axes = principal_projection(points, 5, metric)
+    coded = (points - axes.mean) @ axes.project
+    assert torch.allclose(coded @ axes.restore + axes.mean, points)
+    step = points[1:] - points[:-1]
+    assert torch.allclose((coded[1:] - coded[:-1]).square().sum(1), ((step @ metric) * step).sum(1))
+    covariance = coded.T @ coded / 300
+    assert torch.allclose(covariance, covariance.diagonal().diag(), atol=1e-8 * float(covariance.max()))
+    assert (covariance.diagonal().diff() <= 0).all()
+
+
+def test_a_projection_onto_few_axes_leaves_out_what_varies_least() -> None:
+    points = _normal(300, 5, seed=12) * torch.tensor([9.0, 5.0, 3.0, 1.0, 0.1], dtype=torch.float64)
+    axes = principal_projection(points, 3)
+    assert (axes.project.shape, axes.restore.shape) == ((5, 3), (3, 5))
+    back = (points - axes.mean) @ axes.project @ axes.restore + axes.mean
+    missed = torch.linalg.eigvalsh((points - axes.mean).T @ (points - axes.mean))[:2].sum()
+    torch.testing.assert_close((points - back).square().sum(), missed)
+
+
+def test_directions_that_the_metric_does_not_see_come_back_as_the_mean() -> None:
+    points = _normal(100, 4, seed=13)
+    axes = principal_projection(points, 4, torch.diag(torch.tensor([1.0, 2.0, 0.0, 3.0], dtype=torch.float64)))
+    back = (points - axes.mean) @ axes.project @ axes.restore + axes.mean
+    torch.testing.assert_close(back[:, [0, 1, 3]], points[:, [0, 1, 3]])
+    torch.testing.assert_close(back[:, 2], points.mean(0)[2].expand(100))

@@ -9,7 +9,6 @@ from edgekit.passes.bottleneck.codebooks import (
     assign,
     fit_codebooks,
     kmeans,
-    metric_axes,
     move_average,
     order_units,
     rate_prefixes,
@@ -75,20 +74,6 @@ def test_a_price_on_bits_lowers_the_entropy():
         return float(-(shares * shares.clamp_min(1e-9).log2()).sum())
 
     assert entropy(0.3) < entropy(0.1) < entropy(0.0) - 0.05
-
-
-def test_axes_keep_distances_of_the_metric_and_come_back():
-    points = _normal(300, 5, seed=9) @ _normal(5, 5, seed=10) + 3
-    factor = _normal(5, 5, seed=11)
-    metric = factor @ factor.T
-    axes = metric_axes(points, 5, metric)
-    coded = (points - axes.mean) @ axes.project
-    assert torch.allclose(coded @ axes.restore + axes.mean, points)
-    step = points[1:] - points[:-1]
-    assert torch.allclose((coded[1:] - coded[:-1]).square().sum(1), ((step @ metric) * step).sum(1))
-    covariance = coded.T @ coded / 300
-    assert torch.allclose(covariance, covariance.diagonal().diag(), atol=1e-8 * float(covariance.max()))
-    assert (covariance.diagonal().diff() <= 0).all()
 
 
 def test_every_unit_makes_the_error_smaller_and_decode_is_a_sum():
