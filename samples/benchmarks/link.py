@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import socket
 import statistics
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from common import environment, rounded, save
+from tcp_server import ANY, answering, dial, request, tcp_server
 
 from edgekit.planning.link import Link
 from edgekit.planning.traces import Conditions, Trace
@@ -27,47 +25,13 @@ LINKS = (Link(1.0, 60.0), Link(10.0, 20.0), Link(10.0, 40.0), Link(100.0, 4.0), 
 SIZES = (8, 1500, 15_000, 150_000)
 ANSWER = 8
 LONGEST_MS = 2000.0
-ANY = ("127.0.0.1", 0)
-
-
-@contextmanager
-def server() -> Iterator[tuple[str, int]]:
-    """Reads the length that a request states, then that many bytes, and answers with 8."""
-    with socket.create_server(ANY) as listener:
-
-        def serve(connection: socket.socket) -> None:
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                while head := connection.recv(8, socket.MSG_WAITALL):
-                    left = int.from_bytes(head, "big") - len(head)
-                    while left > 0:
-                        left -= len(connection.recv(min(left, 1 << 16)))
-                    connection.sendall(bytes(ANSWER))
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 def exchange_ms(connection: socket.socket, size_bytes: int) -> float:
     start = time.perf_counter()
-    connection.sendall(size_bytes.to_bytes(8, "big") + bytes(size_bytes - 8))
+    connection.sendall(request(size_bytes))
     connection.recv(ANSWER, socket.MSG_WAITALL)
     return 1e3 * (time.perf_counter() - start)
-
-
-def dial(address: tuple[str, int]) -> socket.socket:
-    connection = socket.create_connection(address, timeout=60)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
 
 
 def steady(address: tuple[str, int], runs: int) -> list[dict[str, Any]]:
@@ -119,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=9)
     runs = max(3, min(parser.parse_args().runs, 100))
-    with server() as address:
+    with tcp_server(answering(ANSWER)) as address:
         result = rounded(
             {
                 "steady": steady(address, runs),

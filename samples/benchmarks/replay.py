@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from common import environment, rounded, save
+from tcp_server import ANY, answering, dial, request, tcp_server
 
 from edgekit.planning.named_traces import trace_named
 from edgekit.planning.plan import Crossing, RateCost, StageCost, Way
@@ -32,7 +29,6 @@ from edgekit.runtimes.link.emulator import LinkEmulator
 
 TRACES = ("steady-10", "lte", "wifi-walk", "outages")
 RATE_HZ = 3.0
-ANY = ("127.0.0.1", 0)
 ANSWER = 4000
 TAIL_MS = 4.0
 
@@ -50,42 +46,13 @@ def still(trace: Trace) -> Trace:
     return replace(trace, pieces=tuple(replace(piece, jitter_ms=0.0, loss=0.0) for piece in trace.pieces))
 
 
-@contextmanager
-def server() -> Iterator[tuple[str, int]]:
-    """Reads as many bytes as a request says, computes by sleeping, and answers."""
-    with socket.create_server(ANY) as listener:
-
-        def serve(connection: socket.socket) -> None:
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                while head := connection.recv(8, socket.MSG_WAITALL):
-                    left = int.from_bytes(head, "big") - len(head)
-                    while left > 0:
-                        left -= len(connection.recv(min(left, 1 << 16)))
-                    time.sleep(TAIL_MS / 1e3)
-                    connection.sendall(bytes(ANSWER))
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()
-        listener.shutdown(socket.SHUT_RDWR)
-
-
 def in_real_time(address: tuple[str, int], plan: Way, trace: Trace, requests: int) -> list[float]:
     size_bytes = int(plan.crossings[0].rates[0].size_bytes)
     latencies: list[float] = []
     with (
         LinkEmulator(ANY, address, trace.pieces[0]) as emulator,
-        socket.create_connection((emulator.host, emulator.port), timeout=60) as near,
+        dial((emulator.host, emulator.port)) as near,
     ):
-        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         time.sleep(0.2)
         emulator.set(trace)
         began = time.perf_counter()
@@ -93,7 +60,7 @@ def in_real_time(address: tuple[str, int], plan: Way, trace: Trace, requests: in
             came = began + index / RATE_HZ
             time.sleep(max(0.0, came - time.perf_counter()))
             time.sleep(plan.stages[0].latency_ms / 1e3)
-            near.sendall(size_bytes.to_bytes(8, "big") + bytes(size_bytes - 8))
+            near.sendall(request(size_bytes))
             left = ANSWER
             while left > 0:
                 left -= len(near.recv(left))
@@ -124,7 +91,7 @@ def main() -> None:
     seconds = min(max(parser.parse_args().seconds, 2.0), 120.0)
     print(f"{'trace':12}{'plan':10}{'simulated ms':>14}{'real ms':>10}{'median error':>14}{'p95 error':>11}")
     rows = []
-    with server() as address:
+    with tcp_server(answering(ANSWER, TAIL_MS)) as address:
         for name in TRACES:
             for plan in PLANS:
                 row = compare(address, plan, name, seconds)

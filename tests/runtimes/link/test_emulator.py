@@ -14,43 +14,22 @@ from edgekit.errors import NodeError, UsageError
 from edgekit.planning.link import Link
 from edgekit.planning.traces import Conditions, Trace
 from edgekit.runtimes.link.emulator import LinkEmulator, parse_address
+from samples.benchmarks.tcp_server import ANY, tcp_server
+from samples.benchmarks.tcp_server import dial as connect
+from samples.benchmarks.tcp_server import echo as send_back
 
-ANY = ("127.0.0.1", 0)
 FREE = Link(1000.0)
 
 
 @pytest.fixture
 def echo() -> Iterator[tuple[str, int]]:
     """A server that sends back what it gets, and ends its side when the client has."""
-    with socket.create_server(ANY) as listener:
-        listener.settimeout(20)
-
-        def answer(connection: socket.socket) -> None:
-            with connection:
-                connection.settimeout(20)
-                try:
-                    while data := connection.recv(1 << 16):
-                        connection.sendall(data)
-                except OSError:
-                    return
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=answer, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()
-        listener.shutdown(socket.SHUT_RDWR)
+    with tcp_server(send_back, 20) as address:
+        yield address
 
 
 def dial(emulator: LinkEmulator) -> socket.socket:
-    connection = socket.create_connection((emulator.host, emulator.port), timeout=20)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+    return connect((emulator.host, emulator.port), 20)
 
 
 def receive(connection: socket.socket, size_bytes: int) -> bytes:
