@@ -10,45 +10,34 @@ error), wrong, answered twice, and later than the deadline + 20 ms. The aim is n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would report every damaged header
 
 import numpy as np
 from common import environment, rounded, save
+from fault_processes import Edge, LinkProcess, StallWatch
+from fault_scene import Scene, trouble
+from split_fashion import make_bundle
 
-from edgekit.bundle import Bundle, describe_file, write_bundle
-from edgekit.bundle.manifest import Codec, Manifest, Part, Provenance, Rate, TensorEntry, Tier, Variant
-from edgekit.devices.device import load_device
+from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
-from edgekit.exporters.onnx_exporter import OnnxExporter
-from edgekit.passes.capture import Capture
-from edgekit.passes.partition.candidates import find_cut
-from edgekit.passes.partition.split import split
 from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.coordinator import Coordinator
-from edgekit.zoo.fashion import fashion_cnn
 
+LINK = "50mbps,4ms"
 DEADLINE_MS = 300.0
 GRACE_MS = 20.0
 THREADS = 4
-LINK = "50mbps,4ms"
 # One request of each thread every so often: a phase lasts long enough for its faults to come and go several times.
 EVERY_S = 0.06
-CUT = "features.5"
 # Two files of one net differ by rounding; two of the images by much more.
 TOLERANCE = 1e-2
 
@@ -70,271 +59,8 @@ class Counts:
     p95_ms: float = 0.0
     errors: list[str] = field(default_factory=list)
 
-
-def make_bundle(path: Path, gain: float = 1.0) -> tuple[Path, np.ndarray, np.ndarray]:
-    """(bundle, images float32 [n, 1, 28, 28], logits [n, 10] of the float net). `gain` makes another version of it."""
-    import torch
-
-    model = fashion_cnn()
-    with torch.no_grad():
-        model.module.classifier.weight.mul_(gain)  # type: ignore[union-attr, operator]
-    captured = Capture()(model)
-    head, tail = split(captured, [find_cut(captured, CUT)])
-    device = load_device("raspberry-pi-5")
-    parts, files = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        rows: tuple[tuple[str, Any, Tier], ...] = (
-            ("whole", captured, "device"),
-            ("head", head, "device"),
-            ("tail", tail, "edge"),
-        )
-        for name, stage, tier in rows:
-            artifact = OnnxExporter().export(stage, Path(folder), device)
-            data = artifact.path.read_bytes()
-            inputs, outputs = artifact.interface(stage)
-            files[f"parts/{name}.onnx"] = data
-            parts.append(
-                Part(
-                    **describe_file(f"{name}.onnx", data).model_dump(),
-                    name=name,
-                    tier=tier,
-                    format="onnx",
-                    precision="fp32",
-                    inputs=tuple(TensorEntry.of(spec) for spec in inputs),
-                    outputs=tuple(TensorEntry.of(spec) for spec in outputs),
-                )
-            )
-    size = parts[1].outputs[0].spec().size_bytes
-    manifest = Manifest(
-        name="fashion-cnn",
-        task="image-classification",
-        device="raspberry-pi-5",
-        tiers={"edge": "x86-server"},
-        parts=tuple(parts),
-        codecs=(
-            Codec(
-                name="plain",
-                kind="plain",
-                features=parts[1].outputs,
-                rates=(Rate(bytes_mean=size, bytes_p95=size, drop=0.0),),
-            ),
-        ),
-        variants=(
-            Variant(name="local", parts=("whole",)),
-            Variant(name="split", parts=("head", "tail"), codecs=("plain",)),
-        ),
-        provenance=Provenance(
-            edgekit="0", versions={}, source_kind="sample", source="fashion-cnn", source_sha256="0" * 64, recipe={}
-        ),
-    )
-    write_bundle(path, manifest, files, {"schema_version": 1}, "<!doctype html>")
-    images = np.concatenate([sample["image"].numpy() for sample in model.held_out])
-    with torch.no_grad():
-        logits = model.module(torch.from_numpy(images)).numpy()
-    return path, images, logits
-
-
-class Edge:
-    """`edgekit serve` on one port, whatever happens to the process."""
-
-    def __init__(self, bundle: Path) -> None:
-        self.bundle = bundle
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, bundle: Path | None = None) -> None:
-        self.stop()
-        command = ["-m", "edgekit", "serve", str(bundle or self.bundle), "--tier", "edge", "--port", "0"]
-        self._process = subprocess.Popen(
-            [sys.executable, *command, "--grpc-port", str(self.port), "--threads", "1", "--grace", "1", "-q"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            if self._process.poll() is not None:
-                raise RuntimeError(f"edgekit serve ended with {self._process.returncode}")
-            time.sleep(0.05)
-        raise RuntimeError("edgekit serve does not listen")
-
-    def send(self, number: int) -> None:
-        if self._process is not None:
-            os.kill(self._process.pid, number)
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        if self._process is not None:
-            self.send(number)
-            self._process.wait(20)
-            self._process = None
-
-
-class LinkProcess:
-    """The link emulator in a process of its own: in this one it would compete with what is measured. Takes one command
-    a line on its standard input."""
-
-    _CODE = """
-import sys
-from edgekit.planning.link import Link
-from edgekit.runtimes.link.emulator import LinkEmulator
-with LinkEmulator("127.0.0.1:0", sys.argv[1], Link.parse(sys.argv[2])) as link:
-    print(link.address, flush=True)
-    for line in sys.stdin:
-        command, _, argument = line.strip().partition(" ")
-        if command == "set":
-            link.set(Link.parse(argument))
-        elif command == "cut":
-            link.cut(close=argument == "close")
-        elif command == "restore":
-            link.restore()
-        elif command == "flip":
-            link.flip(argument)
-"""
-
-    def __init__(self, to: str, link: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", self._CODE, to, link], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self.address = self._process.stdout.readline().strip()
-
-    def tell(self, command: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-
-    def __enter__(self) -> LinkProcess:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(20)
-
-
-class StallWatch:
-    """A process that sleeps 5 ms at a time and notes by how much it was woken too late: what the machine alone adds.
-
-    Where that is more than a deadline has to spare, late answers tell of the machine's load.
-    """
-
-    _CODE = """
-import json, select, sys, time
-late = []
-while not select.select([sys.stdin], [], [], 0)[0]:
-    due = time.monotonic() + 0.005
-    time.sleep(0.005)
-    late.append(1e3 * (time.monotonic() - due))
-late.sort()
-print(json.dumps({"p50": late[len(late) // 2], "p99": late[int(0.99 * len(late))], "max": late[-1]}))
-"""
-
-    def __enter__(self) -> StallWatch:
-        self.late_ms: dict[str, float] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", self._CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        told, _ = self._process.communicate("stop\n", timeout=20)
-        self.late_ms = json.loads(told)
-
-
-@dataclass
-class Scene:
-    edge: Edge
-    link: LinkProcess
-    other: Path
-
-    def steady(self, rest: Callable[[float], bool]) -> None:
-        rest(0.5)
-
-    def killed(self, rest: Callable[[float], bool]) -> None:
-        self.edge.stop(signal.SIGKILL)
-        rest(0.7)
-        self.edge.start()
-        rest(1.5)
-
-    def restarted(self, rest: Callable[[float], bool]) -> None:
-        self.edge.stop(signal.SIGTERM)
-        self.edge.start()
-        rest(1.5)
-
-    def paused(self, rest: Callable[[float], bool]) -> None:
-        self.edge.send(signal.SIGSTOP)
-        rest(1.0)
-        self.edge.send(signal.SIGCONT)
-        rest(1.5)
-
-    def link_cut(self, rest: Callable[[float], bool]) -> None:
-        self.link.tell("cut close")
-        rest(0.7)
-        self.link.tell("restore")
-        rest(1.0)
-        self.link.tell("cut")  # a hole: connections stay and nothing moves
-        rest(0.7)
-        self.link.tell("restore")
-        rest(1.0)
-
-    def slowed(self, rest: Callable[[float], bool]) -> None:
-        self.link.tell("set 1kbps,4ms")
-        rest(1.5)
-        self.link.tell(f"set {LINK}")
-        rest(1.5)
-
-    def damaged(self, rest: Callable[[float], bool]) -> None:
-        self.link.tell("flip up")
-        rest(0.3)
-        self.link.tell("flip down")
-        rest(0.3)
-
-    def skewed(self, rest: Callable[[float], bool]) -> None:
-        self.edge.start(self.other)
-        rest(1.5)
-        self.edge.start()
-        rest(1.5)
-
-    @property
-    def phases(self) -> dict[str, Callable[[Callable[[float], bool]], None]]:
-        return {
-            "steady": self.steady,
-            "killed": self.killed,
-            "restarted": self.restarted,
-            "paused": self.paused,
-            "link cut": self.link_cut,
-            "1 kbit/s": self.slowed,
-            "bytes flipped": self.damaged,
-            "version skewed": self.skewed,
-        }
-
-
-@contextmanager
-def trouble(fault: Callable[[Callable[[float], bool]], None], counts: Counts) -> Iterator[None]:
-    """The fault, over and over, until the block ends; whole rounds, so that the next phase finds things in order."""
-    done = threading.Event()
-    failures: list[BaseException] = []
-
-    def stir() -> None:
-        try:
-            while not done.is_set():
-                counts.faults += 1
-                fault(done.wait)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=stir)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-    if failures:
-        raise failures[0]
+    def fault(self) -> None:
+        self.faults += 1
 
 
 def ask_all(coordinator: Coordinator, images: np.ndarray, logits: np.ndarray, count: int, counts: Counts) -> None:
@@ -440,12 +166,12 @@ def run(
             recheck_s=0.5,
         ) as coordinator,
     ):
-        phases = Scene(edge, link, other).phases
+        phases = Scene(edge, link, other, LINK).phases
         for name, fault in phases.items():
             if only not in (None, name):
                 continue
             counts = results[name] = Counts()
-            with trouble(fault, counts):
+            with trouble(fault, counts.fault):
                 ask_all(coordinator, images, logits, requests // len(phases), counts)
             print(f"{name:15}", {key: value for key, value in rounded(asdict(counts)).items() if key != "errors"})
             for error in sorted(set(counts.errors))[:5]:
