@@ -7,45 +7,23 @@ at which a local answer can be started, or for the deadline, and never sleeps pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from edgekit.bundle.manifest import Manifest, Tier, Variant
+from edgekit.bundle.manifest import Tier, Variant
 from edgekit.errors import DeadlineError, EdgekitError, MismatchError, RemoteError, SessionError, UnreachableError
 from edgekit.runtimes.coordinator.answer import Answer
-from edgekit.runtimes.coordinator.clock import Clock
+from edgekit.runtimes.coordinator.errands import Errands, check_open, error_of
 from edgekit.runtimes.coordinator.flight import Flight
-from edgekit.runtimes.coordinator.itinerary import Itinerary, Leg, Sent, Timing
+from edgekit.runtimes.coordinator.itinerary import Itinerary
 from edgekit.runtimes.coordinator.ledger import Ledger
-from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult
+from edgekit.runtimes.coordinator.means import Means
+from edgekit.runtimes.coordinator.preparation import Preparation, Prepared
 from edgekit.runtimes.coordinator.route import Route
-from edgekit.runtimes.peer import Reply, Request, new_request_id
+from edgekit.runtimes.peer import Reply, new_request_id
 from edgekit.runtimes.session import Feeds
-
-
-class Means(Protocol):
-    """What an execution works with."""
-
-    clock: Clock
-    parts: DeviceParts
-    manifest: Manifest
-    timing: Timing
-    sender: str
-
-    def submit(self, call: Callable[[], Any]) -> Future[Any]: ...
-
-    def route(self, variant: str) -> Route | None: ...
-
-    def encode(self, variant: Variant, head: HeadResult, leg: Leg, sequence: int) -> tuple[bytes, ...]: ...
-
-    def next_sequence(self) -> int: ...
-
-    def plan_digest(self, variant: str) -> str: ...
-
-    def learn(self, sent: Sent) -> None: ...
 
 
 class Execution:
@@ -58,10 +36,9 @@ class Execution:
         self._mailbox = means.clock.mailbox()
         self._id = new_request_id()
         self._legs, self._leg = list(plan.legs), 0
-        self._sequence = means.next_sequence()
-        self._heads: dict[tuple[str, ...], HeadResult] = {}
+        self._preparation = Preparation(means, feeds, self._id)
+        self._errands = Errands(means, self._mailbox)
         self._flight: Flight | None = None
-        self._futures: list[Future[Any]] = []
         self._retry_at: float | None = None
         self._local: str = ""  # "", running, failed
         self._local_planned = False
@@ -111,43 +88,22 @@ class Execution:
         if verdict.state in ("refused", "absent"):
             self._give_up(verdict.reason, None)
             return
-        self._post(lambda: self._make_request(variant, leg), partial(self._on_request, self._leg, route))
-
-    def _make_request(self, variant: Variant, leg: Leg) -> tuple[HeadResult, Request | None, float]:
-        """In the pool: head, exit, encode. No request where the exit's answer stands."""
-        device = tuple(name for name in variant.parts if self._means.manifest.part(name).tier == "device")
-        threshold = variant.exit.threshold if variant.exit is not None else None
-        key = (*device, variant.exit.part if variant.exit is not None else "")
-        head = self._heads.get(key)
-        if head is None:
-            head = self._means.parts.run_head(variant, self._feeds, threshold)
-            self._heads[key] = head
-            if head.sure is not None and threshold is not None and head.sure >= threshold:
-                return head, None, 0.0
-        started = self._clock.now()
-        frames = self._means.encode(variant, head, leg, self._sequence)
-        encode_ms = 1e3 * (self._clock.now() - started)
-        request = Request(
-            variant=variant.name,
-            part=variant.parts[len(device)],
-            plan_digest=self._means.plan_digest(variant.name),
-            frames=frames,
-            rates=leg.rates,
-            sender=self._means.sender if leg.numbered or leg.refines is not None else "",
-            id=self._id if self._leg == 0 else f"{self._id}-{self._leg}",
+        number = self._leg
+        self._errands.post(
+            lambda: self._preparation.prepare(variant, leg, number), partial(self._on_request, number, route)
         )
-        return head, request, encode_ms
 
     def _on_request(self, leg: int, route: Route, future: Future[Any], at: float) -> None:
-        _check_open(future)
+        check_open(future)
         if leg != self._leg:
             return
-        error = _error_of(future)
+        error = error_of(future)
         if error is not None:
             self._give_up(f"the device's own part failed: {error.message}", error)
             return
-        head, request, encode_ms = future.result()
-        self._ledger.note(**head.spent_ms, encode=encode_ms)
+        prepared: Prepared = future.result()
+        head, request = prepared.head, prepared.request
+        self._ledger.note(**head.spent_ms, encode=prepared.encode_ms)
         variant = self._variant
         if head.exit_outputs is not None:
             # An exit's answer that stands is what was planned; one that does not is what a failure falls back to.
@@ -201,7 +157,7 @@ class Execution:
         if flight is not self._flight or future.cancelled():
             return
         elapsed_ms = 1e3 * (at - flight.sent_at)
-        error = _error_of(future)
+        error = error_of(future)
         reply: Reply | None = None
         if error is None:
             reply = future.result()
@@ -291,13 +247,13 @@ class Execution:
         self._local, self._local_planned = "running", planned
         self._hedge_at = float("inf")
         since = self._clock.now()
-        self._post(
+        self._errands.post(
             lambda: self._means.parts.run_local(variant, self._feeds), partial(self._on_local, variant.name, since)
         )
 
     def _on_local(self, name: str, since: float, future: Future[Any], at: float) -> None:
-        _check_open(future)
-        error = _error_of(future)
+        check_open(future)
+        error = error_of(future)
         if error is None:
             self._means.parts.local_runs.add(1e3 * (self._clock.now() - since))
             self._ledger.note(local=1e3 * (at - since))
@@ -317,7 +273,7 @@ class Execution:
         raise self._failure()
 
     def _waits_for_request(self) -> bool:
-        return not self._local_planned and any(not future.done() for future in self._futures)
+        return not self._local_planned and self._errands.are_under_way
 
     # Time
 
@@ -359,19 +315,11 @@ class Execution:
         kind = kind if issubclass(kind, RemoteError) else SessionError
         return kind(why or "nothing could answer", hint=hint)
 
-    # Bookkeeping
-
-    def _post(self, call: Callable[[], Any], handler: Callable[[Future[Any], float], None]) -> None:
-        future = self._means.submit(call)
-        self._futures.append(future)
-        future.add_done_callback(lambda done: self._mailbox.put(partial(handler, done, self._clock.now())))
-
     def _let_go(self) -> None:
         """Calls off what waits to be done here. A request that is on its way goes on to its deadline: nobody is given
         what comes of it, but when it comes tells of the link."""
         flight, self._flight = self._flight, None
-        for future in self._futures:
-            future.cancel()
+        self._errands.call_off()
         if flight is None or flight.future is None or not flight.is_under_way:
             return
         now = self._clock.now()
@@ -387,15 +335,3 @@ class Execution:
         if flight.objection(reply, self._means.manifest) is None:
             flight.route.succeeded()
             self._means.learn(flight.outcome(self._clock.now(), reply))
-
-
-def _check_open(future: Future[Any]) -> None:
-    if future.cancelled():
-        raise SessionError("this coordinator was closed meanwhile", hint="connect again")
-
-
-def _error_of(future: Future[Any]) -> EdgekitError | None:
-    error = future.exception()
-    if error is None or isinstance(error, EdgekitError):
-        return error
-    return SessionError(f"{type(error).__name__}: {error}")
