@@ -16,7 +16,7 @@ from edgekit.passes.bottleneck.coding import Decoder, Encoder, channel_axis
 from edgekit.passes.capture import export_program, flatten
 
 WIRE = "components"
-MAX_POSITIONS = 256  # of one mode: beyond it the positions keep their own coordinates
+MAX_POSITIONS = 320  # of one mode: beyond it the positions keep their own coordinates
 aten = torch.ops.aten
 
 

@@ -111,7 +111,7 @@ def test_sensitivity_makes_the_outputs_better_at_the_same_bytes() -> None:
     assert bits[True] < 0.6 * bits[False]
 
 
-@pytest.mark.parametrize("shape", [(5, 6), (6,)], ids=["tokens", "vectors"])
+@pytest.mark.parametrize("shape", [(5, 6), (257, 6), (6,)], ids=["tokens", "tokens of 224 pixels", "vectors"])
 def test_tokens_and_vectors_are_coded_too(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 7), nn.Linear(7, 7), nn.Tanh(), nn.Linear(7, 2))
