@@ -69,6 +69,7 @@ def told(step: str, done: int, total: int) -> None:
 @click.option("--cut", default="blocks.14", show_default=True)
 @click.option("--crops", type=click.IntRange(100), default=12_000, show_default=True)
 @click.option("--epochs", type=click.IntRange(0), default=3, show_default=True)
+@click.option("--patience", type=click.IntRange(1), default=3, show_default=True, help="Epochs without a better one.")
 @click.option("--feature-epochs", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--adapter-rank", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--hidden", type=click.IntRange(0), help="Width of the learned blocks.")
@@ -84,6 +85,7 @@ def main(
     cut: str,
     crops: int,
     epochs: int,
+    patience: int,
     feature_epochs: int,
     adapter_rank: int,
     hidden: int | None,
@@ -102,6 +104,7 @@ def main(
     data = features_of_crops(head, tail, work / "features", crops, seed, told)
     options = LearnedBottleneck(
         epochs=epochs,
+        patience=patience,
         feature_epochs=feature_epochs,
         adapter_rank=adapter_rank,
         hidden=hidden,

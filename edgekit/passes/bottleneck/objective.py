@@ -50,6 +50,15 @@ class RateObjective:
     def count(self) -> int:
         return len(self.indices)
 
+    def facts(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "loss": self.loss_name,
+            "rate_weight": self.rate_weight,
+            "tail_drop": self.tail_drop,
+            "seed": self.seed,
+        }
+
     def groups(self) -> list[dict[str, Any]]:
         """The density learns faster, since it has to follow the encoder; the rotations learn slower, since a random
         walk of encoder and decoder away from each other's inverse is noise at every rate."""

@@ -51,6 +51,9 @@ class Objective(Protocol):
     def count(self) -> int:
         """Training samples."""
 
+    def facts(self) -> dict[str, Any]:
+        """What makes its loss, in JSON's types: a run of other facts is another run."""
+
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups; `scale` multiplies the learning rate."""
 
@@ -156,9 +159,9 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _identity(objective: Objective, schedule: Schedule) -> str:
-    """Of what makes a run: its schedule, the shapes that it trains, and how many samples it has."""
+    """Of what makes a run: its schedule and loss, the shapes that it trains, and how many samples it has."""
     shapes = {name: list(value.shape) for name, value in objective.module.state_dict().items()}
-    facts = [objective.name, objective.count, asdict(schedule), shapes]
+    facts = [objective.name, objective.count, objective.facts(), asdict(schedule), shapes]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

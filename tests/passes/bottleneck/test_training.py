@@ -19,17 +19,21 @@ class Line:
 
     name = "line"
 
-    def __init__(self, count: int = 40, scores: list[float] | None = None) -> None:
+    def __init__(self, count: int = 40, scores: list[float] | None = None, noise: float = 0.1) -> None:
         torch.manual_seed(0)
         self.module = nn.Linear(2, 1)
         self.inputs = torch.randn(count, 2, generator=torch.Generator().manual_seed(1))
         self.wanted = self.inputs @ torch.tensor([[1.0], [-2.0]])
         self.scores = None if scores is None else list(scores)
         self.begun: list[int] = []
+        self.noise = noise
 
     @property
     def count(self) -> int:
         return len(self.inputs)
+
+    def facts(self) -> dict[str, Any]:
+        return {"noise": self.noise}
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.module.weight]}, {"params": [self.module.bias], "scale": 0.1}]
@@ -38,7 +42,7 @@ class Line:
         self.begun.append(epoch)
 
     def loss(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        noise = 0.1 * torch.randn(len(chosen), 2, generator=generator)
+        noise = self.noise * torch.randn(len(chosen), 2, generator=generator)
         loss: Tensor = (self.module(self.inputs[chosen] + noise) - self.wanted[chosen]).square().mean()
         return loss
 
@@ -140,6 +144,8 @@ def test_state_of_other_options_is_refused(tmp_path: Path) -> None:
     train(Line(), SCHEDULE, checkpoint=tmp_path)
     with pytest.raises(DataError, match="with other options"):
         train(Line(), Schedule(epochs=5, batch=8, learning_rate=0.1, warmup=3), checkpoint=tmp_path)
+    with pytest.raises(DataError, match="with other options"):
+        train(Line(noise=0.2), SCHEDULE, checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["state", "facts"])
