@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ def image_encoder() -> ImageEncoder:
     return ImageEncoder(encoder).eval()
 
 
-def fix_positions(embeddings: nn.Module, side: int) -> None:
+def fix_positions(embeddings: Any, side: int) -> None:
     """Position embeddings for pictures of `side` x `side` pixels in place of those learned: nothing is interpolated
     any more, neither in eager mode nor in a graph. In place, on a Dinov2Embeddings that nobody else has."""
     count = (side // PATCH) ** 2

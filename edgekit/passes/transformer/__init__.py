@@ -1,0 +1,1 @@
+"""Transformer encoders as one kind of block, whatever library they come from."""
