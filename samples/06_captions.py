@@ -35,7 +35,8 @@ from samples.captions import Captioned, Gallery, gallery, recall
 from samples.coordinated import ServingProcess
 
 BLOCKS = 12
-RATES = 4  # of each ladder, spread over it
+RATES = 3  # of each ladder: the finest, the middle, and the coarsest within MAX_DROP
+MAX_DROP = 10.0
 DEADLINE_MS = 10_000.0
 
 
@@ -61,13 +62,13 @@ class Narrator:
             print(f"  [{time.monotonic() - self.begun:5.0f} s] {stage}", file=sys.stderr, flush=True)
 
 
-def export(folder: Path, block: int, threads: int) -> Path:
+def export(folder: Path, block: int, quantize: str, threads: int) -> Path:
     """The bundle of whole model, both cuts and JPEG, for a Raspberry Pi 5 below a server."""
     path = folder / "captions.edgekit"
     edgekit.export(
         "samples.captions:caption_retriever", device="raspberry-pi-5", edge="x86-server", format="onnx",
-        quantize="int8-dynamic", learned_rounding=False, split=f"vision.encoder.encoder.layer.{block},vision",
-        bottleneck="transform", max_drop=10.0, threads=threads, report=False, output=str(path),
+        quantize=quantize, learned_rounding=False, split=f"vision.encoder.encoder.layer.{block},vision",
+        bottleneck="transform", max_drop=MAX_DROP, threads=threads, report=False, output=str(path),
         progress=Narrator(),
     )  # fmt: skip
     return path
@@ -75,13 +76,14 @@ def export(folder: Path, block: int, threads: int) -> Path:
 
 def ways(bundle: Bundle) -> Iterator[tuple[str, str]]:
     """(what is told of it, the policy that takes it) of every way and of some rates of its codec."""
-    yield "all on the device, int8", "local"
+    yield f"all on the device, {bundle.manifest.part().precision}", "local"
     for variant in bundle.manifest.variants:
         if not variant.name.startswith(("offload", "split")):
             continue
         policy = "offload" if variant.name == "offload" else f"split:{variant.name}"
-        count = len(bundle.manifest.codec(variant.codecs[0]).rates)
-        for rate in sorted({round(index * (count - 1) / (RATES - 1)) for index in range(RATES)}):
+        rates = bundle.manifest.codec(variant.codecs[0]).rates
+        last = max(index for index, rate in enumerate(rates) if rate.drop <= MAX_DROP)
+        for rate in sorted({round(index * last / (RATES - 1)) for index in range(RATES)}):
             yield f"{_told(variant.name)}, rate {rate}", f"{policy}@{rate}"
 
 
@@ -155,6 +157,7 @@ def examples(known: Gallery, row: Row, count: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--block", type=int, default=9, choices=range(BLOCKS - 1), help="cut behind this block")
+    parser.add_argument("--quantize", default="none", choices=("none", "int8-dynamic"), help="what runs on the device")
     parser.add_argument("--threads", type=int, default=2, help="threads to build with")
     parser.add_argument("--examples", type=int, default=6, help="pictures to show with their captions")
     parser.add_argument("--bundle", type=Path, help="a bundle that --keep left, instead of a new one")
@@ -170,15 +173,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
-        path = options.bundle or export(options.keep or Path(folder), options.block, options.threads)
+        path = options.bundle or export(options.keep or Path(folder), options.block, options.quantize, options.threads)
         with Bundle.open(path) as opened:
             found = list(ways(opened))
         with served(path) as url:
             rows += [measure(path, url, way, policy, images) for way, policy in found]
     Output().table(table(rows, truth))
     print(unseen(known))
-    print(f"\npicture, and the three best captions by {rows[-1].policy}:")
-    for line in examples(known, rows[-1], options.examples):
+    shown = [row for row in rows if row.policy.endswith("@0")][-1]
+    print(f"\npicture, and the three best captions by {shown.policy}, {shown.bytes_up:.0f} bytes a picture:")
+    for line in examples(known, shown, options.examples):
         print(line)
 
 

@@ -32,8 +32,8 @@ from samples.data import fetch_debian, subject
 PACKAGE, FOLDER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 SMALLEST_SIDE = 90
 TEMPERATURE = 0.05  # cosines become logits, whose softmax then has a winner
-TRAINING_VIEWS, CALIBRATION_VIEWS, JUDGED_VIEWS = 3, 64, 96
-EXPORT_VIEWS = 32  # of those judged: the export measures every rate of every way on them
+TRAINING_VIEWS, CALIBRATION_VIEWS, JUDGED_VIEWS = 3, 64, 64
+EXPORT_VIEWS = 24  # of those judged: the export measures every rate of every way on them
 REGULARIZATION = 0.01
 SUBJECTS_APART = 5  # one subject in so many is never fitted on
 BATCH = 16

@@ -60,8 +60,12 @@ def _bisect(error: Callable[[float], float], deviation: float, wanted: float) ->
 
 
 def kept_channels(components: np.ndarray, steps: Sequence[float], axis: int, rounding: float) -> list[int]:
-    """For each step, how many leading channels of [N, ...] are ever anything but zero."""
-    largest = np.abs(np.moveaxis(components, axis, -1)).reshape(-1, components.shape[axis]).max(0)
+    """For each step, how many leading channels of [N, ...] are ever anything but zero; all, where there are too few
+    rows to say so: axes beyond their number are zero on these rows, and on no others."""
+    rows = np.abs(np.moveaxis(components, axis, -1)).reshape(-1, components.shape[axis])
+    if len(rows) <= rows.shape[1]:
+        return [rows.shape[1]] * len(steps)
+    largest = rows.max(0)
     counts = []
     for step in steps:
         alive = np.flatnonzero(np.floor(largest / np.float32(step) + np.float32(rounding)) > 0)

@@ -12,6 +12,7 @@ from torch import nn
 from edgekit.errors import DataError, PlanError
 from edgekit.model import Model
 from edgekit.passes.bottleneck.crossing import WIRE, Crossing, merge_convolutions
+from edgekit.passes.bottleneck.ladder import FINEST_ERROR, kept_channels
 from edgekit.passes.bottleneck.transform import TransformCoding
 from edgekit.passes.capture import Capture
 from edgekit.passes.partition.candidates import cut_at, cuts, find_cut
@@ -122,6 +123,33 @@ def test_tokens_and_vectors_are_coded_too(shape: tuple[int, ...]) -> None:
 
     assert Crossing.of(tail).per_position is (len(shape) == 2)
     assert torch.allclose(_composed(squeezed.head, squeezed.tail, data[3]), model.forward(data[3])["y"], atol=TOLERANCE)
+
+
+def test_no_channel_is_dropped_where_rows_are_too_few_to_say_that_it_is_idle() -> None:
+    generator = np.random.default_rng(0)
+    few, many = np.zeros((8, 8), np.float32), np.zeros((9, 8), np.float32)
+    few[:, :3], many[:, :3] = generator.normal(3, 1, (8, 3)), generator.normal(3, 1, (9, 3))
+
+    assert kept_channels(few, [0.1, 1.0], 1, 0.5) == [8, 8]
+    assert kept_channels(many, [0.1, 1.0], 1, 0.5) == [3, 3]
+
+
+def test_few_calibration_rows_do_not_blind_the_code_to_other_directions() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(24, 24), nn.Linear(24, 24))
+    data = tuple({"x": row[None]} for row in torch.randn(40, 24))
+    model = Capture()(Model("short", module, data[0], ("y",), dynamic={"x": {0: "batch"}}, calibration=data[:12]))
+    head, tail = split(model, [cuts(model)[0]])
+    squeezed = TransformCoding(rates=2).insert(head, tail)
+    codec = TransformCodec(squeezed.head.output_specs, 2, squeezed.tables)
+    exact, coded = [], []
+    for sample in data[12:]:
+        (feature,) = (value.numpy() for value in squeezed.head.forward(sample).values())
+        (decoded,) = codec.decode(codec.encode([feature], 0), [feature.shape], 0)
+        coded.append(squeezed.tail.forward({WIRE: torch.from_numpy(decoded)})["y"])
+        exact.append(model.forward(sample)["y"])
+    error = (torch.cat(coded) - torch.cat(exact)).square().sum() / torch.cat(exact).square().sum()
+    assert float(error) < 10 * FINEST_ERROR
 
 
 def test_several_tensors_cross_joined_along_their_channels(tiny: Model) -> None:
