@@ -137,5 +137,5 @@ def best(scores: Tensor, sizes: Tensor | None, keep: int, protected: int) -> Ten
     if sizes is not None:
         content = torch.where(sizes[:, protected:] > 0, content, torch.full_like(content, IGNORED))
     chosen = content.topk(keep - protected, dim=1).indices + protected
-    lead = torch.arange(protected, device=scores.device).expand(len(scores), -1)
+    lead = torch.arange(protected, device=scores.device).expand(scores.shape[0], -1)
     return torch.cat([lead, chosen], 1)
