@@ -52,7 +52,8 @@ TIMED_RUNS = 30
 class Bench:
     """Builds candidates of one captured Model for one device; what they share is computed once and kept.
 
-    `keep`: layers that stay float from the start.
+    `keep`: layers that stay float from the start. `original`: answers of the model before its tokens were pruned, from
+    which the quality is counted; None: of `model`.
     """
 
     model: Model
@@ -63,6 +64,7 @@ class Bench:
     threads: int
     progress: Progress
     keep: tuple[Fallback, ...] = ()
+    original: Outputs | None = None
     _quantized: dict[tuple[str, tuple[Fallback, ...]], list[Model]] = field(default_factory=dict)
     _segments: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
     _simulated: list[tuple[Model, Outputs]] = field(default_factory=list)
@@ -75,6 +77,11 @@ class Bench:
     def reference(self) -> Outputs:
         """The float model's answers on the judged samples."""
         return run_model(self.model, self.samples)
+
+    @property
+    def yardstick(self) -> Outputs:
+        """What the quality is counted from."""
+        return self.reference if self.original is None else self.original
 
     @cached_property
     def equalized(self) -> Model:
@@ -172,7 +179,7 @@ class Bench:
             self.progress(f"{candidate}: simulate{retry}", 0, 0)
             simulated = self._simulate(model)
             steps.append(compare(f"quantized ({candidate.precision})", self.reference, simulated))
-            built = replace(built, steps=tuple(steps), quality=judge(self.model, self.reference, simulated))
+            built = replace(built, steps=tuple(steps), quality=judge(self.model, self.yardstick, simulated))
             if self._violation(built) is not None:
                 return built
         self.progress(f"{candidate}: export{retry}", 0, 0)
@@ -184,7 +191,7 @@ class Bench:
         return replace(
             built,
             artifact=artifact,
-            quality=judge(self.model, self.reference, actual),
+            quality=judge(self.model, self.yardstick, actual),
             steps=tuple(steps),
             segments=count_segments(model, candidate.precision),
             answers=actual,
@@ -230,7 +237,7 @@ class Bench:
             step = built.steps[-1]
             if step.sqnr_db < FLOAT_SQNR_DB:
                 return f"float artifact differs from torch: SQNR {step.sqnr_db:.1f} dB, allowed {FLOAT_SQNR_DB:g}"
-            return None
+            return None if self.original is None else built.quality.violation(self.limits)
         return built.quality.violation(self.limits)
 
     def _miscomputed(self, built: Built, exporter: Exporter) -> tuple[Fallback, ...]:

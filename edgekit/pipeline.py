@@ -25,7 +25,7 @@ from edgekit.errors import EdgekitError, OutputError, UsageError
 from edgekit.exporters.base import Exporter
 from edgekit.model import Model
 from edgekit.packing import installed_versions, pack
-from edgekit.parity import Limits, Step, compare, judged_samples, run_model
+from edgekit.parity import Limits, Outputs, Step, compare, judged_samples, run_model
 from edgekit.passes.base import Pipeline
 from edgekit.passes.capture import Capture
 from edgekit.passes.fold import FoldBatchNorm
@@ -99,6 +99,10 @@ def export_recipe(
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
     check_output(output, recipe.force)
     model, steps = prepare(original, progress)
+    before: Outputs | None = None
+    if recipe.prune_tokens != "none":
+        before = run_model(model, judged_samples(model))
+        model, steps = prepare(_prune_tokens(recipe, original, progress), progress)
     if recipe.channels_last:
         model = TakeChannelsLast()(model, progress)
         original = original.evolve_quietly(
@@ -119,6 +123,7 @@ def export_recipe(
             folder=Path(folder),
             threads=recipe.threads,
             progress=progress,
+            original=before,
         )
         with _full_disk_told(folder):
             built = _build(recipe, bench)
@@ -163,6 +168,13 @@ def _check_split(recipe: Recipe, model: Model) -> None:
     from edgekit.splitting import check_split
 
     check_split(recipe, model)
+
+
+def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:
+    """Imported here: most exports prune none."""
+    from edgekit.passes.tokens.request import prune_tokens
+
+    return prune_tokens(original, recipe.prune_tokens, recipe.max_drop, progress)
 
 
 def _split(recipe: Recipe, bench: Bench, winner: Built) -> SplitOutcome:

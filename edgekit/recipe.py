@@ -157,6 +157,14 @@ class Recipe:
         kind="format",
         choices=_formats,
     )
+    prune_tokens: str = _option(
+        "of a transformer encoder: auto finds the strongest pruning within half of --max-drop, or a method with the "
+        "share of the FLOPs that is left (merge, class, accumulated, neighbours, diverse), as merge@0.7",
+        "Tokens",
+        default="none",
+        metavar="auto|none|METHOD[@SHARE]",
+        suggestions=lambda: ["auto", "none", "merge", "class", "accumulated", "neighbours", "diverse"],
+    )
     quantize: str = _option(
         "quantizer; none keeps fp32, auto tries those that the device's kernels have",
         "Quantization",

@@ -10,7 +10,6 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import torch
 from torch import Tensor, nn
