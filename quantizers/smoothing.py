@@ -41,6 +41,8 @@ class SmoothOutliers(Pass):
     """Float-equivalent. Groups whose error falls by less than `worthwhile` stay as they are.
 
     `samples` of the calibration data are looked at, `positions` of each for the error, all of it for the ranges.
+    `is_static`: one grid for all samples, and only layer norms are rewritten, since a multiplication between a layer
+    and its integers would cost more than it saves.
     """
 
     scheme: Scheme
@@ -48,9 +50,12 @@ class SmoothOutliers(Pass):
     samples: int = 8
     positions: int = 64
     worthwhile: float = 4.0
+    is_static: bool = False
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         groups = find_groups(model.graph, self.keep)
+        if self.is_static:
+            groups = {name: layers for name, layers in groups.items() if folds(model.graph, layers)}
         if not groups or not model.calibration:
             return model, "nothing to smooth"
         step = max(1, len(model.calibration) // self.samples)
@@ -86,8 +91,10 @@ class SmoothOutliers(Pass):
         scaled = rows * factor
         rounded = on_grid(scaled, weight_grid(scaled, 0, self.scheme)).T
         total = 0.0
-        for one, output in zip(seen, wanted, strict=True):
-            low, high = float((one.low / factor).min()), float((one.high / factor).max())
+        ranges = [(float((one.low / factor).min()), float((one.high / factor).max())) for one in seen]
+        if self.is_static:
+            ranges = [(min(low for low, _ in ranges), max(high for _, high in ranges))] * len(seen)
+        for one, output, (low, high) in zip(seen, wanted, ranges, strict=True):
             total += float((round_dynamically(one.drawn / factor, low, high) @ rounded - output).square().sum())
         return total
 
@@ -147,8 +154,10 @@ def smoothed_like(model: Model, other: GraphModule) -> Model:
     return replace(model, module=graph)
 
 
-def _fold(graph: GraphModule, origin: Node, layers: list[WeightedLayer], factor: Tensor) -> bool:
-    """Into weight and bias of the layer norm `origin`, where nothing but `layers` reads it."""
+def folds(graph: GraphModule, layers: list[WeightedLayer]) -> bool:
+    """Whether what `layers` read is a layer norm over their channels, with weight and bias of its own, that nothing
+    else reads."""
+    origin = layers[0].source
     if origin.target is not aten.layer_norm.default or set(origin.users) != {layer.node for layer in layers}:
         return False
     constants = origin.args[2:4]
@@ -156,9 +165,16 @@ def _fold(graph: GraphModule, origin: Node, layers: list[WeightedLayer], factor:
         isinstance(one, Node) and one.op == "get_attr" and len(_readers(graph, one)) == 1 for one in constants
     ):
         return False
-    if tensor_named(graph, str(constants[0].target)).shape != factor.shape:  # type: ignore[union-attr]
+    channels = layer_weight(graph, layers[0]).shape[1 if layers[0].axis == 0 else 0]
+    weight = tensor_named(graph, str(constants[0].target))  # type: ignore[union-attr]
+    return tuple(weight.shape) == (channels,)
+
+
+def _fold(graph: GraphModule, origin: Node, layers: list[WeightedLayer], factor: Tensor) -> bool:
+    """Into weight and bias of the layer norm `origin`."""
+    if not folds(graph, layers):
         return False
-    for one in constants:
+    for one in origin.args[2:4]:
         name = str(one.target)  # type: ignore[union-attr]
         replace_tensor(graph, name, tensor_named(graph, name).detach() / factor)
     return True

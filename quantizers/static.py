@@ -13,7 +13,7 @@ from edgekit.model import Model, Sample
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.progress import Progress
 from edgekit.quantization import Fallback, Quantization, Scheme, WeightGrid
-from edgekit.quantizers.anatomy import WeightedLayer, layer_weight, replace_tensor, weighted_layers
+from edgekit.quantizers.anatomy import WeightedLayer, aten, layer_weight, replace_tensor, weighted_layers
 from edgekit.quantizers.base import Quantizer
 from edgekit.quantizers.calibration import calibrate
 from edgekit.quantizers.equalization import EqualizeLayers
@@ -21,6 +21,7 @@ from edgekit.quantizers.grids import on_grid, weight_grid
 from edgekit.quantizers.learned_rounding import LearnedRounding
 from edgekit.quantizers.observers import Observer
 from edgekit.quantizers.placement import grids, place
+from edgekit.quantizers.smoothing import SmoothOutliers
 from edgekit.registry import OBSERVERS
 
 
@@ -29,7 +30,8 @@ class StaticInt8(Quantizer):
     """`observer`: a name of the registry OBSERVERS.
 
     `elementwise`: also add, mul, cat, pooling and moves between quantized layers run in integers; None decides by the
-    network, see `placement.place`. `learned_rounding` chooses each weight's step by the layer's output error on
+    network, see `placement.place`. `smooth` moves outlier channels from layer norms into the weights behind them
+    (smoothing.py), float-equivalently. `learned_rounding` chooses each weight's step by the layer's output error on
     calibration data and corrects the bias with it; `bias_correction` alone only moves the bias.
     `samples` bounds how many of the calibration data both of these take; ranges are found on all.
     `cache_dir`: learned rounding keeps each finished layer there and goes on where it was interrupted.
@@ -40,6 +42,7 @@ class StaticInt8(Quantizer):
     learned_rounding: bool = True
     bias_correction: bool = True
     elementwise: bool | None = None
+    smooth: bool = True
     samples: int = 32
     cache_dir: Path | None = None
 
@@ -55,8 +58,10 @@ class StaticInt8(Quantizer):
         model = FoldBatchNorm()(model, progress)
         if self.equalize:
             model = EqualizeLayers()(model, progress)
-        statistics = calibrate(model, progress)
         keep = {name for name, _ in self.keep}
+        if self.smooth and any(node.target is aten.layer_norm.default for node in model.graph.graph.nodes):
+            model = SmoothOutliers(self.scheme, frozenset(keep), is_static=True)(model, progress)
+        statistics = calibrate(model, progress)
         placement = place(model.graph, self.scheme, keep, self.elementwise)
         observer: Observer = OBSERVERS.load(self.observer)()
         graph = model.copy_graph()

@@ -12,6 +12,7 @@ from edgekit.quantizers.dynamic import DynamicInt8
 from edgekit.quantizers.schemes import ONNX_X86
 from edgekit.quantizers.sensitivity import layer_sqnr, sensitivities
 from edgekit.quantizers.smoothing import SmoothOutliers, find_groups, round_dynamically, smoothed_like
+from edgekit.quantizers.static import StaticInt8
 
 from .conftest import captured
 
@@ -90,3 +91,12 @@ def test_dynamic_rounding_errs_by_half_a_step_and_keeps_zero() -> None:
     assert float((rounded - value).abs().max()) <= 4 / 255 / 2 + 4 / 255 / 2  # the zero point itself is rounded
     assert float(round_dynamically(torch.zeros(1), -1.0, 3.0)) == 0.0
     assert torch.equal(round_dynamically(torch.zeros(3), 0.0, 0.0), torch.zeros(3))
+
+
+def test_static_grids_are_smoothed_without_a_multiplication(model: Model) -> None:
+    """Only the norm that nobody else reads; the integers behind it then hold their quiet channels too."""
+    smooth = SmoothOutliers(ONNX_X86, is_static=True)(model)
+    assert set(smooth.graph.meta["smoothing"]) == {"layer_norm"}
+    assert multiplications(smooth) == 0
+    plain, better = (StaticInt8(ONNX_X86, smooth=smoothed)(model) for smoothed in (False, True))
+    assert dict(layer_sqnr(model, better))["linear"] > dict(layer_sqnr(model, plain))["linear"] + 6

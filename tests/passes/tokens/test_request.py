@@ -1,0 +1,103 @@
+"""`--prune-tokens` from the option to the artifact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.errors import QualityError, SourceError, UnknownNameError, UsageError
+from edgekit.model import Model
+from edgekit.parity import judge, run_model
+from edgekit.passes.tokens.request import parse, prune_tokens
+from edgekit.progress import silent
+from edgekit.zoo.fashion import fashion_cnn, fashion_vit
+
+
+@pytest.fixture(scope="module")
+def vit() -> Model:
+    model = fashion_vit()
+    return replace(model, calibration=model.calibration[:48])
+
+
+def test_a_method_may_name_its_share() -> None:
+    assert (parse("merge").method, parse("merge").flops) == ("merge", 0.7)
+    assert (parse("class@0.85").method, parse("class@0.85").flops) == ("class", 0.85)
+
+
+@pytest.mark.parametrize("asked", ["", "Merge", "best@0.5", "merge@", "merge:0.5"])
+def test_unknown_methods_are_told_with_the_known_ones(asked: str) -> None:
+    with pytest.raises(UnknownNameError, match="token method"):
+        parse(asked)
+
+
+@pytest.mark.parametrize("asked", ["merge@0", "merge@1.2", "merge@0.5.5", "merge@0.05"])
+def test_shares_that_cannot_be_are_told(vit: Model, asked: str) -> None:
+    with pytest.raises(UsageError, match=r"allowed|at least"):
+        prune_tokens(vit, asked, 1.0, silent)
+
+
+def test_none_gives_the_same_model(vit: Model) -> None:
+    assert prune_tokens(vit, "none", 1.0, silent) is vit
+
+
+def test_auto_takes_the_strongest_within_half_of_what_may_be_lost(vit: Model) -> None:
+    reference = run_model(vit, vit.calibration)
+    loose, tight = (prune_tokens(vit, "auto", allowed, silent) for allowed in (8.0, 2.0))
+    for pruned, allowed in ((loose, 8.0), (tight, 2.0)):
+        lost = judge(replace(vit, labels=()), reference, run_model(pruned, vit.calibration)).drop
+        assert lost <= allowed / 2
+    assert _share(loose) < _share(tight)
+
+
+def _share(model: Model) -> float:
+    return float(model.history[-1].detail.rpartition(", ")[2].split()[0])
+
+
+def test_auto_that_finds_nothing_says_so(vit: Model) -> None:
+    with pytest.raises(QualityError, match="no token pruning"):
+        prune_tokens(vit, "auto", 0.0, silent)
+
+
+def test_a_network_without_attention_is_refused() -> None:
+    with pytest.raises(SourceError, match="no encoder"):
+        prune_tokens(fashion_cnn(), "auto", 1.0, silent)
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert", "executorch"])
+def test_the_artifact_answers_as_the_pruned_model(format: str, tmp_path: Path, vit: Model) -> None:
+    pytest.importorskip({"onnx": "onnxruntime", "litert": "ai_edge_litert", "executorch": "executorch"}[format])
+    output = tmp_path / "vit.edgekit"
+    bundle = edgekit.export(
+        "fashion-vit",
+        device="raspberry-pi-5",
+        format=format,
+        quantize="none",
+        prune_tokens="merge@0.8",
+        max_drop=3.0,
+        output=str(output),
+    )
+    assert any(line.name == "PruneTokens" for line in bundle.manifest.provenance.history)
+    pruned = prune_tokens(fashion_vit(), "merge@0.8", 3.0, silent)
+    sample = vit.held_out[0]
+    with edgekit.load(bundle) as session:
+        got = session.run({"image": sample["image"].numpy()})["logits"]
+    assert np.abs(got - pruned.forward(sample)["logits"].numpy()).max() < 1e-2
+
+
+def test_the_quality_is_counted_from_the_whole_model(tmp_path: Path) -> None:
+    """Half of the work is too little for this small net: the gate sees it, though the artifact is exact."""
+    with pytest.raises(QualityError, match="allowed"):
+        edgekit.export(
+            "fashion-vit",
+            device="raspberry-pi-5",
+            format="onnx",
+            quantize="none",
+            prune_tokens="class@0.55",
+            max_drop=0.1,
+            output=str(tmp_path / "vit.edgekit"),
+        )
+    assert not (tmp_path / "vit.edgekit").exists()
