@@ -25,7 +25,14 @@ def commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!README.md", ":!samples/benchmarks/results")
+    changed = git(
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":(top,exclude)README.md",
+        ":(top,exclude)samples/benchmarks/results",
+    )
     return git("rev-parse", "--short=10", "HEAD") + ("+changes" if changed else "")
 
 

@@ -65,7 +65,7 @@ class MergeSimilar(Reducer):
         apart = (full[:, first].unsqueeze(2) - full[:, second].unsqueeze(1)).abs()
         empty = (1 - full[:, first].unsqueeze(2)) * (1 - full[:, second].unsqueeze(1))
         nearness, partner = (similar - 4.0 * apart + 4.0 * empty).max(2)
-        order = nearness.argsort(1, descending=True)
+        order = nearness.topk(len(first), dim=1).indices  # not argsort: ExecuTorch has no kernel for it
         leaving, staying = order[:, :merged], order[:, merged:]
         going = first[leaving]
         goal = partner.gather(1, leaving)

@@ -19,8 +19,7 @@ from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 
 @pytest.fixture(scope="module")
 def vit() -> Model:
-    model = fashion_vit()
-    return replace(model, calibration=model.calibration[:48])
+    return fashion_vit()
 
 
 def test_a_method_may_name_its_share() -> None:
@@ -50,7 +49,7 @@ def test_auto_takes_the_strongest_within_half_of_what_may_be_lost(vit: Model) ->
     for pruned, allowed in ((loose, 8.0), (tight, 2.0)):
         lost = judge(replace(vit, labels=()), reference, run_model(pruned, vit.calibration)).drop
         assert lost <= allowed / 2
-    assert _share(loose) < _share(tight)
+    assert _share(loose) < _share(tight) < 0.96
 
 
 def _share(model: Model) -> float:
@@ -58,8 +57,9 @@ def _share(model: Model) -> float:
 
 
 def test_auto_that_finds_nothing_says_so(vit: Model) -> None:
+    features = replace(vit, postprocess=None)  # judged by the cosine, which any pruning lowers
     with pytest.raises(QualityError, match="no token pruning"):
-        prune_tokens(vit, "auto", 0.0, silent)
+        prune_tokens(features, "auto", 0.0, silent)
 
 
 def test_a_network_without_attention_is_refused() -> None:
@@ -80,7 +80,7 @@ def test_the_artifact_answers_as_the_pruned_model(format: str, tmp_path: Path, v
         max_drop=3.0,
         output=str(output),
     )
-    assert any(line.name == "PruneTokens" for line in bundle.manifest.provenance.history)
+    assert any(line.name == "PruneTokens" for line in bundle.manifest.history)
     pruned = prune_tokens(fashion_vit(), "merge@0.8", 3.0, silent)
     sample = vit.held_out[0]
     with edgekit.load(bundle) as session:
