@@ -172,7 +172,7 @@ def _check_split(recipe: Recipe, model: Model) -> None:
 
 def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:
     """Imported here: most exports prune none."""
-    from edgekit.passes.tokens.request import prune_tokens
+    from edgekit.token_pruning import prune_tokens
 
     return prune_tokens(original, recipe.prune_tokens, recipe.max_drop, progress)
 

@@ -12,7 +12,7 @@ import edgekit
 from edgekit.errors import QualityError, SourceError, UnknownNameError, UsageError
 from edgekit.model import Model
 from edgekit.parity import judge, run_model
-from edgekit.passes.tokens.request import parse, prune_tokens
+from edgekit.token_pruning import parse, prune_tokens
 from edgekit.progress import silent
 from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 
