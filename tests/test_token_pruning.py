@@ -12,8 +12,8 @@ import edgekit
 from edgekit.errors import QualityError, SourceError, UnknownNameError, UsageError
 from edgekit.model import Model
 from edgekit.parity import judge, run_model
-from edgekit.token_pruning import parse, prune_tokens
 from edgekit.progress import silent
+from edgekit.token_pruning import parse, prune_tokens
 from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 
 
