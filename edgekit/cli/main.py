@@ -19,6 +19,7 @@ from edgekit.errors import EdgekitError
 COMMANDS = {
     "export": ("export", "Take a model to a device: quantize, lower, prove, pack."),
     "inspect": ("inspect", "Show what a bundle holds and where it comes from."),
+    "compare": ("compare", "Put bundles side by side: quality, size, latency, energy, bytes."),
     "plan": ("plan", "Choose how to run a split bundle under a link: front, choice, and why."),
     "run": ("run", "Run a bundle on images, arrays or text."),
     "benchmark": ("benchmark", "Time a bundle on this machine, beside its bare runtime."),

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.command import command as make_command
+from edgekit.cli.drawing import check_path, draw
 from edgekit.cli.options import Decorator, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.quantities import Milliseconds, Size, read_link
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
-from edgekit.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle.manifest import Manifest, Tier
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from edgekit.planning.plan import Hop, Plan
 
 OBJECTIVES = ("latency", "energy", "bytes")
-PLOTS = (".svg", ".html", ".png")
 ROWS_SHOWN = 16
 LIMITS, WHERE = "Limits", "Where it runs"
 FIGURES = (
@@ -93,7 +92,7 @@ def command(
     from edgekit.planning.outlook import Outlook
     from edgekit.planning.plan import Objective, PlanLimits
 
-    _check_plot(plot, force)
+    check_path(plot, force)
     links: dict[Hop, Link] = {
         ("device", "edge"): read_link(out, link, "--link"),
         ("edge", "cloud"): read_link(out, cloud_link, "--cloud-link"),
@@ -129,32 +128,15 @@ def command(
         out.remark(f"drawn: {plot}")
 
 
-def _check_plot(plot: Path | None, force: bool) -> None:
-    if plot is None:
-        return
-    if plot.suffix.lower() not in PLOTS:
-        raise UsageError(f"--plot {plot}: unknown suffix {plot.suffix!r}", hint=f"one of {', '.join(PLOTS)}")
-    if plot.exists() and not force:
-        raise OutputError(f"{plot} exists", hint="--force replaces it, --plot names another")
-
-
 def _max_drop(manifest: Manifest) -> float:
     exported = manifest.provenance.recipe.get("max_drop")
     return float(exported) if isinstance(exported, int | float) else 1.0
 
 
 def _draw(path: Path, outlook: Outlook, chosen: Plan, title: str) -> None:
-    from edgekit.cli.front_plot import front_shapes, to_html, to_png, to_svg
+    from edgekit.cli.front_plot import front_shapes
 
-    shapes = front_shapes(outlook.shown(chosen), chosen, outlook.limits, title)
-    kind = path.suffix.lower()
-    try:
-        if kind == ".png":
-            path.write_bytes(to_png(shapes))
-        else:
-            path.write_text((to_svg if kind == ".svg" else to_html)(shapes, title), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose a writable path") from error
+    draw(path, front_shapes(outlook.shown(chosen), chosen, outlook.limits, title), title)
 
 
 def _payload(

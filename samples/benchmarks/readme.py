@@ -85,6 +85,23 @@ def minilm(result: dict[str, Any]) -> list[Row]:
     return [(name, "2.5x, 0.995", text, "`samples/benchmarks/minilm.py`")]
 
 
+def dinov2(result: dict[str, Any]) -> list[Row]:
+    """Losses in points against the float features on the same test images."""
+    whole = result["rows"]["edgekit float"]
+    goals = {"edgekit int8": ".998 / .98; 0.42x", "edgekit int8, merge@0.7": "0.28x at 1 point"}
+    return [
+        (
+            f"DINOv2 ViT-S/14, {name}: cosine mean / min; points lost by k-NN, by a linear probe; latency over float",
+            goals.get(name, ""),
+            f"{row['cosine_mean']:.4f} / {row['cosine_min']:.3f}; {100 * (whole['knn'] - row['knn']):+.1f}, "
+            f"{100 * (whole['probe'] - row['probe']):+.1f}; {row['times_float']:.2f}x ({row['p50_ms']:.1f} ms)",
+            "`samples/benchmarks/dinov2.py`",
+        )
+        for name, row in result["rows"].items()
+        if name != "edgekit float"
+    ]
+
+
 def overhead(result: dict[str, Any]) -> list[Row]:
     text = "; ".join(
         f"{name.replace('efficientnet-lite0', 'lite0')} {100 * (row['overhead_ratio'] - 1):+.1f} %, "
@@ -137,6 +154,7 @@ SECTIONS = {
     "efficientnet-debian": lambda result: efficientnet(result, "debian"),
     "fashion": fashion,
     "minilm": minilm,
+    "dinov2": dinov2,
     "overhead": overhead,
     "coverage": coverage,
     "latency_model": latency_model,

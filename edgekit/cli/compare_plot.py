@@ -1,0 +1,63 @@
+"""Bundles as a picture: latency across, points lost upwards, the area of a dot its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgekit.cli.drawing import (
+    BOTTOM,
+    COLORS,
+    HEIGHT,
+    INK,
+    LEFT,
+    LINE,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Dot,
+    Line,
+    Shape,
+    Text,
+    axis,
+    ticks,
+)
+from edgekit.cli.wording import size_text
+
+if TYPE_CHECKING:
+    from edgekit.cli.compare import Compared
+
+LONGEST_NAME = 26
+
+
+def comparison_shapes(rows: Sequence[Compared], title: str) -> list[Shape]:
+    """On the device as predicted where all state it, here as measured elsewhere. Bundles without either figure are
+    named only."""
+    on_device = all(row.device_ms is not None for row in rows)
+    figures = [(row.device_ms if on_device else row.host_ms, row.lost) for row in rows]
+    drawn = [(latency, lost) for latency, lost in figures if latency is not None and lost is not None]
+    x_ticks = ticks([latency for latency, _ in drawn], None, zero=True)
+    y_ticks = ticks([lost for _, lost in drawn], None, zero=True)
+    x, y = axis(x_ticks, LEFT, WIDTH - RIGHT), axis(y_ticks, HEIGHT - BOTTOM, TOP)
+    shapes: list[Shape] = [Text(LEFT, 22, title, INK), Text(8, TOP - 16, "points lost")]
+    for tick in x_ticks:
+        shapes.append(Line(x(tick), TOP, x(tick), HEIGHT - BOTTOM, LINE))
+        shapes.append(Text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", anchor="middle"))
+    for tick in y_ticks:
+        shapes.append(Line(LEFT, y(tick), WIDTH - RIGHT, y(tick), LINE))
+        shapes.append(Text(LEFT - 8, y(tick) + 4, f"{tick:g}", anchor="end"))
+    where = "latency on the device, predicted, ms" if on_device else "latency here, measured, ms"
+    shapes.append(Text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, where, anchor="middle"))
+    largest = max(row.size_bytes for row in rows)
+    for index, (row, (latency, lost)) in enumerate(zip(rows, figures, strict=True)):
+        color = COLORS[index % len(COLORS)]
+        name = row.bundle if len(row.bundle) <= LONGEST_NAME else f"{row.bundle[: LONGEST_NAME - 1]}…"
+        shapes.append(Dot(WIDTH - RIGHT + 20, TOP + 10 + 22 * index, 5, color))
+        shapes.append(Text(WIDTH - RIGHT + 32, TOP + 14 + 22 * index, name, INK))
+        if latency is not None and lost is not None:
+            words = f"{row.bundle}: {latency:.3g} ms, {lost:.2f} points, {size_text(row.size_bytes)}"
+            radius = 4 + 10 * math.sqrt(row.size_bytes / largest)
+            shapes.append(Dot(x(latency), y(lost), radius, color, words))
+    shapes.append(Text(WIDTH - RIGHT + 15, TOP + 22 * len(rows) + 26, "area: size of the artifact"))
+    return shapes
