@@ -88,6 +88,8 @@ def export_recipe(
     device = load_device(recipe.device)
     _formats(recipe, device)
     _refuse_idle_split(recipe)
+    if recipe.prune_tokens not in ("none", "auto"):
+        _check_tokens(recipe)
     progress("load the model and its data", 0, 0)
     original = resolve(
         module if module is not None else recipe.source,
@@ -137,7 +139,7 @@ def export_recipe(
             winner=winner,
             twin=float_twin(winner, outcome),
             outcome=outcome,
-            reference=bench.reference,
+            reference=bench.yardstick,
             steps=steps,
             threads=recipe.threads,
             seconds=seconds,
@@ -168,6 +170,12 @@ def _check_split(recipe: Recipe, model: Model) -> None:
     from edgekit.splitting import check_split
 
     check_split(recipe, model)
+
+
+def _check_tokens(recipe: Recipe) -> None:
+    from edgekit.token_pruning import parse
+
+    parse(recipe.prune_tokens)
 
 
 def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:

@@ -13,7 +13,7 @@ from edgekit.bundle.manifest import Preprocess, Tier, Variant
 from edgekit.candidates import Bench
 from edgekit.cascades import cascade
 from edgekit.devices.device import Device
-from edgekit.errors import ExportError, PlanError, QualityError, SessionError, UnknownNameError
+from edgekit.errors import DataError, ExportError, PlanError, QualityError, SessionError, UnknownNameError
 from edgekit.ladders import Arrays
 from edgekit.model import Model
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
@@ -34,6 +34,7 @@ from edgekit.three_tiers import three_tiers
 from edgekit.tier_bench import TierBench, codec_entry, server_profile, slug_of
 
 IMAGE_RATES = 6
+FEWEST_SAMPLES = 2
 # What speaks against one cut and not against the export.
 CANNOT_CUT = (PlanError, ExportError, QualityError, SessionError)
 PLAIN_RATES = 2
@@ -214,7 +215,8 @@ class Splitter:
 
 def check_split(recipe: Recipe, model: Model) -> None:
     """Before minutes of work. Raises UnknownNameError for a cut that `model` lacks, DeviceError for a profile that
-    cannot serve, DataError for a training folder without samples, SourceError for a model without a torch graph."""
+    cannot serve, DataError for a training folder without samples or a model without calibration data, SourceError for
+    a model without a torch graph."""
     if recipe.train is not None:
         sample_files(recipe.train)
     for reference in (recipe.edge, recipe.cloud):
@@ -222,6 +224,12 @@ def check_split(recipe: Recipe, model: Model) -> None:
             server_profile(reference)
     if recipe.split not in ("auto", "none"):
         named_cuts(model, recipe.split)
+    if recipe.split != "none" and len(model.calibration) < FEWEST_SAMPLES:
+        raise DataError(
+            f"{len(model.calibration)} calibration samples, allowed {FEWEST_SAMPLES} and more to split "
+            "(some hundred are better)",
+            hint="--calibration FOLDER: a bottleneck is fitted to what crosses the cut",
+        )
 
 
 def named_cuts(model: Model, names: str) -> tuple[Cut, ...]:

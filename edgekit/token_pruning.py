@@ -35,26 +35,30 @@ def prune_tokens(model: Model, asked: str, max_drop: float, progress: Progress) 
     """
     if asked == "none":
         return model
+    chosen = None if asked == "auto" else parse(asked)
     if model.onnx_path is not None:
         raise UsageError(
             f"{model.name} is a trained .onnx file, and tokens are pruned in a torch module",
             hint="give the module that the file was exported from",
         )
-    if asked != "auto":
-        return parse(asked)(model, progress)
+    if chosen is not None:
+        return chosen(model, progress)
     return _strongest(model, SHARE_OF_DROP * max_drop, progress)
 
 
 def parse(asked: str) -> PruneTokens:
     """Raises UnknownNameError or UsageError."""
-    match = re.fullmatch(r"(?P<method>[a-z-]+)(?:@(?P<share>[0-9.]+))?", asked)
-    if match is None or match["method"] not in METHODS:
-        raise UnknownNameError("token method", asked, ["auto", "none", *METHODS])
-    try:
-        share = float(match["share"]) if match["share"] else USUAL_SHARE
-    except ValueError:
-        raise UsageError(f"the share of FLOPs is {match['share']}, allowed a number", hint="merge@0.7") from None
-    return PruneTokens(match["method"], share)
+    method, _, text = asked.partition("@")
+    if method not in METHODS:
+        raise UnknownNameError("token method", method, ["auto", "none", *METHODS])
+    if "@" not in asked:
+        return PruneTokens(method, USUAL_SHARE)
+    if re.fullmatch(r"[0-9]*\.?[0-9]+", text) is None or not 0 < float(text) <= 1:
+        raise UsageError(
+            f"the share of the FLOPs that is left is {text or 'nothing'!r}, allowed above 0 to 1",
+            hint=f"--prune-tokens {method}@{USUAL_SHARE}",
+        )
+    return PruneTokens(method, float(text))
 
 
 def _strongest(model: Model, allowed: float, progress: Progress) -> Model:

@@ -109,6 +109,12 @@ def weighted_layer(node: Node) -> WeightedLayer | None:
     return WeightedLayer(node, source, weight, bias if isinstance(bias, Node) else None, axis)
 
 
+def picks_by_value(graph: GraphModule) -> bool:
+    """Whether rows are picked or reordered by their values (pruned or merged tokens): the rows of a rounded graph are
+    then not those of the float graph at the same place, and a layer's two outputs do not compare."""
+    return any(node.target is aten.topk.default for node in graph.graph.nodes)
+
+
 def weighted_layers(graph: GraphModule) -> list[WeightedLayer]:
     found = (weighted_layer(node) for node in graph.graph.nodes)
     return [layer for layer in found if layer is not None and layer_weight(graph, layer).is_floating_point()]

@@ -13,7 +13,14 @@ from edgekit.model import Model, Sample
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.progress import Progress
 from edgekit.quantization import Fallback, Quantization, Scheme, WeightGrid
-from edgekit.quantizers.anatomy import WeightedLayer, aten, layer_weight, replace_tensor, weighted_layers
+from edgekit.quantizers.anatomy import (
+    WeightedLayer,
+    aten,
+    layer_weight,
+    picks_by_value,
+    replace_tensor,
+    weighted_layers,
+)
 from edgekit.quantizers.base import Quantizer
 from edgekit.quantizers.calibration import calibrate
 from edgekit.quantizers.equalization import EqualizeLayers
@@ -32,7 +39,8 @@ class StaticInt8(Quantizer):
     `elementwise`: also add, mul, cat, pooling and moves between quantized layers run in integers; None decides by the
     network, see `placement.place`. `smooth` moves outlier channels from layer norms into the weights behind them
     (smoothing.py), float-equivalently. `learned_rounding` chooses each weight's step by the layer's output error on
-    calibration data and corrects the bias with it; `bias_correction` alone only moves the bias.
+    calibration data and corrects the bias with it; `bias_correction` alone only moves the bias; both compare rows of
+    the float graph with those of the rounded one, and do nothing where rows are picked by their values.
     `samples` bounds how many of the calibration data both of these take; ranges are found on all.
     `cache_dir`: learned rounding keeps each finished layer there and goes on where it was interrupted.
     """
@@ -74,7 +82,7 @@ class StaticInt8(Quantizer):
             layers=tuple(placement.layers),
             fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
         )
-        if self.learned_rounding or self.bias_correction:
+        if (self.learned_rounding or self.bias_correction) and not picks_by_value(graph):
             samples = spread(model.calibration, self.samples)
             LearnedRounding(model.graph, graph, record, samples, progress, self.cache_dir, self.learned_rounding).run()
         else:

@@ -175,6 +175,9 @@ def _chosen(report: EvaluationReport, bundle: Bundle) -> list[tuple[str, str | C
         ("bundle", Cell(f"{bundle.path} ({size_text(bundle.size_bytes)})", "bold")),
         ("holds", f"{report.format} {report.precision} for {report.device}"),
     ]
+    tokens = next((line.detail for line in bundle.manifest.history if line.name == "PruneTokens"), None)
+    if tokens is not None:
+        rows.append(("tokens", tokens))
     if report.quality is not None:
         rows.append(("quality", quality_text(report.quality)))
     latency = report.latency_ms

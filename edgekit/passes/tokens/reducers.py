@@ -12,6 +12,8 @@ from edgekit.passes.tokens.scores import AccumulatedAttention, Scorer
 from edgekit.passes.tokens.state import IGNORED, Tokens, rows, unit
 from edgekit.passes.transformer.block import Attended
 
+PROTECTED = 1e6
+
 
 class Reducer(ABC):
     """`fewest_share`: of the content tokens, what one step leaves at least."""
@@ -133,9 +135,8 @@ class SelectDiverse(Reducer):
 
 def best(scores: Tensor, sizes: Tensor | None, keep: int, protected: int) -> Tensor:
     """int64 [N, keep]: the protected tokens, then those of the highest `scores` [N, T]; padding last."""
-    content = scores[:, protected:]
     if sizes is not None:
-        content = torch.where(sizes[:, protected:] > 0, content, torch.full_like(content, IGNORED))
-    chosen = content.topk(keep - protected, dim=1).indices + protected
-    lead = torch.arange(protected, device=scores.device).expand(scores.shape[0], -1)
-    return torch.cat([lead, chosen], 1)
+        scores = torch.where(sizes > 0, scores, torch.full_like(scores, IGNORED))
+    # The protected ones by a score of their own, in their order: LiteRT cannot join its indices with others.
+    rank = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
+    return torch.where(rank < protected, rank * -1.0 + PROTECTED, scores).topk(keep, dim=1).indices

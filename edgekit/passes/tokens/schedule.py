@@ -98,8 +98,8 @@ def for_share(
     if shape.flops(schedule_of(high)) > share * whole:
         least = shape.flops(schedule_of(high)) / whole
         raise UsageError(
-            f"{share:.2f} of the FLOPs cannot be reached, {least:.2f} at least",
-            hint="ask for more, or for another method",
+            f"{share:g} of the FLOPs cannot be reached, {least:.2f} at least",
+            hint=f"--prune-tokens with a share of {math.ceil(100 * least) / 100:g} or more, or another method",
         )
     for _ in range(40):
         middle = (low + high) / 2

@@ -81,7 +81,7 @@ def find_encoder(module: nn.Module, name: str = "the module") -> Found:
         got = "no encoder" if not found else f"{len(found)} encoders"
         raise SourceError(
             f"{name} has {got} of a known family, allowed one of: {known}",
-            hint="leave out what needs attention (--prune-tokens none), or call edgekit.passes.transformer yourself",
+            hint="--prune-tokens none exports it as it is",
         )
     path, family, layers = found[0]
     blocks = tuple(family.convert(layer) for layer in layers)
