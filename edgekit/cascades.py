@@ -32,7 +32,7 @@ def cascade(tiers: TierBench, head: Model, slug: str, parts: tuple[str, str], co
         return SplitOutcome(notes=(f"cut {slug}: no early exit, {error.message}",))
     logits = run_model(early, early.held_out)["logits"]
     labels = np.asarray(whole.labels) if len(whole.labels) == len(logits) else None
-    calibration = calibrate_exit(logits, tiers.whole.reference[post.output], labels, max_drop=tiers.max_drop)
+    calibration = calibrate_exit(logits, tiers.whole.yardstick[post.output], labels, max_drop=tiers.max_drop)
     chosen = next(point for point in calibration.curve if point.threshold == calibration.threshold)
     if chosen.answered < WORTHWHILE_SHARE:
         why = f"{100 * chosen.answered:.0f} % of the samples could leave within {tiers.max_drop:g} points"

@@ -132,7 +132,7 @@ class TierBench:
             return measure_ladder(features, codec, finish, self._judge, self.max_drop)
 
     def _judge(self, outputs: Outputs) -> Quality:
-        return judge(self.whole.model, self.whole.reference, outputs)
+        return judge(self.whole.model, self.whole.yardstick, outputs)
 
 
 def codec_entry(name: str, kind: str, tables: bytes | None, features: Sequence[TensorSpec], rates: int) -> CodecEntry:

@@ -6,23 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.cli.drawing import (
-    BOTTOM,
-    COLORS,
-    HEIGHT,
-    INK,
-    LEFT,
-    LINE,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Dot,
-    Line,
-    Shape,
-    Text,
-    axis,
-    ticks,
-)
+from edgekit.cli.drawing import COLORS, INK, RIGHT, TOP, WIDTH, Dot, Shape, Text, sheet, ticks
 from edgekit.cli.wording import size_text
 
 if TYPE_CHECKING:
@@ -39,16 +23,8 @@ def comparison_shapes(rows: Sequence[Compared], title: str) -> list[Shape]:
     drawn = [(latency, lost) for latency, lost in figures if latency is not None and lost is not None]
     x_ticks = ticks([latency for latency, _ in drawn], None, zero=True)
     y_ticks = ticks([lost for _, lost in drawn], None, zero=True)
-    x, y = axis(x_ticks, LEFT, WIDTH - RIGHT), axis(y_ticks, HEIGHT - BOTTOM, TOP)
-    shapes: list[Shape] = [Text(LEFT, 22, title, INK), Text(8, TOP - 16, "points lost")]
-    for tick in x_ticks:
-        shapes.append(Line(x(tick), TOP, x(tick), HEIGHT - BOTTOM, LINE))
-        shapes.append(Text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", anchor="middle"))
-    for tick in y_ticks:
-        shapes.append(Line(LEFT, y(tick), WIDTH - RIGHT, y(tick), LINE))
-        shapes.append(Text(LEFT - 8, y(tick) + 4, f"{tick:g}", anchor="end"))
     where = "latency on the device, predicted, ms" if on_device else "latency here, measured, ms"
-    shapes.append(Text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, where, anchor="middle"))
+    x, y, shapes = sheet(x_ticks, y_ticks, title, where)
     largest = max(row.size_bytes for row in rows)
     for index, (row, (latency, lost)) in enumerate(zip(rows, figures, strict=True)):
         color = COLORS[index % len(COLORS)]

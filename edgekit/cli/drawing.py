@@ -14,8 +14,6 @@ from edgekit.errors import OutputError, UsageError
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 500, 64, 210, 62, 56
 PAPER, INK, SOFT, LINE, BOUND = "#ffffff", "#14181f", "#565e6c", "#e1e5ea", "#0f7b4f"
 COLORS = ("#1d5fd1", "#c2570c", "#0b7f74", "#8a3ffc", "#b4235a", "#5d6b1f", "#566274")
-
-
 SUFFIXES = (".svg", ".html", ".png")
 
 
@@ -73,6 +71,23 @@ def draw(path: Path, shapes: Sequence[Shape], title: str) -> None:
             path.write_text((to_svg if kind == ".svg" else to_html)(shapes, title), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose a writable path") from error
+
+
+def sheet(
+    x_ticks: Sequence[float], y_ticks: Sequence[float], title: str, across: str
+) -> tuple[Callable[[float], float], Callable[[float], float], list[Shape]]:
+    """(where a value lies across, where upwards, the grid with its numbers); upwards are points lost."""
+    x, y = axis(x_ticks, LEFT, WIDTH - RIGHT), axis(y_ticks, HEIGHT - BOTTOM, TOP)
+    shapes: list[Shape] = [Text(LEFT, 22, title, INK)]
+    for tick in x_ticks:
+        shapes.append(Line(x(tick), TOP, x(tick), HEIGHT - BOTTOM, LINE))
+        shapes.append(Text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", anchor="middle"))
+    for tick in y_ticks:
+        shapes.append(Line(LEFT, y(tick), WIDTH - RIGHT, y(tick), LINE))
+        shapes.append(Text(LEFT - 8, y(tick) + 4, f"{tick:g}", anchor="end"))
+    shapes.append(Text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, across, anchor="middle"))
+    shapes.append(Text(8, TOP - 16, "points lost"))
+    return x, y, shapes
 
 
 def to_svg(shapes: Sequence[Shape], words: str) -> str:

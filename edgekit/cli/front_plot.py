@@ -12,7 +12,6 @@ from edgekit.cli.drawing import (
     HEIGHT,
     INK,
     LEFT,
-    LINE,
     RIGHT,
     TOP,
     WIDTH,
@@ -20,7 +19,7 @@ from edgekit.cli.drawing import (
     Line,
     Shape,
     Text,
-    axis,
+    sheet,
     ticks,
 )
 from edgekit.planning.plan import Plan, PlanLimits
@@ -34,17 +33,7 @@ def front_shapes(front: Sequence[Plan], chosen: Plan, limits: PlanLimits, title:
     front = [plan for plan in front if plan.drop <= ceiling]
     x_ticks = ticks([plan.latency_ms for plan in front], limits.latency_ms, zero=True)
     y_ticks = ticks([plan.drop for plan in front], limits.drop, zero=False)
-    x = axis(x_ticks, LEFT, WIDTH - RIGHT)
-    y = axis(y_ticks, HEIGHT - BOTTOM, TOP)
-    shapes: list[Shape] = [Text(LEFT, 22, title, INK)]
-    for tick in x_ticks:
-        shapes.append(Line(x(tick), TOP, x(tick), HEIGHT - BOTTOM, LINE))
-        shapes.append(Text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", anchor="middle"))
-    for tick in y_ticks:
-        shapes.append(Line(LEFT, y(tick), WIDTH - RIGHT, y(tick), LINE))
-        shapes.append(Text(LEFT - 8, y(tick) + 4, f"{tick:g}", anchor="end"))
-    shapes.append(Text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "expected latency, ms", anchor="middle"))
-    shapes.append(Text(8, TOP - 16, "points lost"))
+    x, y, shapes = sheet(x_ticks, y_ticks, title, "expected latency, ms")
     if beyond:
         words = f"not drawn: {beyond} that lose over {ceiling:g} points"
         shapes.append(Text(WIDTH - RIGHT, TOP - 16, words, anchor="end"))

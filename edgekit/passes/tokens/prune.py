@@ -57,7 +57,9 @@ class PruneTokens(Pass):
         find_encoder(model.module, model.name)
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
-        samples = (model.calibration or (model.example_inputs,))[:WATCHED]
+        # The number of tokens follows from one sample: no length is open. The mass of attention wants more.
+        watched = WATCHED if self.schedule == "mass" and self.keep is None else 1
+        samples = (model.calibration or (model.example_inputs,))[:watched]
         progress("count tokens", 0, 0)
         _, statistics = watch(model, samples)
         reducer = METHODS[self.method]()

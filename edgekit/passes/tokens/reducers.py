@@ -103,18 +103,14 @@ class MergeSimilar(Reducer):
 
 
 @dataclass(frozen=True)
-class SelectDiverse(Reducer):
+class SelectDiverse(KeepBest):
     """A share of the tokens by `scorer`, the rest spread out: again and again the one least like those taken.
 
     Yang et al.: EfficientVLA, arXiv:2506.10100, section 3.2 (task-relevant and diverse visual tokens). The loop is
     unrolled in the graph: for small `keep`.
     """
 
-    scorer: Scorer = AccumulatedAttention()
     by_score: float = 0.5
-
-    def observe(self, tokens: Tokens, attended: Attended, protected: int) -> Tokens:
-        return replace(tokens, importance=self.scorer.score(tokens, attended, protected))
 
     def reduce(self, tokens: Tokens, attended: Attended, keep: int, protected: int) -> Tokens:
         assert tokens.importance is not None

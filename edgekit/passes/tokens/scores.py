@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgekit.passes.tokens.state import Tokens, unit
+from edgekit.passes.tokens.state import Tokens
 from edgekit.passes.transformer.block import Attended
 
 
@@ -83,17 +83,3 @@ class NeighbourAware(Scorer):
             smooth = torch.nn.functional.avg_pool2d(grid, 3, 1, 1, count_include_pad=False).flatten(1)
         mixed = (1 - self.share) * content + self.share * smooth
         return torch.cat([own[:, :protected], mixed], 1)
-
-
-@dataclass(frozen=True)
-class QueryRelevance(Scorer):
-    """Similarity to a query that the caller knows (a caption's or a question's feature), as the cosine.
-
-    Li et al.: Inference Optimal VLMs Need Fewer Visual Tokens and More Parameters, arXiv:2411.03312 (query-based
-    compression). `query` [C] in the space of the tokens.
-    """
-
-    query: Tensor
-
-    def score(self, tokens: Tokens, attended: Attended, protected: int) -> Tensor:
-        return unit(tokens.values) @ unit(self.query)

@@ -8,11 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.passes.tokens.reducers import Reducer
-from edgekit.passes.tokens.state import Tokens
+from edgekit.passes.tokens.state import Tokens, sizes_of
 from edgekit.passes.transformer.block import EncoderBlock
-
-# A mask adds this or less to the scores of padding.
-MASKED = -1.0
 
 
 class ReducingStack(nn.Module):
@@ -34,11 +31,10 @@ class ReducingStack(nn.Module):
 
     def forward(self, values: Tensor, bias: Tensor | None = None) -> Tensor:
         """`values` [N, T, C], `bias` [N, 1, 1, T] -> [N, K, C], or [N, T, C] where it restores."""
-        sizes = None if bias is None else (bias[:, 0, 0, :] > MASKED).to(values.dtype)
         owners = None
         if self.restores:
             owners = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
-        tokens = Tokens(values, sizes, owners=owners)
+        tokens = Tokens(values, sizes_of(bias), owners=owners)
         for block, keep in zip(self.blocks, self.keep, strict=True):
             assert isinstance(block, EncoderBlock)
             behind, attended = block.attend(tokens.values, tokens.bias)

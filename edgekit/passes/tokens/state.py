@@ -10,6 +10,8 @@ from torch import Tensor
 # Added to a score, it leaves no weight in float16 either, and no row of infinities.
 IGNORED = -3e4
 LEAST_SIZE = 1e-6
+# A mask adds this or less to the scores of padding.
+MASKED = -1.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Tokens:
 
     def with_values(self, values: Tensor) -> Tokens:
         return replace(self, values=values)
+
+
+def sizes_of(bias: Tensor | None) -> Tensor | None:
+    """From what a mask adds to the scores, [N, 1, 1, T], to `Tokens.sizes`: 1 for content, 0 for padding."""
+    return None if bias is None else (bias[:, 0, 0, :] > MASKED).to(bias.dtype)
 
 
 def rows(values: Tensor, indices: Tensor) -> Tensor:

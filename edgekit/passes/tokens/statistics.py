@@ -14,8 +14,7 @@ from edgekit.errors import UsageError
 from edgekit.model import Model, Sample
 from edgekit.passes.tokens.schedule import Shape
 from edgekit.passes.tokens.scores import received
-from edgekit.passes.tokens.stack import MASKED
-from edgekit.passes.tokens.state import Tokens
+from edgekit.passes.tokens.state import Tokens, sizes_of
 from edgekit.passes.transformer.block import EncoderBlock
 from edgekit.passes.transformer.families import Found, find_encoder, with_stack
 
@@ -39,12 +38,11 @@ class _Watch(nn.Module):
 
     def forward(self, values: Tensor, bias: Tensor | None = None) -> Tensor:
         self.tokens.add(values.shape[1])
-        sizes = None if bias is None else (bias[:, 0, 0, :] > MASKED).to(values.dtype)
-        tokens = Tokens(values, sizes)
+        tokens = Tokens(values, sizes_of(bias))
         for block, seen in zip(self.blocks, self.seen, strict=True):
             assert isinstance(block, EncoderBlock)
             values, attended = block.attend(values, tokens.bias)
-            seen.append(received(attended.weights, sizes))
+            seen.append(received(attended.weights, tokens.sizes))
             values = block.transform(values)
         return values
 

@@ -1,6 +1,6 @@
 """One encoder block for every family: pre-norm or post-norm, with layer scale or without.
 
-Its parts are the user's own layers, so nothing is copied and the answers stay the same up to the order of additions.
+Its parts are the user's own layers, so the answers stay the same up to the order of additions.
 """
 
 from __future__ import annotations

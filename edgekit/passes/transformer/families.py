@@ -32,7 +32,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Found:
-    """`path`: of the list of layers in the module. `blocks` share the module's parameters."""
+    """`path`: of the list of layers in the module. `blocks` are made of the module's own layers."""
 
     family: Family
     path: str
@@ -152,7 +152,7 @@ def _whisper(layer: Any) -> EncoderBlock:
 
 
 def _fashion(layer: Any) -> EncoderBlock:
-    """One matrix for query, key and value is taken apart: three views of its rows."""
+    """One matrix for query, key and value is taken apart: copies of its rows."""
     expand, activation, contract = layer.mlp
     return EncoderBlock(
         SelfAttention(*_thirds(layer.qkv), layer.projection, layer.heads),
