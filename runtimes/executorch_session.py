@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +27,10 @@ class ExecutorchSession(Session):
     def _load(self) -> None:
         self._torch = import_torch("running .pte programs")
         try:
-            import executorch.extension.pybindings.portable_lib as binding
+            with _stderr_silenced():
+                import executorch.extension.pybindings.portable_lib as binding
+
+                binding._threadpool_get_thread_count()  # the first call counts the processors, aloud
         except ModuleNotFoundError as error:
             raise MissingExtraError("executorch", "executorch", "running .pte programs") from error
         self._binding = binding
@@ -79,10 +85,29 @@ class _Pool:
         _POOL.acquire()
         try:
             if self._binding._threadpool_get_thread_count() != self._threads:
-                self._binding._unsafe_reset_threadpool(self._threads)
+                with _stderr_silenced():
+                    self._binding._unsafe_reset_threadpool(self._threads)
         except BaseException:
             _POOL.release()
             raise
 
     def __exit__(self, *_: object) -> None:
         _POOL.release()
+
+
+@contextmanager
+def _stderr_silenced() -> Iterator[None]:
+    """File descriptor 2 goes nowhere meanwhile: the library tells there how it counts processors.
+
+    The descriptor is the process's: what other threads say in these milliseconds is lost. Errors are exceptions.
+    """
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -150,23 +150,24 @@ def _read_central(directory: bytes, at: int, position: int, origin: str) -> tupl
     return name, member, at + len(header)
 
 
-def member_chunks(stream: BinaryIO, member: Member, origin: str) -> Iterator[bytes]:
-    """The content of `member`, a chunk at a time. Raises BundleError where it is short or its CRC-32 differs."""
+def member_chunks(stream: BinaryIO, name: str, member: Member, origin: str) -> Iterator[bytes]:
+    """The content of `member`, called `name`, a chunk at a time. Raises BundleError where it is short or its CRC-32
+    differs."""
     stream.seek(member.offset)
     left, crc = member.size_bytes, 0
     while left:
         chunk = stream.read(min(CHUNK_BYTES, left))
         if not chunk:
-            raise _refused(origin, "an entry that ends early")
+            raise _refused(origin, f"an entry {name!r} that ends early")
         left -= len(chunk)
         crc = zlib.crc32(chunk, crc)
         yield chunk
     if crc != member.crc32:
-        raise _refused(origin, "an entry whose CRC-32 differs")
+        raise _refused(origin, f"an entry {name!r} whose content is not what was packed (CRC-32)")
 
 
 def _refused(origin: str, what: str) -> BundleError:
     return BundleError(
         f"{origin} has {what}",
-        hint="it was truncated, altered or packed by another tool: fetch it again, or keep it as a directory",
+        hint="it was truncated, altered or packed by another tool: fetch it again",
     )

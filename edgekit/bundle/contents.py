@@ -144,7 +144,7 @@ class ArchiveContents(Contents):
         return self._sizes
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        return member_chunks(self._stream, self._members[name], self.origin)
+        return member_chunks(self._stream, name, self._members[name], self.origin)
 
     def open(self, name: str) -> IO[bytes]:
         return cast(IO[bytes], io.BufferedReader(_Window(self._stream, self._members[name])))

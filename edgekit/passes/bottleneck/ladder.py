@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DataError
+from edgekit.progress import Progress, silent
 
 FINEST_ERROR, COARSEST_ERROR = 2e-3, 0.5  # of the outputs' power: 27 dB and 3 dB
 SEARCH = 9  # halvings of 20 octaves: to a twenty-fifth of an octave
@@ -25,6 +27,7 @@ def find_steps(
     components: Tensor,
     rates: int,
     errors: tuple[float, float] = (FINEST_ERROR, COARSEST_ERROR),
+    progress: Progress = silent,
 ) -> list[float]:
     """Steps at which rounding `components` [N, ...] to their multiples spoils the outputs of `answer` (decoder and
     tail) by `errors`, as shares of the outputs' variance, and those between.
@@ -42,7 +45,10 @@ def find_steps(
                 hint="give typical inputs that differ from each other, or cut elsewhere",
             )
 
+        asked = itertools.count()
+
         def error(step: float) -> float:
+            progress("find the steps of the ladder", next(asked), SEARCH * len(errors))
             coarse = [value for value in answer(torch.round(components / step) * step) if value.is_floating_point()]
             return sum(float((a - b).square().sum()) for a, b in zip(coarse, exact, strict=True)) / power
 

@@ -48,9 +48,8 @@ class TransformCoding(Bottleneck):
         below, above = with_coders(head, tail, encoder, decoder)
         with torch.no_grad():
             components = encoder(features)
-        progress("find the steps of the ladder", 0, 0)
         some = components[spread(len(components), LADDER_SAMPLES)]
-        steps = find_steps(row_by_row(above), some, self.rates)
+        steps = find_steps(row_by_row(above), some, self.rates, progress=progress)
         progress("count symbols", 0, 0)
         tables = fit_tables(components, crossing, steps, self.rounding)
         detail = (
