@@ -25,6 +25,7 @@ import torch
 from common import environment, medians_ms, rounded, save
 
 from edgekit.devices.device import load_device
+from edgekit.evaluation.embeddings import neighbour_classes, probe_classes, row_cosines
 from edgekit.exporters.onnx_exporter import OnnxExporter
 from edgekit.model import Model
 from edgekit.passes.tokens.prune import PruneTokens
@@ -34,9 +35,6 @@ from edgekit.quantizers.quantize import QuantizerOptions, quantize
 from edgekit.runtimes.session import SessionOptions
 from edgekit.zoo.dinov2 import PREPROCESS, dinov2_small
 from samples.data import fashion_mnist
-
-NEIGHBOURS, TEMPERATURE = 10, 0.07
-RIDGE = 1e-2
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -71,32 +69,6 @@ def pictures(pixels: np.ndarray) -> np.ndarray:
 def features(run: Run, pixels: np.ndarray) -> np.ndarray:
     """[N, 384], one picture at a time, as a device would."""
     return np.concatenate([run(pictures(pixels[index : index + 1])) for index in range(len(pixels))])
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def by_neighbours(known: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Weighted votes of the ten nearest by cosine (Caron et al., arXiv:2104.14294, section 4.2)."""
-    similar = unit(asked) @ unit(known).T
-    nearest = np.argsort(-similar, axis=1)[:, :NEIGHBOURS]
-    weight = np.exp(np.take_along_axis(similar, nearest, 1) / TEMPERATURE)
-    votes = np.zeros((len(asked), int(classes.max()) + 1))
-    for place in range(NEIGHBOURS):
-        np.add.at(votes, (np.arange(len(asked)), classes[nearest[:, place]]), weight[:, place])
-    return votes.argmax(1)
-
-
-def by_probe(known: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """A linear classifier by ridge regression on one-hot classes, features standardised."""
-    mean, std = known.mean(0), known.std(0) + 1e-6
-    rows, others = ((value - mean) / std for value in (known, asked))
-    wanted = np.eye(int(classes.max()) + 1)[classes]
-    gram = rows.T @ rows + RIDGE * len(rows) * np.eye(rows.shape[1])
-    weights = np.linalg.solve(gram, rows.T @ (wanted - wanted.mean(0)))
-    answer: np.ndarray = (others @ weights + wanted.mean(0)).argmax(1)
-    return answer
 
 
 def build(recipe: Recipe, model: Model, folder: Path, stack: ExitStack) -> tuple[Run, int, str]:
@@ -187,13 +159,13 @@ def main() -> None:
             known = features(run, data.train[: asked.references])
             found = features(run, data.test[: asked.test])
             reference = found if reference is None else reference
-            cosine = (unit(found) * unit(reference)).sum(1)
+            cosine = row_cosines(found, reference)
             classes, truth = data.train_labels[: asked.references].astype(int), data.test_labels[: asked.test]
             rows[name] |= {
                 "cosine_mean": float(cosine.mean()),
                 "cosine_min": float(cosine.min()),
-                "knn": float((by_neighbours(known, classes, found) == truth).mean()),
-                "probe": float((by_probe(known, classes, found) == truth).mean()),
+                "knn": float((neighbour_classes(known, classes, found) == truth).mean()),
+                "probe": float((probe_classes(known, classes, found) == truth).mean()),
             }
             print(f"{name:28}", {k: v for k, v in rounded(rows[name]).items() if k != "detail"}, flush=True)
         example = model.example_inputs["image"].numpy()
