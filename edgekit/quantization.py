@@ -17,7 +17,7 @@ class Scheme:
     """How a target wants its integers. `reduce_range` keeps weights in 7 bits for CPUs whose u8 x s8 saturates.
 
     `float_outputs`: the last layer writes float; without it the target's integer kernels also write the outputs in
-    8 bits.
+    8 bits. `weight_bits`, `activation_bits`: fewer than 8 use the first steps of the same integers.
     """
 
     name: str
@@ -26,12 +26,20 @@ class Scheme:
     per_channel_weights: bool = True
     reduce_range: bool = False
     float_outputs: bool = False
+    weight_bits: int = 8
+    activation_bits: int = 8
 
     @property
     def activation_range(self) -> tuple[int, int]:
         if self.activation_dtype == "uint8":
-            return 0, 255
-        return (-127, 127) if self.symmetric_activations else (-128, 127)
+            return 0, 2**self.activation_bits - 1
+        half = 2 ** (self.activation_bits - 1)
+        return -half + self.symmetric_activations, half - 1
+
+    @property
+    def weight_limit(self) -> int:
+        """The outermost step of a weight, in both directions."""
+        return 2 ** (self.weight_bits - 1 - (self.reduce_range and self.weight_bits == 8)) - 1
 
 
 @dataclass(frozen=True)
@@ -87,3 +95,8 @@ class Quantization:
     activations: dict[str, ActivationGrid] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
+
+    @property
+    def is_static(self) -> bool:
+        """Whether activations too lie on grids that were found beforehand."""
+        return bool(self.activations)

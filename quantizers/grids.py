@@ -11,19 +11,19 @@ SMALLEST_SCALE = 2.0**-40
 
 
 def weight_grid(weight: Tensor, axis: int | None, scheme: Scheme) -> WeightGrid:
-    """int8 grid of `weight`: one scale per channel along `axis` (the scheme's choice), in 8 bits or 7.
+    """Grid of `weight` in the scheme's bits: one scale per channel along `axis` (the scheme's choice).
 
-    The largest |weight| of a channel lies on step 127 (63): a converter that finds scales for itself from on-grid
+    The largest |weight| of a channel lies on the outermost step: a converter that finds scales for itself from on-grid
     weights finds these.
     """
-    limit = 63 if scheme.reduce_range else 127
+    limit, bits = scheme.weight_limit, scheme.weight_bits
     if axis is None or not scheme.per_channel_weights:
         scale = _scale(weight.abs().max(), limit)
-        return WeightGrid(scale, torch.zeros((), dtype=torch.int64), None)
+        return WeightGrid(scale, torch.zeros((), dtype=torch.int64), None, bits)
     others = [dim for dim in range(weight.dim()) if dim != axis]
     largest = weight.detach().abs().amax(others) if others else weight.detach().abs()
     scale = _scale(largest, limit)
-    return WeightGrid(scale, torch.zeros(len(scale), dtype=torch.int64), axis)
+    return WeightGrid(scale, torch.zeros(len(scale), dtype=torch.int64), axis, bits)
 
 
 def group_grid(weight: Tensor, bits: int, group_size: int) -> WeightGrid:

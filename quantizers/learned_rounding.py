@@ -92,7 +92,7 @@ class LearnedRounding:
         if self.learn:
             targets, metric = compensated_rows(shape, moments, RIDGE), damped_metric(moments, DAMPING)
             scale = grid.scale.expand(groups * outputs).reshape(groups, outputs)
-            limit = 63 if self.record.scheme.reduce_range else 127
+            limit = self.record.scheme.weight_limit
             anchors = rows_of(layer, quantize_weight(weight, grid).float())
             assert anchors is not None
             anchors = torch.where(anchors.abs() >= limit, anchors, 0.0)

@@ -80,7 +80,7 @@ def _rounds_alike(plain: Model, sibling: Model) -> bool:
     assert own is not None and other is not None
     if own.weights.keys() != other.weights.keys() or own.layers != other.layers:
         return False
-    if own.scheme.reduce_range != other.scheme.reduce_range:
+    if own.scheme.weight_limit != other.scheme.weight_limit:
         return False
     ends = {node.name for node in plain.graph.graph.nodes if all(user.op == "output" for user in node.users)}
     names = own.activations.keys() | other.activations.keys()
