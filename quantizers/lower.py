@@ -141,11 +141,23 @@ class Lowering:
         with self.graph.graph.inserting_after(node):
             stored = self.graph.graph.call_function(qd.quantize_per_tensor.default, (node, *args))
         stored.meta["val"] = _like(node, INTEGERS[grid.dtype])
+        stored = self._narrow(stored, grid)
         for user in users:
             with self.graph.graph.inserting_before(user):
                 restored = self.graph.graph.call_function(qd.dequantize_per_tensor.default, (stored, *args))
             restored.meta["val"] = _like(node, torch.float32)
             user.replace_input_with(node, restored)
+
+    def _narrow(self, stored: Node, grid: ActivationGrid) -> Node:
+        """`stored`, saturated where the grid has fewer bits than its container: formats know the container's range."""
+        container = torch.iinfo(INTEGERS[grid.dtype])
+        if grid.quant_max == container.max:
+            return stored
+        stored.args = (*stored.args[:3], container.min, container.max, stored.args[5])
+        with self.graph.graph.inserting_after(stored):
+            narrow = self.graph.graph.call_function(aten.clamp.default, (stored, grid.quant_min, grid.quant_max))
+        narrow.meta.update(stored.meta)
+        return narrow
 
     def _relax_clamp(self, node: Node, grid: ActivationGrid) -> None:
         """Removes the clamp `node` where saturation gives the same integers, or leaves a plain relu of it."""
