@@ -136,22 +136,29 @@ class FashionVit(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
         nn.init.trunc_normal_(self.class_token, std=0.02)
 
+    def embed(self, image: Tensor) -> Tensor:
+        """[N, 1, 28, 28] -> [N, 50, D], the class token first."""
+        patches = self.patches(image).flatten(2).transpose(1, 2)
+        return torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.positions
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """[N, 50, D] -> [N, 10]."""
+        logits: Tensor = self.classifier(self.norm(tokens)[:, 0])
+        return logits
+
     def forward(self, image: Tensor) -> Tensor:
         """[N, 1, 28, 28] -> [N, 10]."""
-        patches = self.patches(image).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.positions
-        logits: Tensor = self.classifier(self.norm(self.blocks(tokens))[:, 0])
-        return logits
+        return self.classify(self.blocks(self.embed(image)))
 
 
 def fashion_cnn() -> Model:
     """`image` float32 [batch, 1, 28, 28] -> `logits` [batch, 10]. Raises MissingExtraError."""
-    return _sample("fashion-cnn", FashionCnn())
+    return fashion_sample("fashion-cnn", FashionCnn())
 
 
 def fashion_vit() -> Model:
     """`image` float32 [batch, 1, 28, 28] -> `logits` [batch, 10]. Raises MissingExtraError."""
-    return _sample("fashion-vit", FashionVit())
+    return fashion_sample("fashion-vit", FashionVit())
 
 
 def normalize(pixels: Tensor) -> Tensor:
@@ -159,15 +166,22 @@ def normalize(pixels: Tensor) -> Tensor:
     return (pixels.float().unsqueeze(1) - MEAN) / STD
 
 
-def _sample(name: str, module: nn.Module) -> Model:
+def load_checkpoint(name: str, module: nn.Module) -> nn.Module:
+    """`module` with the weights of checkpoints/NAME.safetensors, in float32. Raises MissingExtraError."""
     try:
         from safetensors.torch import load_file
     except ImportError:
         raise MissingExtraError("safetensors", "export", f"the sample {name}") from None
 
     with as_file(files("edgekit.zoo").joinpath(f"checkpoints/{name}.safetensors")) as path:
-        module.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    module.eval()
+        weights = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    module.load_state_dict(weights)
+    return module.eval()
+
+
+def fashion_sample(name: str, module: nn.Module) -> Model:
+    """A classifier of the ten classes with the weights of its checkpoint. Raises MissingExtraError."""
+    load_checkpoint(name, module)
     calibration, held_out, labels = _images()
     return Model(
         name=name,

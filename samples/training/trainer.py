@@ -29,7 +29,8 @@ VALIDATION_IMAGES = 5000
 
 @dataclass(frozen=True)
 class Options:
-    """`patience`: epochs without a better validation accuracy before training ends. `shift`: pixels, at random."""
+    """`patience`: epochs without a better validation accuracy before training ends. `shift`: pixels, at random. `steps`:
+    of an epoch, all without."""
 
     output: Path
     epochs: int
@@ -43,6 +44,7 @@ class Options:
     seed: int = 0
     threads: int = 1
     resume: bool = False
+    steps: int | None = None
 
 
 class Trainer:
@@ -55,7 +57,7 @@ class Trainer:
         images, labels = torch.from_numpy(data.train)[split], torch.from_numpy(data.train_labels)[split]
         self.images, self.labels = images[VALIDATION_IMAGES:], labels[VALIDATION_IMAGES:]
         self.held_images, self.held_labels = images[:VALIDATION_IMAGES], labels[:VALIDATION_IMAGES]
-        self.steps = len(self.images) // options.batch
+        self.steps = min(len(self.images) // options.batch, options.steps or len(self.images))
         self.optimizer = torch.optim.AdamW(_groups(module, options.weight_decay), options.learning_rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
@@ -131,8 +133,7 @@ class Trainer:
         begin = time.perf_counter()
         chosen = order[self.step * self.options.batch :][: self.options.batch]
         self.module.train()
-        logits = self.module(augment(normalize(self.images[chosen]), self.options.shift))
-        loss = functional.cross_entropy(logits, self.labels[chosen], label_smoothing=self.options.label_smoothing)
+        loss = self.loss(augment(normalize(self.images[chosen]), self.options.shift), self.labels[chosen])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
@@ -140,6 +141,11 @@ class Trainer:
         self.schedule.step()
         self.step += 1
         self.seconds += time.perf_counter() - begin
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """`images` [N, 1, H, W] as the net takes them."""
+        smoothing = self.options.label_smoothing
+        return functional.cross_entropy(self.module(images), labels, label_smoothing=smoothing)
 
     def _end_epoch(self) -> None:
         score = accuracy(self.module, self.held_images, self.held_labels)
