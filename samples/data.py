@@ -1,6 +1,7 @@
 """Real data for the samples and benchmarks, taken from Debian packages without root privilege.
 
 `apt-get download` fetches a package, `dpkg-deb -x` unpacks it into a folder ($EDGEKIT_DATA, or ~/.cache/edgekit/data).
+Sentences need no fetching: see sentences.py.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def neighbour_classes(
     votes = np.zeros((len(asked), int(classes.max()) + 1))
     for place in range(neighbours):
         np.add.at(votes, (np.arange(len(asked)), classes[nearest[:, place]]), weight[:, place])
-    return votes.argmax(1)
+    winners: np.ndarray = votes.argmax(1)
+    return winners
 
 
 def probe_classes(known: np.ndarray, classes: np.ndarray, asked: np.ndarray, ridge: float = RIDGE) -> np.ndarray:

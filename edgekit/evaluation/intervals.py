@@ -60,9 +60,9 @@ def _correlation(hits: np.ndarray, others: np.ndarray) -> float:
     size = (both + first) * (second + neither) * (both + second) * (first + neither)
     if not size:
         return 0.0
-    cross = both * neither - first * second
+    cross: float = both * neither - first * second
     if cross > 0:
-        cross = max(0, cross - len(hits) / 2)
+        cross = max(0.0, cross - len(hits) / 2)
     return float(cross / math.sqrt(size))
 
 
@@ -73,8 +73,8 @@ def mcnemar(hits: np.ndarray, others: np.ndarray) -> float:
     _check_hits(others)
     gained, lost = int((hits & ~others).sum()), int((~hits & others).sum())
     differing = gained + lost
-    tail = sum(math.comb(differing, count) for count in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**differing)
+    tail: int = sum(math.comb(differing, count) for count in range(min(gained, lost) + 1))
+    return min(1.0, float(2 * tail / 2**differing))
 
 
 def bootstrap(
