@@ -77,6 +77,8 @@ QUANTIZERS = Registry(
         "int8-dynamic": "edgekit.quantizers.dynamic:DynamicInt8",
         "int8-weight-only": "edgekit.quantizers.weight_only:WeightOnlyInt8",
         "int4-weight-only": "edgekit.quantizers.weight_only:WeightOnlyInt4",
+        "w6a6": "edgekit.quantizers.low_bits:W6A6",
+        "w4a8": "edgekit.quantizers.low_bits:W4A8",
         "fp16": "edgekit.quantizers.half:Fp16",
     },
 )
@@ -120,5 +122,6 @@ BOTTLENECKS = Registry(
         "transform": "edgekit.passes.bottleneck.transform:TransformCoding",
         "learned": "edgekit.passes.bottleneck.learned:LearnedBottleneck",
         "vector": "edgekit.passes.bottleneck.vector:VectorBottleneck",
+        "tokens": "edgekit.passes.bottleneck.tokens:TokenBottleneck",
     },
 )

@@ -20,6 +20,7 @@ from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
 from edgekit.passes.bottleneck.coders import pretrained
 from edgekit.passes.bottleneck.information import answers_of, information_plane, receive
 from edgekit.passes.bottleneck.learned import LearnedBottleneck
+from edgekit.passes.bottleneck.tokens import TokenBottleneck
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
 from edgekit.passes.partition.split import split
 from edgekit.passes.partition.stages import Cut
@@ -155,9 +156,9 @@ class Splitter:
         made: list[tuple[str, Bottleneck]] = []
         for name in names:
             kind: type[Bottleneck] = BOTTLENECKS.load(name)
-            if kind is LearnedBottleneck:
+            if kind is LearnedBottleneck or kind is TokenBottleneck:
                 folder = Path(self.recipe.train) if self.recipe.train is not None else None
-                made.append((name, LearnedBottleneck(train=folder, epochs=self.recipe.epochs, seed=self.recipe.seed)))
+                made.append((name, kind(train=folder, epochs=self.recipe.epochs, seed=self.recipe.seed)))
             else:
                 made.append((name, kind()))
         return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,18 +16,20 @@ from torch import Tensor, nn
 from edgekit.errors import DataError
 from edgekit.model import Model
 from edgekit.passes.bottleneck.axes import Axes
-from edgekit.passes.bottleneck.coding import Decoder, Encoder, coders
+from edgekit.passes.bottleneck.coding import coders
 from edgekit.passes.bottleneck.crossing import Crossing
 from edgekit.passes.bottleneck.deltas import AdaptedTail
 from edgekit.passes.bottleneck.rate import LaplaceRate
 
 PREFIX = "bottleneck-"
 
+Make = Callable[[Mapping[str, Tensor], Model, Mapping[str, Any]], "Coders"]
+
 
 class Coders(nn.Module):
     """`encoder` and `decoder` at the cut, the tail with its deltas, and the density that the rate is measured by."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, tail: AdaptedTail, rate: LaplaceRate) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, tail: AdaptedTail, rate: LaplaceRate) -> None:
         super().__init__()
         self.encoder, self.decoder, self.tail, self.rate = encoder, decoder, tail, rate
 
@@ -61,16 +63,16 @@ def identity(head: Model, tail: Model) -> dict[str, Any]:
     }
 
 
-def pretrained(head: Model, tail: Model, folder: Path | None = None) -> Path | None:
+def pretrained(head: Model, tail: Model, folder: Path | None = None, prefix: str = PREFIX) -> Path | None:
     """The checkpoint (its JSON file) that was trained for this very cut of this very model; None where there is none.
 
-    `folder`: where to look, the package's own checkpoints by default.
+    `folder`: where to look, the package's own checkpoints by default. `prefix`: of the file's name, a kind's own.
     """
     root = folder or Path(str(files("edgekit.zoo").joinpath("checkpoints")))
     wanted = identity(head, tail)
     if not wanted["source"]:
         return None
-    for path in sorted(root.glob(f"{PREFIX}*.json")):
+    for path in sorted(root.glob(f"{prefix}*.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
         if all(facts.get(key) == value for key, value in wanted.items()) and path.with_suffix(".safetensors").exists():
             return path
@@ -92,8 +94,9 @@ def save_trained(path: Path, trained: Trained, head: Model, tail: Model, facts: 
     return path
 
 
-def load_trained(path: Path, head: Model, tail: Model) -> Trained:
-    """Raises DataError for files that do not read, or do not fit this head and tail."""
+def load_trained(path: Path, head: Model, tail: Model, make: Make | None = None) -> Trained:
+    """`make`: coders of the shapes in a state; None: those of a learned transform. Raises DataError for files that do
+    not read, or do not fit this head and tail."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if any(facts[key] != value for key, value in identity(head, tail).items()):
@@ -101,7 +104,7 @@ def load_trained(path: Path, head: Model, tail: Model) -> Trained:
         tensors = load_file(path.with_suffix(".safetensors"))
         tables = bytes(tensors.pop("tables").numpy())
         state = {name: value.float() for name, value in tensors.items()}
-        module = _empty(state, tail, facts)
+        module = (make or _empty)(state, tail, facts)
         missing, unexpected = module.load_state_dict(state, strict=False)
         if unexpected or any(not name.startswith("rate.") for name in missing):
             raise DataError(f"{path.name} lacks {missing or unexpected}", hint="train it again")

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from edgekit.errors import DataError, PlanError
 from edgekit.model import Model, Sample, flatten_outputs
 from edgekit.passes.bottleneck.axes import Axes, separable_axes
-from edgekit.passes.bottleneck.coding import Decoder, Encoder, channel_axis
+from edgekit.passes.bottleneck.coding import channel_axis
 from edgekit.passes.capture import export_program, flatten
 
 WIRE = "components"
@@ -129,7 +129,7 @@ def chain(count: int, first: nn.Module, second: nn.Module) -> GraphModule:
 
 
 def with_coders(
-    head: Model, tail: Model, encoder: Encoder, decoder: Decoder, graph: GraphModule | None = None
+    head: Model, tail: Model, encoder: nn.Module, decoder: nn.Module, graph: GraphModule | None = None
 ) -> tuple[Model, Model]:
     """Captured head that ends in `components`, captured tail that begins there; `graph` in place of the tail's own.
 
@@ -160,7 +160,7 @@ def _captured(model: Model, graph: GraphModule) -> Model:
     return model.evolve_quietly(module=flatten(export_program(model, graph.eval())))
 
 
-def _encoded(encoder: Encoder, sample: Sample) -> Sample:
+def _encoded(encoder: nn.Module, sample: Sample) -> Sample:
     with torch.no_grad():
         return {WIRE: encoder(*sample.values())}
 
