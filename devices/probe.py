@@ -30,7 +30,10 @@ RESEMBLES = {"attention/fp32": "matmul/fp32", "elementwise/int8": "elementwise/f
 
 # format -> (packages, one of which runs it; precisions its CPU kernels have, fastest first)
 RUNTIMES = {
-    "onnx": (("onnxruntime",), ("int8", "int8-dynamic", "fp32", "int8-weight-only", "int4-weight-only")),
+    "onnx": (
+        ("onnxruntime",),
+        ("int8", "int8-dynamic", "fp32", "int8-weight-only", "int4-weight-only", "w6a6", "w4a8"),
+    ),
     "litert": (("ai_edge_litert", "tflite_runtime"), ("int8", "int8-dynamic", "fp32", "int8-weight-only")),
     "executorch": (("executorch",), ("int8", "int8-dynamic", "int4-weight-only", "fp32")),
     "inductor": (("torch",), ("fp32",)),

@@ -223,7 +223,7 @@ def _grids(record: Quantization) -> tuple[Grid, ...]:
         Grid(
             name=name,
             kind="activation",
-            bits=8,
+            bits=(grid.quant_max - grid.quant_min).bit_length(),
             channels=1,
             scale_min=grid.scale,
             scale_max=grid.scale,

@@ -46,6 +46,8 @@ class OnnxExporter(Exporter):
         "int8-dynamic",
         "int8-weight-only",
         "int4-weight-only",
+        "w6a6",
+        "w4a8",
         "fp16",
     )
     needs_torch_module: ClassVar[bool] = False
@@ -92,19 +94,22 @@ def precision_of(model: Model, exporter: Exporter) -> str:
 def lower(model: Model, opset: int, format: str) -> tuple[ir.Model, tuple[str, ...]]:
     """The ONNX graph of a captured Model at its precision, and notes for the report."""
     from edgekit.exporters.onnx_graph import convert, simplify
+    from edgekit.exporters.onnx_narrow import INT4_OPSET, store_in_four_bits
     from edgekit.exporters.onnx_qdq import transpose_weights
     from edgekit.exporters.onnx_weights import quantize_weights
     from edgekit.quantizers.lower import to_pt2e
 
     record = model.quantization
     notes: tuple[str, ...] = ()
-    if record is not None and record.method == "int8":
+    if record is not None and record.is_static:
         converted = convert(model, to_pt2e(model), opset, format)
     else:
         converted = convert(model, model.graph, opset, format)
-    if record is not None and record.method not in ("int8", "fp16"):
+    if record is not None and not record.is_static and record.method != "fp16":
         kept = quantize_weights(converted, model)
         notes = (f"float weights: {', '.join(kept)}",) if kept else ()
     simplify(converted)
     transpose_weights(converted.graph)
+    if record is not None and record.is_static and opset >= INT4_OPSET:
+        store_in_four_bits(converted.graph, {name for name, grid in record.weights.items() if grid.bits == 4})
     return converted, notes

@@ -14,7 +14,16 @@ from edgekit.devices.segment import Segment
 from edgekit.quantization import Quantization
 
 PRODUCERS = ("conv", "depthwise", "matmul")
-WEIGHT_BITS = {"int8": 8, "int8-dynamic": 8, "int8-weight-only": 8, "int4-weight-only": 4, "fp16": 16}
+WEIGHT_BITS = {
+    "int8": 8,
+    "int8-dynamic": 8,
+    "int8-weight-only": 8,
+    "int4-weight-only": 4,
+    "w6a6": 8,
+    "w4a8": 4,
+    "fp16": 16,
+}
+STATIC = ("int8", "w6a6", "w4a8")
 # Pooling and data movement run on integers where their input is integer; so does an addition or product.
 INTEGER_FRIENDLY = ("pool", "movement", "elementwise")
 
@@ -137,11 +146,11 @@ def to_segments(program: Program, precision: str, record: Quantization | None) -
 
 def _integer_layers(groups: list[_Group], precision: str, record: Quantization | None) -> frozenset[str]:
     """Names of the leading operators that compute in int8."""
-    if precision not in ("int8", "int8-dynamic"):
+    if precision not in (*STATIC, "int8-dynamic"):
         return frozenset()
     if record is not None:
         return frozenset(record.layers)
-    kinds = PRODUCERS if precision == "int8" else ("matmul",)
+    kinds = PRODUCERS if precision in STATIC else ("matmul",)
     return frozenset(group.lead.name for group in groups if group.lead.has_weights and group.lead.kind in kinds)
 
 
@@ -149,7 +158,7 @@ def _integer_values(
     program: Program, groups: list[_Group], precision: str, record: Quantization | None, layers: frozenset[str]
 ) -> frozenset[str]:
     """The tensors that lie in memory as int8."""
-    if precision != "int8":
+    if precision not in STATIC:
         return frozenset()
     source = _storage(program)
     if record is not None:
