@@ -12,7 +12,7 @@ from edgekit.errors import UnknownNameError
 from edgekit.model import Model, Sample
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.progress import Progress
-from edgekit.quantization import Fallback, Quantization, Scheme, WeightGrid
+from edgekit.quantization import ActivationGrid, Fallback, Quantization, Scheme, WeightGrid
 from edgekit.quantizers.anatomy import (
     WeightedLayer,
     aten,
@@ -27,7 +27,7 @@ from edgekit.quantizers.equalization import EqualizeLayers
 from edgekit.quantizers.grids import on_grid, weight_grid
 from edgekit.quantizers.learned_rounding import LearnedRounding
 from edgekit.quantizers.observers import Observer
-from edgekit.quantizers.placement import grids, place
+from edgekit.quantizers.placement import Placement, grids, place
 from edgekit.quantizers.smoothing import SmoothOutliers
 from edgekit.registry import OBSERVERS
 
@@ -63,22 +63,17 @@ class StaticInt8(Quantizer):
             raise UnknownNameError("observer", self.observer, OBSERVERS)
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
-        model = FoldBatchNorm()(model, progress)
-        if self.equalize:
-            model = EqualizeLayers()(model, progress)
         keep = {name for name, _ in self.keep}
-        if self.smooth and any(node.target is aten.layer_norm.default for node in model.graph.graph.nodes):
-            model = SmoothOutliers(self.scheme, frozenset(keep), is_static=True)(model, progress)
-        statistics = calibrate(model, progress)
-        placement = place(model.graph, self.scheme, keep, self.elementwise)
-        observer: Observer = OBSERVERS.load(self.observer)()
+        model = self.rewritten(FoldBatchNorm()(model, progress), keep, progress)
+        placement = self.placed(model, keep)
+        activations = self.activation_grids(model, placement, progress)
         graph = model.copy_graph()
         layers = [layer for layer in weighted_layers(graph) if layer.node.name in placement.layers]
         record = Quantization(
             method=self.method,
             scheme=self.scheme,
             weights=weight_grids(graph, layers, self.scheme),
-            activations=grids(placement, statistics, observer, self.scheme),
+            activations=activations,
             layers=tuple(placement.layers),
             fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
         )
@@ -89,6 +84,21 @@ class StaticInt8(Quantizer):
             round_to_nearest(graph, record, layers)
         detail = f"{len(layers)} layers, {len(record.activations)} activation grids, {self.observer}"
         return replace(model, module=graph, quantization=record), detail
+
+    def rewritten(self, model: Model, keep: set[str], progress: Progress) -> Model:
+        """Float-equivalent: what makes the activations of `model` easier to put on grids."""
+        if self.equalize:
+            model = EqualizeLayers()(model, progress)
+        if self.smooth and any(node.target is aten.layer_norm.default for node in model.graph.graph.nodes):
+            model = SmoothOutliers(self.scheme, frozenset(keep), is_static=True)(model, progress)
+        return model
+
+    def placed(self, model: Model, keep: set[str]) -> Placement:
+        return place(model.graph, self.scheme, keep, self.elementwise)
+
+    def activation_grids(self, model: Model, placement: Placement, progress: Progress) -> dict[str, ActivationGrid]:
+        observer: Observer = OBSERVERS.load(self.observer)()
+        return grids(placement, calibrate(model, progress), observer, self.scheme)
 
 
 def weight_grids(graph: GraphModule, layers: list[WeightedLayer], scheme: Scheme) -> dict[str, WeightGrid]:
