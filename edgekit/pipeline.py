@@ -100,10 +100,12 @@ def export_recipe(
     )
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
     check_output(output, recipe.force)
-    model, steps = prepare(original, progress)
     before: Outputs | None = None
+    if recipe.length is not None or recipe.prune_tokens != "none":
+        original, before = _fix_length(recipe, original, progress)
+    model, steps = prepare(original, progress)
     if recipe.prune_tokens != "none":
-        before = run_model(model, judged_samples(model))
+        before = run_model(model, judged_samples(model)) if before is None else before
         model, steps = prepare(_prune_tokens(recipe, original, progress), progress)
     if recipe.channels_last:
         model = TakeChannelsLast()(model, progress)
@@ -176,6 +178,12 @@ def _check_tokens(recipe: Recipe) -> None:
     from edgekit.token_pruning import parse
 
     parse(recipe.prune_tokens)
+
+
+def _fix_length(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, Outputs | None]:
+    from edgekit.token_pruning import fix_length
+
+    return fix_length(original, recipe.length, progress)
 
 
 def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:

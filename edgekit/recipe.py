@@ -17,7 +17,7 @@ from typing import Any, cast, get_args, get_type_hints
 
 from edgekit.devices.device import ALIASES, profile_names
 from edgekit.errors import UnknownNameError, UsageError
-from edgekit.registry import BOTTLENECKS, EXPORTERS, OBSERVERS, QUANTIZERS, SAMPLES
+from edgekit.registry import BOTTLENECKS, EXPORTERS, OBSERVERS, QUANTIZERS, SAMPLES, TOKEN_METHODS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -159,11 +159,19 @@ class Recipe:
     )
     prune_tokens: str = _option(
         "of a transformer encoder: auto finds the strongest pruning within half of --max-drop, or a method with the "
-        "share of the FLOPs that is left (merge, class, accumulated, neighbours, diverse), as merge@0.7",
+        f"share of the FLOPs that is left ({', '.join(TOKEN_METHODS)}), as merge@0.7",
         "Tokens",
         default="none",
         metavar="auto|none|METHOD[@SHARE]",
-        suggestions=lambda: ["auto", "none", "merge", "class", "accumulated", "neighbours", "diverse"],
+        suggestions=lambda: ["auto", "none", *TOKEN_METHODS],
+    )
+    length: int | None = _option(
+        "tokens that a text model takes, padded to and cut at; without it any number, and with --prune-tokens the "
+        "longest sample's",
+        "Tokens",
+        default=None,
+        metavar="N",
+        minimum=2,
     )
     quantize: str = _option(
         "quantizer; none keeps fp32, auto tries those that the device's kernels have",

@@ -125,3 +125,14 @@ BOTTLENECKS = Registry(
         "tokens": "edgekit.passes.bottleneck.tokens:TokenBottleneck",
     },
 )
+
+TOKEN_METHODS = Registry(
+    "token method",
+    {
+        "merge": "edgekit.passes.tokens.reducers:MergeSimilar",
+        "class": "edgekit.passes.tokens.methods:keep_by_class",
+        "accumulated": "edgekit.passes.tokens.methods:keep_by_accumulated",
+        "neighbours": "edgekit.passes.tokens.methods:keep_by_neighbours",
+        "diverse": "edgekit.passes.tokens.reducers:SelectDiverse",
+    },
+)

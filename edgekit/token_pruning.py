@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import torch
+
 from edgekit.errors import QualityError, UnknownNameError, UsageError
 from edgekit.model import Model, Sample
-from edgekit.parity import Outputs, judge, run_model
-from edgekit.passes.tokens.prune import METHODS, PruneTokens
+from edgekit.parity import Outputs, judge, judged_samples, run_model
+from edgekit.passes.tokens.length import FixLength, open_lengths
+from edgekit.passes.tokens.prune import PruneTokens
 from edgekit.progress import Progress
+from edgekit.registry import TOKEN_METHODS
 
 USUAL_SHARE = 0.7
 # Of what may be lost in all, pruning may take this much: quantization follows.
@@ -46,11 +50,32 @@ def prune_tokens(model: Model, asked: str, max_drop: float, progress: Progress) 
     return _strongest(model, SHARE_OF_DROP * max_drop, progress)
 
 
+def fix_length(model: Model, asked: int | None, progress: Progress) -> tuple[Model, Outputs | None]:
+    """`model` at one length where its inputs have any, and its answers before, from which the quality is counted:
+    None where they stay. `asked`: tokens; None: the longest sample's.
+
+    Raises UsageError where a length is asked for that is not open, or the answers would change their shape.
+    """
+    if asked is None and (model.onnx_path is not None or not open_lengths(model)):
+        return model, None
+    fixed = FixLength(asked)(model, progress)
+    samples, shorter = judged_samples(model), judged_samples(fixed)
+    if all(torch.equal(a[name], b[name]) for a, b in zip(samples, shorter, strict=True) for name in a):
+        return fixed, None
+    before, after = run_model(model.evolve_quietly(dynamic={}), samples), fixed.forward(shorter[0])
+    if any(value.shape[1:] != before[name].shape[1:] for name, value in after.items()):
+        raise UsageError(
+            f"the answers of {model.name} have the length of its inputs, and at another length they cannot be judged",
+            hint="give the model one length, and samples padded to it",
+        )
+    return fixed, before
+
+
 def parse(asked: str) -> PruneTokens:
     """Raises UnknownNameError or UsageError."""
     method, _, text = asked.partition("@")
-    if method not in METHODS:
-        raise UnknownNameError("token method", method, ["auto", "none", *METHODS])
+    if method not in TOKEN_METHODS:
+        raise UnknownNameError("token method", method, ["auto", "none", *TOKEN_METHODS])
     if "@" not in asked:
         return PruneTokens(method, USUAL_SHARE)
     if re.fullmatch(r"[0-9]*\.?[0-9]+", text) is None or not 0 < float(text) <= 1:

@@ -239,11 +239,10 @@ def _explain(error: Exception, printed: str) -> ExportError:
     patterns = (
         (str(error), r"Lowering not found: ([\w.:]+)"),
         (printed + str(error), r"failed to legalize operation '([\w.]+)'"),
-        (printed + str(error), r"error: '([\w.]+)' op"),
+        (printed + str(error), r"error: (?:.*\): )?'([\w.]+)' op"),
         (str(error), r"((?:aten|prims|quantized_decomposed)[.:]+\w+(?:\.\w+)?)"),
     )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    detail = f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+    detail = f"{type(error).__name__}: {_message(str(error))[:300]}"
     for text, pattern in patterns:
         found = re.search(pattern, text)
         if found:
@@ -251,3 +250,14 @@ def _explain(error: Exception, printed: str) -> ExportError:
                 "litert", found.group(1), detail=detail, hint="replace the operator, or use --format onnx"
             )
     return ExportError(f"litert cannot convert the model: {detail}", hint="use --format onnx")
+
+
+def _message(text: str) -> str:
+    """The first line; where it only announces others, MLIR's own diagnostic without the path of the operation."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or not lines[0].endswith(":") or len(lines) == 1:
+        return lines[0] if lines else ""
+    told = next((line for line in lines[1:] if line.startswith("error:")), lines[1])
+    place = re.search(r'\("([^"]+)":(\d+):\d+\)', told)
+    where = f" ({Path(place[1]).name}:{place[2]})" if place else ""
+    return re.sub(r"^error: (?:.*\): )?", "", told) + where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,28 +12,22 @@ import torch
 from edgekit.errors import UnknownNameError, UsageError
 from edgekit.model import Model, flatten_outputs, forward_arguments
 from edgekit.passes.base import Pass
-from edgekit.passes.tokens.reducers import KeepBest, MergeSimilar, Reducer, SelectDiverse
+from edgekit.passes.tokens.length import open_lengths
+from edgekit.passes.tokens.reducers import Reducer
 from edgekit.passes.tokens.schedule import by_mass, even, for_share, limited, tokens_for_mass
-from edgekit.passes.tokens.scores import AccumulatedAttention, ClassAttention, NeighbourAware
 from edgekit.passes.tokens.stack import ReducingStack
 from edgekit.passes.tokens.statistics import Statistics, watch
 from edgekit.passes.transformer.families import find_encoder, with_stack
 from edgekit.progress import Progress
+from edgekit.registry import TOKEN_METHODS
 
-METHODS: dict[str, Callable[[], Reducer]] = {
-    "merge": MergeSimilar,
-    "accumulated": lambda: KeepBest(AccumulatedAttention()),
-    "class": lambda: KeepBest(ClassAttention()),
-    "neighbours": lambda: KeepBest(NeighbourAware(AccumulatedAttention())),
-    "diverse": SelectDiverse,
-}
 WATCHED = 32
 
 
 @dataclass(frozen=True)
 class PruneTokens(Pass):
-    """`method`: a key of METHODS. `flops`: the share of the encoder's FLOPs that is left, in (0, 1]. `schedule`: mass,
-    from the attention mass of each block (ZipVL, arXiv:2410.08584), or even, the same number from each block.
+    """`method`: a name in edgekit.registry.TOKEN_METHODS. `flops`: the share of the encoder's FLOPs that is left, in
+    (0, 1]. `schedule`: mass, from the attention mass of each block (ZipVL, arXiv:2410.08584), or even, the same number from each block.
     `keep`: tokens behind each block, protected ones counted; it wins over both."""
 
     method: str = "merge"
@@ -43,16 +36,16 @@ class PruneTokens(Pass):
     keep: tuple[int, ...] | None = None
 
     def requires(self, model: Model) -> None:
-        if self.method not in METHODS:
-            raise UnknownNameError("token method", self.method, METHODS)
+        if self.method not in TOKEN_METHODS:
+            raise UnknownNameError("token method", self.method, TOKEN_METHODS)
         if not 0 < self.flops <= 1:
             raise UsageError(f"flops is {self.flops}, allowed above 0 to 1", hint="0.7 leaves seven tenths")
-        loose = {name: dims for name, dims in model.dynamic.items() if set(dims) - {0}}
+        loose = open_lengths(model)
         if loose:
-            told = ", ".join(f"{name} dimension {min(set(dims) - {0})}" for name, dims in loose.items())
+            told = ", ".join(f"{name} dimension {min(dims)}" for name, dims in loose.items())
             raise UsageError(
                 f"{model.name} takes inputs of any length ({told}), and a graph with fewer tokens is static",
-                hint="give the Model one length: dynamic = {0: 'batch'} alone, samples padded to it",
+                hint="FixLength() gives it one length; edgekit export does so by itself, --length N chooses it",
             )
         find_encoder(model.module, model.name)
 
@@ -62,7 +55,7 @@ class PruneTokens(Pass):
         samples = (model.calibration or (model.example_inputs,))[:watched]
         progress("count tokens", 0, 0)
         _, statistics = watch(model, samples)
-        reducer = METHODS[self.method]()
+        reducer = TOKEN_METHODS.load(self.method)()
         keep = self.keep if self.keep is not None else self._find(statistics, reducer)
         statistics.shape.check(keep)
         pruned = self._insert(model, reducer, keep)

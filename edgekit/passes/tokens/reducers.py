@@ -86,20 +86,28 @@ class MergeSimilar(Reducer):
             importance=None,
             owners=None
             if tokens.owners is None
-            else self._places(tokens.count, protected, kept, going, goal, second).gather(1, tokens.owners),
+            else self._places(tokens.count, protected, order, partner, merged).gather(1, tokens.owners),
         )
 
     @staticmethod
-    def _places(count: int, protected: int, kept: Tensor, going: Tensor, goal: Tensor, second: Tensor) -> Tensor:
-        """Where each of the tokens before is now, [N, T]."""
-        batch, stay = kept.shape
-        device = kept.device
-        lead = torch.arange(protected, device=device).expand(batch, -1)
-        own = protected + torch.arange(stay, device=device).expand(batch, -1)
-        later = protected + stay + torch.arange(len(second), device=device).expand(batch, -1)
-        before = torch.cat([lead, kept, going, second.expand(batch, -1)], 1)
-        now = torch.cat([lead, own, protected + stay + goal, later], 1)
-        return torch.zeros(batch, count, dtype=torch.int64, device=device).scatter(1, before, now)
+    def _places(count: int, protected: int, order: Tensor, partner: Tensor, merged: int) -> Tensor:
+        """Where each of the tokens before is now, int64 [N, T]. `order` [N, F] of the first tokens by nearness,
+        `partner` [N, F] of each one's nearest second.
+
+        In float until the end: LiteRT's indices are of 32 bits where torch's are of 64, and it joins no two kinds.
+        """
+        batch, firsts = order.shape
+        stay = firsts - merged
+        number = torch.arange(firsts, device=order.device)
+        found = (order.unsqueeze(2) == number).to(torch.float32)
+        rank = (number.to(torch.float32)[None, None, :] @ found).squeeze(1)
+        with_partner = partner.to(torch.float32) + float(protected + stay)
+        first = torch.where(rank < merged, with_partner, rank + float(protected - merged))
+        seconds = count - protected - firsts
+        second = torch.arange(seconds, device=order.device, dtype=torch.float32) + float(protected + stay)
+        lead = torch.arange(protected, device=order.device, dtype=torch.float32).expand(batch, -1)
+        pairs = torch.stack([first[:, :seconds], second.expand(batch, -1)], 2).reshape(batch, 2 * seconds)
+        return torch.cat([lead, pairs, first[:, seconds:]], 1).to(torch.int64)
 
 
 @dataclass(frozen=True)

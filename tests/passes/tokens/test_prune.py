@@ -11,8 +11,9 @@ from edgekit.errors import SourceError, UnknownNameError, UsageError
 from edgekit.model import Model
 from edgekit.parity import run_model
 from edgekit.passes.capture import Capture
-from edgekit.passes.tokens.prune import METHODS, PruneTokens
+from edgekit.passes.tokens.prune import PruneTokens
 from edgekit.passes.tokens.stack import ReducingStack
+from edgekit.registry import TOKEN_METHODS
 from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 
 
@@ -22,7 +23,7 @@ def vit() -> Model:
     return replace(model, calibration=model.calibration[:16], held_out=model.held_out[:64], labels=model.labels[:64])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TOKEN_METHODS)
 def test_the_classes_mostly_stay_with_a_fifth_less_work(vit: Model, method: str) -> None:
     pruned = PruneTokens(method, flops=0.8)(vit)
     want, got = (run_model(model, vit.held_out)["logits"].argmax(1) for model in (vit, pruned))
@@ -58,7 +59,7 @@ def test_a_schedule_that_keeps_no_content_is_refused(vit: Model, keep: tuple[int
         PruneTokens(keep=keep)(vit)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TOKEN_METHODS)
 def test_the_graph_is_captured_with_an_open_batch(vit: Model, method: str) -> None:
     pruned = PruneTokens(method, flops=0.8)(vit)
     captured = Capture()(pruned)
