@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import shutil
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,11 +24,9 @@ from edgekit.errors import EdgekitError, OutputError, UsageError
 from edgekit.exporters.base import Exporter
 from edgekit.model import Model
 from edgekit.packing import installed_versions, pack
-from edgekit.parity import Limits, Outputs, Step, compare, judged_samples, run_model
-from edgekit.passes.base import Pipeline
-from edgekit.passes.capture import Capture
-from edgekit.passes.fold import FoldBatchNorm
+from edgekit.parity import Limits, Outputs, judged_samples, run_model
 from edgekit.passes.layout import TakeChannelsLast
+from edgekit.preparation import prepare as prepare
 from edgekit.progress import Progress, silent
 from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions, wants_static
 from edgekit.recipe import Recipe
@@ -39,14 +36,19 @@ from edgekit.selection import Built, Candidate, choose, float_twin
 from edgekit.sources import resolve
 from edgekit.split_outcome import SplitOutcome
 
+if TYPE_CHECKING:
+    from edgekit.search.loop import Outcome
+
 
 @dataclass(frozen=True)
 class ExportResult:
-    """`bundle` is on disk and verified; `summary` is what `export --json` prints."""
+    """`bundle` is on disk and verified; `summary` is what `export --json` prints. `search`: what was tried, where the
+    recipe asked for a search."""
 
     bundle: Bundle
     built: tuple[Built, ...]
     summary: dict[str, Any]
+    search: Outcome | None = None
 
     def to_json(self) -> dict[str, Any]:
         return self.summary
@@ -80,9 +82,11 @@ def export_recipe(
     module: str | torch.nn.Module | None = None,
     example_inputs: Any = None,
     calibration: str | Iterable[Any] | None = None,
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> ExportResult:
-    """The whole flow for `recipe`; `module`, `example_inputs` and `calibration` replace what the recipe names."""
+    """The whole flow for `recipe`; `module`, `example_inputs` and `calibration` replace what the recipe names. `fresh`:
+    a search begins anew, whatever is known of this model."""
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     device = load_device(recipe.device)
@@ -106,6 +110,8 @@ def export_recipe(
     model, steps = prepare(original, progress)
     if recipe.prune_tokens != "none":
         before = run_model(model, judged_samples(model)) if before is None else before
+    if recipe.searches:
+        return _searched(recipe, original, before, output, fresh, start, progress)
         model, steps = prepare(_prune_tokens(recipe, original, progress), progress)
     if recipe.channels_last:
         model = TakeChannelsLast()(model, progress)
@@ -157,6 +163,64 @@ def _refuse_idle_split(recipe: Recipe) -> None:
     if recipe.edge or recipe.cloud:
         return
     asked = {
+def _searched(
+    recipe: Recipe,
+    original: Model,
+    before: Outputs | None,
+    output: Path,
+    fresh: bool,
+    start: float,
+    progress: Progress,
+) -> ExportResult:
+    """The best of all recipes that the limits leave, instead of the one that the options name."""
+    from edgekit.search.run import search
+
+    device = load_device(recipe.device)
+    exporters = _installed(recipe, device)
+    with TemporaryDirectory(prefix="edgekit-") as folder, _unfinished(recipe, original) as unfinished:
+        with _full_disk_told(folder):
+            place = Path(folder)
+            found = search(
+                recipe, original, device, exporters, place, progress, rounding=unfinished, before=before, fresh=fresh
+            )
+        winner, twin = found.winner, found.twin.built
+        split = _split(recipe, found.bench(recipe), winner.built) if recipe.edge or recipe.cloud else SplitOutcome()
+        evidence = Evidence(
+            device=device,
+            original=original,
+            folded=winner.bench.model,
+            winner=winner.built,
+            twin=twin,
+            outcome=found.candidates(),
+            reference=winner.bench.yardstick,
+            steps=winner.steps,
+            threads=recipe.threads,
+            seconds={"total": time.perf_counter() - start},
+            versions=installed_versions(),
+        )
+        progress("measure and pack", 0, 0)
+        bundle, summary = pack(recipe, output, evidence, split + SplitOutcome(notes=(found.outcome.told(),)))
+    summary["search"] = found.outcome.to_json()
+    return ExportResult(bundle, found.candidates(), summary, found.outcome)
+
+
+def _installed(recipe: Recipe, device: Device) -> dict[str, Exporter]:
+    """By format, in the device's order. Raises MissingExtraError where the packages of none are installed."""
+    found: dict[str, Exporter] = {}
+    missing: list[EdgekitError] = []
+    for format in _formats(recipe, device):
+        exporter = _exporter(format, recipe)
+        try:
+            exporter.check()
+        except EdgekitError as error:
+            missing.append(error)
+        else:
+            found[format] = exporter
+    if not found:
+        raise missing[0]
+    return found
+
+
         "split": recipe.split not in ("auto", "none"),
         "bottleneck": recipe.bottleneck != "auto",
         "train": recipe.train,
@@ -200,20 +264,6 @@ def _split(recipe: Recipe, bench: Bench, winner: Built) -> SplitOutcome:
     return Splitter(recipe, bench, winner).run()
 
 
-def prepare(original: Model, progress: Progress) -> tuple[Model, tuple[Step, ...]]:
-    """Captured and folded, each step compared with the eager module on real inputs."""
-    if original.onnx_path is not None:
-        return original, ()
-    samples = judged_samples(original)[:8]
-    progress("capture", 0, 0)
-    captured = Capture()(original, progress)
-    eager = run_model(original.evolve_quietly(output_names=captured.output_names, module=_eval_copy(original)), samples)
-    exported = run_model(captured, samples)
-    folded = Pipeline([FoldBatchNorm()])(captured, progress)
-    steps = (compare("captured", eager, exported), compare("folded", exported, run_model(folded, samples)))
-    return folded, steps
-
-
 @contextmanager
 def _unfinished(recipe: Recipe, original: Model) -> Iterator[Path]:
     """A folder that outlives an interruption, for the next export of the same model with the same options."""
@@ -225,10 +275,6 @@ def _unfinished(recipe: Recipe, original: Model) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _eval_copy(model: Model) -> torch.nn.Module:
-    return copy.deepcopy(model.module).eval()
 
 
 @contextmanager

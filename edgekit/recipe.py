@@ -33,7 +33,8 @@ class Option:
 
     `choices` closes the set of values; `suggestions` only helps a shell to complete an open one. `kind` is what an
     error calls the value. `shapes_artifact` is False for options that leave the exported bytes as they are (paths,
-    keys, presentation), which therefore stay out of the bundle's provenance.
+    keys, presentation), which therefore stay out of the bundle's provenance. `repeats`: the command line takes it
+    several times, and joins the values with commas.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Option:
     minimum: float | None
     is_path: bool
     shapes_artifact: bool
+    repeats: bool
 
     @property
     def flag(self) -> str:
@@ -88,6 +90,7 @@ def _option(
     minimum: float | None = None,
     is_path: bool = False,
     shapes_artifact: bool = True,
+    repeats: bool = False,
 ) -> Any:
     facts = {
         "help": help,
@@ -100,6 +103,7 @@ def _option(
         "minimum": minimum,
         "is_path": is_path,
         "shapes_artifact": shapes_artifact,
+        "repeats": repeats,
     }
     return field(default=default, metadata=facts)
 
@@ -264,6 +268,17 @@ class Recipe:
     )
     include_float: bool = _option("pack the float twin too, to evaluate against it later", "Output", default=False)
     sign: str | None = _option(
+    limit: str | None = _option(
+        "search all recipes for the best within these: latency=8ms, size=10MB, memory=64MB, energy=40mJ, bytes=2kB, "
+        "drop=0.5; several separated by commas",
+        "Limits",
+        default=None,
+        metavar="NAME=VALUE",
+        repeats=True,
+    )
+    budget: str | None = _option(
+        "how long a search may take, as 90s or 20min; 10min without it", "Limits", default=None, metavar="TIME"
+    )
         "private key to sign with (ed25519; `edgekit keygen` makes one)",
         "Output",
         default=None,
@@ -321,6 +336,11 @@ def read_recipe(path: str | Path) -> dict[str, object]:
         raise UsageError(f"cannot read the recipe {path}: {error}", hint="--recipe takes a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the recipe {path} is not TOML: {error}", hint='keys look like  device = "jetson"') from error
+    @property
+    def searches(self) -> bool:
+        """Whether the best of many recipes is asked for, rather than this one."""
+        return self.limit is not None or self.budget is not None
+
 
 
 def recipe_options() -> Iterator[Option]:

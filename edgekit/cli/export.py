@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.command import GroupedOption, NameType
 from edgekit.cli.command import command as make_command
+from edgekit.cli.drawing import check_path, draw
 from edgekit.cli.ladders import ladders
 from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.cli.search_front import search_shapes, show_search
 from edgekit.cli.wording import count_text, db_text, ms_text, percent_text, quality_text, size_text
 from edgekit.devices.device import load_device
+from edgekit.errors import UsageError
 from edgekit.recipe import Option, Recipe, read_recipe, recipe_options
 
 if TYPE_CHECKING:
@@ -36,6 +40,9 @@ def _click_option(option: Option) -> Callable[[Callable[..., None]], Callable[..
     if option.type is bool:
         return click.option(f"{option.flag}/--no-{option.flag[2:]}", option.name, **settings)
     names = [*([option.short] if option.short else []), option.flag, option.name]
+    if option.repeats:
+        joined: dict[str, Any] = {"multiple": True, "default": (), "callback": _joined, "metavar": option.metavar}
+        return click.option(*names, type=click.STRING, **{**settings, **joined})
     if option.choices is not None:
         settings |= {"type": NameType(option.kind, option.choices), "metavar": "NAME"}
     elif option.suggestions is not None:
@@ -43,6 +50,10 @@ def _click_option(option: Option) -> Callable[[Callable[..., None]], Callable[..
     else:
         settings |= {"type": click.Path() if option.is_path else TYPES[option.type], "metavar": option.metavar}
     return click.option(*names, **settings)
+
+
+def _joined(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+    return ",".join(values) or None
 
 
 def _shown(option: Option) -> str:
@@ -69,6 +80,7 @@ def recipe_parameters(function: Callable[..., None]) -> Callable[..., None]:
     edgekit export ./my-huggingface-model --device android --format executorch
     edgekit export detector.onnx --device jetson --quantize fp16
     edgekit export --recipe release.toml --device raspberry-pi-4
+    edgekit export minilm --device raspberry-pi-5 --limit latency=8ms --max-drop 0.5 --plot front.png
     """,
     name="export",
 )
@@ -80,12 +92,20 @@ def recipe_parameters(function: Callable[..., None]) -> Callable[..., None]:
     metavar="FILE",
     help="TOML file whose keys are the option names, with _ for -; options given here win.",
 )
-def command(out: Output, recipe_file: str | None, **options: Any) -> None:
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where a search is asked for (--limit, --budget): draw its front as .svg, .html or .png.",
+)
+def command(out: Output, recipe_file: str | None, plot: Path | None, **options: Any) -> None:
     """Take the model SOURCE to a device, and prove it right.
 
     SOURCE is a sample's name, package.module:callable, a .pt2 or .onnx file, or a Hugging Face directory. Each format
     and precision that the device runs is built, compared with the float model on real data and timed; the best within
     the limits is packed as a bundle. Where the limits cannot be met nothing is written (exit code 8).
+
+    With --limit or --budget all recipes are searched (`edgekit search`) for the best within the limits.
     """
     given = {name: value for name, value in options.items() if value is not None}
     file = read_recipe(recipe_file) if recipe_file is not None else {}
@@ -93,15 +113,31 @@ def command(out: Output, recipe_file: str | None, **options: Any) -> None:
     for profile in (recipe.device, recipe.edge, recipe.cloud):
         if profile is not None:
             load_device(profile)  # a wrong name is told before torch takes seconds to load
+    if plot is not None and not recipe.searches:
+        raise UsageError("--plot draws the front of a search, and none is asked for", hint="add --limit or --budget")
+    check_path(plot, recipe.force)
+    run(out, recipe, plot)
+
+
+def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = False) -> None:
+    """Exports, tells how it went, and draws the front of a search."""
     with out.working() as progress:
         progress("import torch and the converters", 0, 0)
         from edgekit.pipeline import export_recipe
         from edgekit.report.model import EvaluationReport
 
-        result = export_recipe(recipe, progress=progress)
+        result = export_recipe(recipe, fresh=fresh, progress=progress)
+    if plot is not None and result.search is not None:
+        title = f"{result.bundle.manifest.name} on {result.bundle.manifest.device}: recipes that nothing beats"
+        draw(plot, search_shapes(result.search, title), title)
     out.emit(result.to_json())
     if not out.json:
+        if result.search is not None:
+            show_search(out, result.search)
+            out.line()
         _show(out, EvaluationReport.from_json(result.bundle.report), result.bundle)
+        if plot is not None:
+            out.remark(f"drawn: {plot}")
 
 
 def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:

@@ -18,6 +18,7 @@ from edgekit.errors import EdgekitError
 # name -> (module of edgekit.cli, what it does); the module holds the command under the attribute `command`
 COMMANDS = {
     "export": ("export", "Take a model to a device: quantize, lower, prove, pack."),
+    "search": ("search", "Find the best recipe within limits, and the front of all."),
     "inspect": ("inspect", "Show what a bundle holds and where it comes from."),
     "compare": ("compare", "Put bundles side by side: quality, size, latency, energy, bytes."),
     "plan": ("plan", "Choose how to run a split bundle under a link: front, choice, and why."),

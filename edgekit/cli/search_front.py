@@ -1,0 +1,111 @@
+"""The front that a search found, as a table and as a picture: latency across, points lost upwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from edgekit.cli.drawing import (
+    BOTTOM,
+    BOUND,
+    COLORS,
+    HEIGHT,
+    INK,
+    LEFT,
+    RIGHT,
+    SOFT,
+    TOP,
+    WIDTH,
+    Dot,
+    Line,
+    Shape,
+    Text,
+    sheet,
+    ticks,
+)
+from edgekit.cli.output import Cell, Column, Output, Table
+from edgekit.cli.wording import ms_text, size_text
+
+if TYPE_CHECKING:
+    from edgekit.search.loop import Outcome
+    from edgekit.search.verify import Verified
+
+Scale = Callable[[float], float]
+
+COLUMNS = (
+    Column("recipe", style="cyan"),
+    Column("points lost", number=True),
+    Column("95 %"),
+    Column("expected", number=True),
+    Column("device ms", number=True),
+    Column("expected", number=True),
+    Column("size", number=True),
+    Column(""),
+)
+# Points that lose more than this many times the limit would squeeze the rest of the picture.
+SHOWN_DROPS = 5
+
+
+def show_search(out: Output, outcome: Outcome) -> None:
+    out.table(Table(COLUMNS, [_row(one, outcome) for one in outcome.front], "Pareto front, verified"))
+    out.remark(outcome.told())
+
+
+def _row(one: Verified, outcome: Outcome) -> tuple[Cell, ...]:
+    is_chosen = one.configuration == outcome.chosen.configuration
+    style = "bold green" if is_chosen else ""
+    mark = "chosen" if is_chosen else ", ".join(outcome.limits.broken(one.figures()))
+    drop, latency = one.expected.get("drop"), one.expected.get("latency_ms")
+    texts = (
+        str(one.configuration),
+        f"{one.drop:.2f}",
+        f"{one.low:.2f} to {one.high:.2f}",
+        "-" if drop is None else f"{drop:.2f}",
+        ms_text(one.latency_ms),
+        "-" if latency is None else ms_text(latency),
+        size_text(one.size_bytes),
+        mark,
+    )
+    return tuple(Cell(text, style) for text in texts)
+
+
+def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
+    """A dot a verified recipe, a colour a format and precision, the front joined; the expected front as a dashed line,
+    the chosen recipe ringed, limits dashed."""
+    limits = outcome.limits
+    ceiling = max(SHOWN_DROPS * (limits.drop or 0.0), 2.0)
+    shown = [one for one in outcome.verified if not one.failed and one.drop <= ceiling]
+    x_ticks = ticks([one.latency_ms for one in shown], limits.latency_ms, zero=True)
+    y_ticks = ticks([one.drop for one in shown], limits.drop, zero=True)
+    x, y, shapes = sheet(x_ticks, y_ticks, title, "latency on the device, ms")
+    inside = [
+        (one.figures["latency_ms"], one.figures["drop"])
+        for one in outcome.expected
+        if one.figures["drop"] <= y_ticks[-1] and one.figures["latency_ms"] <= x_ticks[-1]
+    ]
+    shapes += _joined(inside, x, y, SOFT, dashed=True)
+    shapes += _joined([(one.latency_ms, one.drop) for one in outcome.front if one in shown], x, y, INK, dashed=False)
+    if limits.latency_ms is not None:
+        shapes.append(Line(x(limits.latency_ms), TOP, x(limits.latency_ms), HEIGHT - BOTTOM, BOUND, True))
+    if limits.drop is not None:
+        shapes.append(Line(LEFT, y(limits.drop), WIDTH - RIGHT, y(limits.drop), BOUND, True))
+    names = dict.fromkeys(f"{one.configuration.family.format} {one.configuration.family.precision}" for one in shown)
+    colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(names)}
+    for one in shown:
+        family = one.configuration.family
+        words = f"{one.configuration}: {one.latency_ms:.3g} ms, {one.drop:.2f} points, {size_text(one.size_bytes)}"
+        shapes.append(Dot(x(one.latency_ms), y(one.drop), 5, colors[f"{family.format} {family.precision}"], words))
+        if one.configuration == outcome.chosen.configuration:
+            shapes.append(Dot(x(one.latency_ms), y(one.drop), 9, INK, "chosen", ring=2.0))
+    for row, (name, color) in enumerate(colors.items()):
+        shapes.append(Dot(WIDTH - RIGHT + 20, TOP + 10 + 22 * row, 5, color))
+        shapes.append(Text(WIDTH - RIGHT + 32, TOP + 14 + 22 * row, name, INK))
+    below = TOP + 22 * len(colors) + 26
+    for line, words in enumerate(("ring: chosen", "dashed grey: expected front", "green: limits")):
+        shapes.append(Text(WIDTH - RIGHT + 15, below + 18 * line, words))
+    return shapes
+
+
+def _joined(points: Sequence[tuple[float, float]], x: Scale, y: Scale, color: str, *, dashed: bool) -> list[Line]:
+    return [Line(x(a[0]), y(a[1]), x(b[0]), y(b[1]), color, dashed) for a, b in zip(points, points[1:], strict=False)]

@@ -1,0 +1,341 @@
+"""Solve, verify, repair: the additive model proposes, real artifacts answer, and the model learns from each answer.
+
+Anytime: the best verified configuration so far is always at hand. Every measurement is kept in `state`, so that a
+search that was interrupted goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from edgekit.costs import peak_activation_bytes
+from edgekit.devices.energy import energy
+from edgekit.errors import PlanError
+from edgekit.quantizers.quantize import FLOAT
+from edgekit.search.families import Tables, configuration_of, lattice_of, path_of, tables_of
+from edgekit.search.front import nondominated
+from edgekit.search.knobs import Knobs
+from edgekit.search.lattice import Lattice
+from edgekit.search.limits import SearchLimits
+from edgekit.search.model import Curve, fit_curve, fit_multipliers
+from edgekit.search.solve import Solved, best_path, front
+from edgekit.search.space import Configuration, Family
+from edgekit.search.state import State
+from edgekit.search.verify import Made, Verified, Verifier
+
+Goal = Literal["quality", "latency", "size"]
+# What a verified artifact counts beside a knob measured on calibration samples, in the curve of points over error.
+VERIFIED_WEIGHT = 20.0
+FRONT_POINTS = 7
+# Of the front, how many points the search still verifies once nothing better than the best is expected.
+FRONT_VERIFIED = 6
+# A configuration is worth building where it is expected to be better by this share of the figure that counts.
+WORTH = 1e-3
+AXIS = {"quality": "error", "latency": "latency_ms", "size": "size_bytes"}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """`figures`: what is expected, by the names that limits have."""
+
+    configuration: Configuration
+    figures: Mapping[str, float]
+    error: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`chosen` meets the limits. `verified`: all, in the order in which they were built; `front`: those of them that
+    no other beats in drop, latency and size. `expected`: the front as the repaired model sees it."""
+
+    chosen: Verified
+    verified: tuple[Verified, ...]
+    front: tuple[Verified, ...]
+    expected: tuple[Proposal, ...]
+    limits: SearchLimits
+    seconds: float
+    complete: bool
+
+    def told(self) -> str:
+        """One line for a report."""
+        end = "nothing better is expected" if self.complete else "the time was spent"
+        chosen = self.chosen
+        expected = ""
+        if chosen.expected:
+            expected = (
+                f"; of it {chosen.expected['drop']:.2f} points and {chosen.expected['latency_ms']:.3g} ms were expected"
+            )
+            expected += f", {chosen.drop:.2f} and {chosen.latency_ms:.3g} found"
+        built = sum(not one.failed for one in self.verified)
+        return f"searched: {built} recipes built, {end}; chosen {chosen.configuration}: {text}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Front and choice, with what was expected of each before it was built."""
+        return {
+            "chosen": _row(self.chosen),
+            "front": [_row(one) for one in self.front],
+            "verified": len(self.verified),
+            "complete": self.complete,
+            "seconds": self.seconds,
+        }
+
+
+class Search:
+    def __init__(
+        self,
+        knobs: Knobs,
+        verifier: Verifier,
+        state: State,
+        families: Sequence[Family],
+        limits: SearchLimits,
+        goal: Goal,
+        budget_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.knobs, self.verifier, self.state = knobs, verifier, state
+        self.limits, self.goal, self.budget_s, self.clock = limits, goal, budget_s, clock
+        self.families = tuple(families)
+        self.made: dict[Configuration, Made] = {}
+        self.verified: dict[Configuration, Verified] = {
+            one.configuration: one for one in map(Verified.from_json, state.under("verified/"))
+        }
+        self.lattices: dict[Family, Lattice] = {}
+        self.tables: dict[Family, Tables] = {}
+        self.multipliers: dict[str, float] = {}
+        self.curve = Curve((0.0,), (0.0,))
+
+    def run(self) -> Outcome:
+        """Raises PlanError, naming the nearest, where nothing that was built meets the limits."""
+        start = self.clock()
+        deadline = start + self.budget_s
+        self._measure(deadline)
+        complete = False
+        longest = 0.0
+        while True:
+            self._repair()
+            proposal = self._next()
+            complete = proposal is None
+            # What cannot be ended in time is not begun; one is always built.
+            if proposal is None or (self.verified and self.clock() + longest > deadline):
+                break
+            began = self.clock()
+            self._verify(proposal)
+            longest = max(longest, self.clock() - began)
+        return Outcome(
+            chosen=self._chosen(),
+            verified=tuple(self.verified.values()),
+            front=tuple(nondominated([one for one in self.verified.values() if not one.failed])),
+            expected=tuple(self._expected_front()),
+            limits=self.limits,
+            seconds=self.clock() - start,
+            complete=complete,
+        )
+
+    def _measure(self, deadline: float) -> None:
+        """The tables of every family; those of formats that the device likes best first, as long as half of the time
+        is left."""
+        start = self.clock()
+        peak = peak_activation_bytes(self.knobs.workshop.prepared()[0])
+        self._peak = float(peak)
+        for family in self.families:
+            if self.lattices and self.clock() - start > (deadline - start) / 2:
+                return
+            tables = tables_of(family, self.knobs)
+            if tables is not None:
+                self.tables[family] = tables
+                self.lattices[family] = lattice_of(family, tables, 0.0)
+
+    def _repair(self) -> None:
+        """Multipliers, fixed bytes and the curve anew from everything that was measured."""
+        errors: list[tuple[Mapping[str, float], float]] = []
+        times: list[tuple[Mapping[str, float], float]] = []
+        weights: dict[str, list[float]] = {}
+        curve: list[tuple[float, float, float]] = []
+        for family, tables in self.tables.items():
+            curve += [(one.error, one.drop, 1.0) for one in tables.tokens.probes] if tables.tokens else []
+            if tables.precision is not None:
+                summed = sum(tables.precision.errors.values())
+                curve.append((tables.precision.whole.error, tables.precision.whole.drop, 1.0))
+                if summed > 0:
+                    errors.append(({family.precision: summed}, tables.precision.whole.error))
+            if tables.tokens is not None:
+                errors += [({family.method: total}, one.error) for total, one in tables.tokens.together]
+        for one in self.verified.values():
+            lattice = self.lattices.get(one.configuration.family)
+            path = path_of(lattice, one.configuration) if lattice is not None else None
+            if lattice is None or path is None or one.failed:
+                continue
+            rest = {lattice.fixed_kind: lattice.fixed[1]}
+            errors.append((path.terms(0), one.error - lattice.fixed[0]))
+            times.append((_added(path.terms(1), rest), one.latency_ms))
+            held = sum(arc.size_bytes for arc in path.arcs)
+            weights.setdefault(one.configuration.family.format, []).append(one.size_bytes - held)
+            if one.configuration.family.precision != FLOAT or one.configuration.keep is not None:
+                curve.append((one.error, one.drop, VERIFIED_WEIGHT))
+        self.multipliers = {
+            **fit_multipliers(*_columns(errors)),
+            **fit_multipliers(*_columns(times)),
+        }
+        for family, lattice in self.lattices.items():
+            beside = weights.get(family.format, [0.0])
+            error, latency, _ = lattice.fixed
+            self.lattices[family] = replace(lattice, fixed=(error, latency, max(0.0, sum(beside) / len(beside))))
+        self.curve = fit_curve(*map(list, zip(*curve, strict=True))) if curve else Curve((0.0,), (0.0,))
+
+    def _bounds(self, *, with_drop: bool = True) -> dict[str, float]:
+        """The limits on the figures that the solver adds up."""
+        limits, found = self.limits, {}
+        watts = energy(1.0, self.knobs.workshop.device)
+        latencies = [limits.latency_ms] if limits.latency_ms is not None else []
+        if limits.energy_mj is not None and watts is not None:
+            latencies.append(limits.energy_mj / watts.total_mj)
+        if latencies:
+            found["latency_ms"] = min(latencies)
+        sizes = [limits.size_bytes] if limits.size_bytes is not None else []
+        if limits.memory_bytes is not None:
+            sizes.append(max(0.0, limits.memory_bytes - self._peak))
+        if sizes:
+            found["size_bytes"] = min(sizes)
+        if with_drop and limits.drop is not None:
+            found["error"] = self.curve.largest(limits.drop)
+        return {name: limit for name, limit in found.items() if limit < float("inf")}
+
+    def _next(self) -> Proposal | None:
+        """What to build next: the best that is expected to meet the limits, where it may beat the best so far; with
+        that known, the widest open place of the front."""
+        best = self._best()
+        proposals = self._proposals(self._bounds())
+        if not proposals and best is None:
+            # Nothing is expected to meet them all: the model may be wrong, and the nearest is to be named.
+            proposals = self._proposals(self._bounds(with_drop=False)) or self._proposals({}, "latency_ms")
+            proposals = proposals if sum(not one.failed for one in self.verified.values()) < 2 * FRONT_VERIFIED else []
+        if proposals:
+            first = min(proposals, key=self._worth)
+            if best is None or self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
+                return first
+        open_points = [one for one in self._expected_front() if one.configuration not in self.verified]
+        explored = sum(1 for one in self.verified.values() if not one.failed)
+        if not open_points or explored >= self._enough:
+            return None
+        known = [one.latency_ms for one in self.verified.values() if not one.failed]
+        return max(
+            open_points, key=lambda one: min((abs(one.figures["latency_ms"] - other) for other in known), default=0.0)
+        )
+
+    @property
+    def _enough(self) -> int:
+        return 3 * FRONT_VERIFIED
+
+    def _proposals(self, bounds: Mapping[str, float], minimize: str | None = None) -> list[Proposal]:
+        """The best of each family that was not built yet."""
+        found = []
+        for family, lattice in self.lattices.items():
+            known = [
+                path for one in self.verified if one.family == family and (path := path_of(lattice, one)) is not None
+            ]
+            solved = best_path(lattice, self.multipliers, minimize or AXIS[self.goal], bounds, known)
+            if solved is not None:
+                proposal = self._proposal(family, lattice, solved)
+                if proposal.configuration not in self.verified:
+                    found.append(proposal)
+        return found
+
+    def _proposal(self, family: Family, lattice: Lattice, solved: Solved) -> Proposal:
+        error, latency, size = solved.figures
+        spent = energy(latency, self.knobs.workshop.device)
+        figures = {
+            "drop": self.curve(error),
+            "latency_ms": latency,
+            "size_bytes": size,
+            "memory_bytes": size + self._peak,
+            **({} if spent is None else {"energy_mj": spent.total_mj}),
+        }
+        return Proposal(configuration_of(family, lattice, solved.path), figures, error)
+
+    def _expected_front(self) -> list[Proposal]:
+        found = [
+            self._proposal(family, lattice, solved)
+            for family, lattice in self.lattices.items()
+            for solved in front(lattice, self.multipliers, {}, FRONT_POINTS)
+        ]
+        return nondominated(found)
+
+    def _worth(self, proposal: Proposal) -> float:
+        return {"quality": proposal.error, **proposal.figures}[
+            {"quality": "quality", "latency": "latency_ms", "size": "size_bytes"}[self.goal]
+        ]
+
+    def _value(self, one: Verified) -> float:
+        return {"quality": one.error, "latency": one.latency_ms, "size": one.size_bytes}[self.goal]
+
+    def _verify(self, proposal: Proposal) -> None:
+        expected = {**proposal.figures, "error": proposal.error}
+        made = self.verifier.verify(proposal.configuration, expected)
+        self.made[proposal.configuration] = made
+        self.verified[proposal.configuration] = made.verified
+        self.state.put(f"verified/{proposal.configuration}", made.verified.to_json())
+
+    def _best(self) -> Verified | None:
+        """Of those within the limits."""
+        fitting = [one for one in self.verified.values() if not one.failed and not self.limits.broken(one.figures())]
+        return min(fitting, key=self._rank, default=None)
+
+    def _rank(self, one: Verified) -> tuple[float, float, float]:
+        if self.goal == "quality":
+            return one.drop, one.latency_ms, one.size_bytes
+        if self.goal == "size":
+            return one.size_bytes, one.drop, one.latency_ms
+        return one.latency_ms, one.drop, one.size_bytes
+
+    def _chosen(self) -> Verified:
+        best = self._best()
+        if best is None:
+            raise self._refusal()
+        return best
+
+    def _refusal(self) -> PlanError:
+        built = [one for one in self.verified.values() if not one.failed]
+        name = self.knobs.workshop.original.name
+        if not built:
+            whys = "; ".join(f"{one.configuration}: {one.failed}" for one in self.verified.values())
+            return PlanError(f"no recipe of {name} could be built: {whys or 'none fits the device'}")
+        nearest = min(built, key=lambda one: self.limits.excess(one.figures()))
+        broken = self.limits.broken(nearest.figures())
+        return PlanError(
+            f"no recipe of {name} was found that meets the limits; the nearest, {nearest.configuration}, has "
+            + ", ".join(stated(limit, nearest.figures()[limit], getattr(self.limits, limit)) for limit in broken),
+            binding=",".join(broken),
+            hint="raise a limit to what the nearest has, or give the search more time with --budget",
+        )
+
+
+def _row(one: Verified) -> dict[str, Any]:
+    return {"recipe": str(one.configuration), "low": one.low, "high": one.high, "expected": dict(one.expected)} | {
+        name: value for name, value in one.figures().items() if value is not None
+    }
+
+
+def stated(name: str, value: float | None, limit: float) -> str:
+    """`9.2 ms of latency, allowed 8`"""
+    assert value is not None
+    texts = {
+        "latency_ms": ("ms of latency", 1.0),
+        "size_bytes": ("MB of size", 1e6),
+        "memory_bytes": ("MB of memory", 1e6),
+        "bytes_sent": ("bytes sent", 1.0),
+        "energy_mj": ("mJ of energy", 1.0),
+        "drop": ("points lost", 1.0),
+    }
+    words, unit = texts[name]
+    return f"{value / unit:.3g} {words}, allowed {limit / unit:.3g}"
+
+
+def _added(terms: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    return {kind: terms.get(kind, 0.0) + more.get(kind, 0.0) for kind in {*terms, *more}}
+
+
+def _columns(rows: Sequence[tuple[Mapping[str, float], float]]) -> tuple[list[Mapping[str, float]], list[float]]:
+    return [terms for terms, _ in rows], [value for _, value in rows]

@@ -1,0 +1,67 @@
+"""What can be chosen, and how a choice is named and kept."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+NO_METHOD, NO_VARIANT = "none", "whole"
+
+
+@dataclass(frozen=True)
+class Family:
+    """The choices that share a lattice. `method`: of token pruning, or none. `variant`: a name of the variants of the
+    model (narrower, with an exit), or whole."""
+
+    format: str
+    precision: str
+    method: str = NO_METHOD
+    variant: str = NO_VARIANT
+
+    def __str__(self) -> str:
+        parts = [self.format, self.precision]
+        parts += [name for name, none in ((self.method, NO_METHOD), (self.variant, NO_VARIANT)) if name != none]
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """`keep`: tokens behind each block; None where all stay. `floats`: groups of layers (`anatomy`) that stay in
+    float under the family's precision."""
+
+    family: Family
+    keep: tuple[int, ...] | None = None
+    floats: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [self.family.format, self.family.precision]
+        if self.floats:
+            parts.append(f"but {', '.join(shortened(self.floats))}")
+        if self.family.variant != NO_VARIANT:
+            parts.append(self.family.variant)
+        if self.keep is not None:
+            parts.append(f"{self.family.method} {'-'.join(str(count) for count in self.keep)}")
+        return " ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self.family),
+            "keep": None if self.keep is None else list(self.keep),
+            "floats": list(self.floats),
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Configuration:
+        keep = row["keep"]
+        family = Family(row["format"], row["precision"], row["method"], row["variant"])
+        return cls(family, None if keep is None else tuple(keep), tuple(row["floats"]))
+
+
+def shortened(groups: tuple[str, ...]) -> list[str]:
+    """`block 2 attention`, `block 2 feed-forward` -> `block 2`."""
+    whole: dict[str, set[str]] = {}
+    for name in groups:
+        found = re.fullmatch(r"(block \d+) (attention|feed-forward)", name)
+        whole.setdefault(found[1] if found else name, set()).add(found[2] if found else "")
+    return [name if len(parts) == 2 or parts == {""} else f"{name} {min(parts)}" for name, parts in whole.items()]
