@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # The newest that every ONNX Runtime we install (1.22 and later) optimises fully; it brings 4-bit integers.
 OPSET = 21
 NATIVE = 18  # the oldest that torch.onnx writes itself
+SIGNED_OPSET = 20
 OPSETS = (13, 17, *range(NATIVE, 24))
 
 
@@ -64,21 +65,31 @@ class OnnxExporter(Exporter):
         precision = precision_of(model, self)
         from edgekit.exporters.onnx_graph import finish, to_proto, write
         from edgekit.exporters.onnx_opset import lower_opset
-        from edgekit.exporters.onnx_qdq import quantize_biases
+        from edgekit.exporters.onnx_qdq import drop_unread, quantize_biases
 
         if model.onnx_path is not None:
             from edgekit.exporters.onnx_source import quantize_source
 
             proto, notes = quantize_source(model, self.format)
         else:
-            converted, notes = lower(model, max(self.opset, NATIVE), self.format)
+            converted, notes = lower(model, max(self._opset(model), NATIVE), self.format)
             quantize_biases(converted.graph)
+            drop_unread(converted.graph)
             if self.opset < NATIVE:
                 lower_opset(converted, self.opset, self.format)
             proto = to_proto(converted)
         path = directory / f"{model.name}-{precision}{self.suffix}"
         write(finish(proto, self.format), path)
         return Artifact(self.format, precision, path, notes=notes)
+
+    def _opset(self, model: Model) -> int:
+        """From opset 21 on ONNX Runtime notes the type of each QuantizeLinear that it inserts, and on x86 then makes
+        signed zero points unsigned: it refuses its own graph (1.31, microsoft/onnxruntime#28144). Only integers of 4
+        bits need opset 21."""
+        record = model.quantization
+        if record is None or not record.activations or record.scheme.activation_dtype != "int8":
+            return self.opset
+        return self.opset if any(grid.bits == 4 for grid in record.weights.values()) else min(self.opset, SIGNED_OPSET)
 
 
 def precision_of(model: Model, exporter: Exporter) -> str:

@@ -64,6 +64,14 @@ def quantize_biases(graph: ir.Graph) -> None:
         node.replace_input_with(2, restored.outputs[0])
 
 
+def drop_unread(graph: ir.Graph) -> None:
+    """Forgets the initializers that no node reads any more, in place: what a rewrite has replaced."""
+    outputs = set(graph.outputs)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in outputs:
+            del graph.initializers[name]
+
+
 def _accumulator_scale(node: ir.Node) -> np.ndarray | None:
     """[channels] or [1], float32 products as ONNX Runtime multiplies them; None unless both inputs are integers."""
     scales = []
