@@ -104,14 +104,17 @@ def export_recipe(
     )
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
     check_output(output, recipe.force)
+    adapts = recipe.widths is not None or recipe.exits != "none"
+    if adapts:
+        _check_adaptive(recipe, original)
     before: Outputs | None = None
     if recipe.length is not None or recipe.prune_tokens != "none":
         original, before = _fix_length(recipe, original, progress)
+    if recipe.searches:
+        return _searched(recipe, original, before, output, fresh, start, progress)
     model, steps = prepare(original, progress)
     if recipe.prune_tokens != "none":
         before = run_model(model, judged_samples(model)) if before is None else before
-    if recipe.searches:
-        return _searched(recipe, original, before, output, fresh, start, progress)
         model, steps = prepare(_prune_tokens(recipe, original, progress), progress)
     if recipe.channels_last:
         model = TakeChannelsLast()(model, progress)
@@ -139,6 +142,8 @@ def export_recipe(
             built = _build(recipe, bench)
         winner, outcome = choose(built, device)
         split = _split(recipe, bench, winner) if recipe.edge or recipe.cloud else SplitOutcome()
+        if adapts:
+            split += _adapt(recipe, original, bench, winner)
         seconds = {"total": time.perf_counter() - start}
         evidence = Evidence(
             device=device,
@@ -158,11 +163,6 @@ def export_recipe(
     return ExportResult(bundle, tuple(outcome), summary)
 
 
-def _refuse_idle_split(recipe: Recipe) -> None:
-    """Raises UsageError for options that say how to split and no tier to split with."""
-    if recipe.edge or recipe.cloud:
-        return
-    asked = {
 def _searched(
     recipe: Recipe,
     original: Model,
@@ -221,6 +221,11 @@ def _installed(recipe: Recipe, device: Device) -> dict[str, Exporter]:
     return found
 
 
+def _refuse_idle_split(recipe: Recipe) -> None:
+    """Raises UsageError for options that say how to split and no tier to split with."""
+    if recipe.edge or recipe.cloud:
+        return
+    asked = {
         "split": recipe.split not in ("auto", "none"),
         "bottleneck": recipe.bottleneck != "auto",
         "train": recipe.train,
@@ -255,6 +260,18 @@ def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:
     from edgekit.token_pruning import prune_tokens
 
     return prune_tokens(original, recipe.prune_tokens, recipe.max_drop, progress)
+
+
+def _check_adaptive(recipe: Recipe, original: Model) -> None:
+    from edgekit.adaptive import check_adaptive
+
+    check_adaptive(recipe, original)
+
+
+def _adapt(recipe: Recipe, original: Model, bench: Bench, winner: Built) -> SplitOutcome:
+    from edgekit.adaptive import Adapter
+
+    return Adapter(recipe, original, bench, winner).run()
 
 
 def _split(recipe: Recipe, bench: Bench, winner: Built) -> SplitOutcome:

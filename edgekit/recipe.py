@@ -177,6 +177,20 @@ class Recipe:
         metavar="N",
         minimum=2,
     )
+    widths: str | None = _option(
+        "shares of a transformer encoder's heads and feed-forward units to pack as smaller variants beside the whole "
+        "model, separated by commas, as 1.0,0.75,0.5",
+        "Variants",
+        default=None,
+        metavar="SHARES",
+    )
+    exits: str = _option(
+        "blocks of a transformer encoder behind which a sample that is easy may leave, separated by commas; auto takes "
+        "those that pay",
+        "Variants",
+        default="none",
+        metavar="auto|none|BLOCKS",
+    )
     quantize: str = _option(
         "quantizer; none keeps fp32, auto tries those that the device's kernels have",
         "Quantization",
@@ -254,6 +268,17 @@ class Recipe:
     min_sqnr: float | None = _option(
         "refuse below this signal-to-quantization-noise ratio", "Limits", default=None, metavar="DB"
     )
+    limit: str | None = _option(
+        "search all recipes for the best within these: latency=8ms, size=10MB, memory=64MB, energy=40mJ, bytes=2kB, "
+        "drop=0.5; several separated by commas",
+        "Limits",
+        default=None,
+        metavar="NAME=VALUE",
+        repeats=True,
+    )
+    budget: str | None = _option(
+        "how long a search may take, as 90s or 20min; 10min without it", "Limits", default=None, metavar="TIME"
+    )
     opset: int | None = _option(
         "ONNX opset of --format onnx: 13, 17, or 18 to 23", "Target", default=None, metavar="N", minimum=13
     )
@@ -268,17 +293,6 @@ class Recipe:
     )
     include_float: bool = _option("pack the float twin too, to evaluate against it later", "Output", default=False)
     sign: str | None = _option(
-    limit: str | None = _option(
-        "search all recipes for the best within these: latency=8ms, size=10MB, memory=64MB, energy=40mJ, bytes=2kB, "
-        "drop=0.5; several separated by commas",
-        "Limits",
-        default=None,
-        metavar="NAME=VALUE",
-        repeats=True,
-    )
-    budget: str | None = _option(
-        "how long a search may take, as 90s or 20min; 10min without it", "Limits", default=None, metavar="TIME"
-    )
         "private key to sign with (ed25519; `edgekit keygen` makes one)",
         "Output",
         default=None,
@@ -322,6 +336,11 @@ class Recipe:
         lines = [f"{key} = {_toml(value)}" for key, value in self.to_dict().items() if value is not None]
         return "\n".join(lines) + "\n"
 
+    @property
+    def searches(self) -> bool:
+        """Whether the best of many recipes is asked for, rather than this one."""
+        return self.limit is not None or self.budget is not None
+
     def provenance(self) -> dict[str, Scalar]:
         """Only what shapes the artifact, so that the same model exported to another path gives the same bytes."""
         values = self.to_dict()
@@ -336,11 +355,6 @@ def read_recipe(path: str | Path) -> dict[str, object]:
         raise UsageError(f"cannot read the recipe {path}: {error}", hint="--recipe takes a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the recipe {path} is not TOML: {error}", hint='keys look like  device = "jetson"') from error
-    @property
-    def searches(self) -> bool:
-        """Whether the best of many recipes is asked for, rather than this one."""
-        return self.limit is not None or self.budget is not None
-
 
 
 def recipe_options() -> Iterator[Option]:

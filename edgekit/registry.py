@@ -101,6 +101,7 @@ SAMPLES = Registry(
         "dinov2-small": "edgekit.zoo.dinov2:dinov2_small",
         "fashion-cnn": "edgekit.zoo.fashion:fashion_cnn",
         "fashion-vit": "edgekit.zoo.fashion:fashion_vit",
+        "fashion-vit-adaptive": "edgekit.zoo.fashion_adaptive:fashion_vit_adaptive",
         "silero-vad": "edgekit.zoo.silero:silero_vad",
     },
 )

@@ -159,7 +159,9 @@ class Variant(Strict):
     """A way of running the bundle: the parts that it takes, in order. The first variant is the default.
 
     `codecs`: one for each part that is not on the device, in order: it carries what goes into that part. `drop`:
-    points lost against the float model where nothing is coded (the codecs' rates state theirs).
+    points lost against the float model where nothing is coded (the codecs' rates state theirs). `exits`: of a variant
+    that runs on the device alone, one behind each part but the last; `shares`: of a window of requests, how much may go
+    on past each of them at most, never more than past the one before.
     """
 
     name: str
@@ -167,6 +169,8 @@ class Variant(Strict):
     codecs: tuple[str, ...] = ()
     exit: Exit | None = None
     drop: float = 0.0
+    exits: tuple[Exit, ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 class HistoryLine(Strict):
@@ -256,6 +260,21 @@ class Manifest(Strict):
             raise ValueError(f"variant {variant.name!r} has {len(variant.codecs)} codecs for {remote} remote parts")
         if variant.exit is not None and variant.exit.part not in {part.name for part in self.parts}:
             raise ValueError(f"variant {variant.name!r} exits at the unknown part {variant.exit.part!r}")
+        if variant.exits:
+            self._check_exits(variant)
+
+    def _check_exits(self, variant: Variant) -> None:
+        known = {part.name for part in self.parts}
+        if not {exit.part for exit in variant.exits} <= known:
+            raise ValueError(
+                f"variant {variant.name!r} exits at {[exit.part for exit in variant.exits]}, known {known}"
+            )
+        if variant.exit is not None or variant.codecs or len(variant.exits) != len(variant.parts) - 1:
+            raise ValueError(f"variant {variant.name!r} has {len(variant.exits)} exits for {len(variant.parts)} parts")
+        shares = variant.shares
+        falls = list(shares) == sorted(shares, reverse=True) and all(0 <= share <= 1 for share in shares)
+        if len(shares) not in (0, len(variant.exits)) or not falls:
+            raise ValueError(f"variant {variant.name!r} has the shares {shares}, allowed 1 to 0, never rising")
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, two spaces, UTF-8. The sha256 of these bytes is the bundle's digest."""

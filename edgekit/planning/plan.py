@@ -16,7 +16,8 @@ Links = Mapping[Hop, Link]
 @dataclass(frozen=True)
 class StageCost:
     """One part on its tier, one sample: `latency_ms` and, on the device, `energy_mj`. `memory_bytes` of weights and
-    activations. `bound_ms`: what the tier's roofline allows at best, 0 where it is not known."""
+    activations. `bound_ms`: what the tier's roofline allows at best, 0 where it is not known. `share`: of the samples
+    come so far, past the exits before it."""
 
     part: str
     tier: Tier
@@ -24,6 +25,7 @@ class StageCost:
     energy_mj: float = 0.0
     memory_bytes: int = 0
     bound_ms: float = 0.0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,11 @@ class Costing:
     def __init__(self, way: Way, links: Links, power: Power | None = None) -> None:
         """Raises KeyError for a link that is not given."""
         self.way, self._power, self._share = way, power, 1 - way.local_share
-        self._device_ms = way.exit_ms + sum(stage.latency_ms for stage in way.stages if stage.tier == "device")
+        device = [stage for stage in way.stages if stage.tier == "device"]
+        self._device_ms = way.exit_ms + sum(stage.share * stage.latency_ms for stage in device)
         self._remote_ms = sum(stage.latency_ms for stage in way.stages if stage.tier != "device")
-        self._energy_mj = sum(stage.energy_mj for stage in way.stages if stage.tier == "device")
-        self._memory_bytes = way.exit_bytes + sum(stage.memory_bytes for stage in way.stages if stage.tier == "device")
+        self._energy_mj = sum(stage.share * stage.energy_mj for stage in device)
+        self._memory_bytes = way.exit_bytes + sum(stage.memory_bytes for stage in device)
         self._answer_ms = self._answer_radio_ms = 0.0
         self._paths = [path(crossing.hop, links) for crossing in way.crossings]
         self._leaves = [crossing.hop[0] == "device" for crossing in way.crossings]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from edgekit.bundle.manifest import Codec, Exit, Manifest, Part, Tier, Variant
 from edgekit.devices.device import Device, load_device
@@ -80,7 +81,7 @@ class Prices:
 
     def way(self, variant: Variant) -> Way:
         parts = [self.manifest.part(name) for name in variant.parts]
-        stages = [self.stage(part) for part in parts]
+        stages = self.ladder(variant) if variant.exits else [self.stage(part) for part in parts]
         crossings: list[Crossing] = []
         below: Tier = "device"
         names = iter(variant.codecs)
@@ -92,6 +93,16 @@ class Prices:
         answer_bytes = sum(entry.spec().size_bytes for entry in parts[-1].outputs) if crossings else 0
         way = Way(variant.name, tuple(stages), tuple(crossings), answer_bytes, variant.drop)
         return way if variant.exit is None else self._with_exit(way, variant.exit)
+
+    def ladder(self, variant: Variant) -> list[StageCost]:
+        """Parts and the exits between them, each with the share of the samples that came so far."""
+        stages, share = [], 1.0
+        for name, exit in zip_longest(variant.parts, variant.exits):
+            stages.append(replace(self.stage(self.manifest.part(name)), share=share))
+            if exit is not None:
+                stages.append(replace(self.stage(self.manifest.part(exit.part)), share=share))
+                share -= exit.curve[0].answered if exit.curve else 0.0
+        return stages
 
     def stage(self, part: Part) -> StageCost:
         weights = part.size_bytes + sum(file.size_bytes for file in part.companions)

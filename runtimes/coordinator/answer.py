@@ -17,7 +17,9 @@ class Answer:
     `degraded` marks anything but what was planned, and `reason` says why. `exited`: it left at the variant's exit.
     `latency_ms` by stage (head, exit, encode, connect, network, queue, compute, local), as far as each was waited for;
     `total_ms` from the question to the answer. `bytes_sent` and `bytes_received` count every attempt. `confidence` is
-    that of a classification where an exit is calibrated. `request_id` is what the node knew it by.
+    that of a classification where an exit is calibrated. `choice`: why this variant, where another loses less. `left`:
+    how many samples left at each exit of a variant with several, the end last. `request_id` is what the node knew it
+    by.
     """
 
     outputs: dict[str, np.ndarray]
@@ -35,6 +37,8 @@ class Answer:
     bytes_received: int = 0
     attempts: int = 0
     policy: str = ""
+    choice: str = ""
+    left: tuple[int, ...] = ()
 
     @property
     def rate(self) -> int | None:
@@ -58,6 +62,8 @@ class Answer:
             "bytes_received": self.bytes_received,
             "attempts": self.attempts,
             "policy": self.policy,
+            "choice": self.choice,
+            "left": list(self.left),
             "request_id": self.request_id,
         }
 
@@ -69,4 +75,6 @@ class Answer:
         line = f"{where}, {self.total_ms:.1f} ms" + (f" ({stages})" if stages else "")
         if self.bytes_sent:
             line += f", {self.bytes_sent} B up"
-        return f"{line}; degraded: {self.reason}" if self.degraded else line
+        if self.degraded:
+            return f"{line}; degraded: {self.reason}"
+        return f"{line}; {self.choice}" if self.choice else line

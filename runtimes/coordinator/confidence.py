@@ -130,6 +130,14 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     return float(np.exp((low + high) / 2))
 
 
+def calibration_error(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """The expected calibration error (Guo et al., section 2): |accuracy - confidence| over `bins` of equal width,
+    weighted by how many fall into each. `sure` float [N] in 0 to 1, `right` bool [N]."""
+    place = np.minimum((np.asarray(sure) * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=np.asarray(right, float) - sure, minlength=bins)
+    return float(np.abs(gaps).sum() / len(sure))
+
+
 def _thresholds(sure: np.ndarray) -> Sequence[float]:
     """Quantiles of the confidences, and one above all of them: there nothing leaves."""
     quantiles = np.unique(np.quantile(sure, np.linspace(0, 1, THRESHOLDS), method="lower"))

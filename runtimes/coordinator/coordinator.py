@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 
 from edgekit.bundle.bundle import Bundle
 from edgekit.bundle.manifest import Manifest, Tier, Variant
+from edgekit.devices.battery import Battery, read_battery
 from edgekit.devices.device import Device
 from edgekit.errors import DeadlineError, EdgekitError, InputError, RemoteError, SessionError, UsageError
 from edgekit.planning.link import Link
@@ -45,6 +47,7 @@ DEFAULT_DEADLINE_MS = 30_000.0
 THREADS = 32
 MAX_IN_FLIGHT = 8
 PROBE_TIMEOUT_S = 1.0
+BATTERY_S = 10.0
 REFINE_STEPS = 2
 REFINE_THRESHOLD = 0.7
 
@@ -55,9 +58,10 @@ class Coordinator:
     `policy`: see `policies`, `auto` follows link and nodes. `deadline_ms` for requests that name none. `token`, `ca`,
     `certificate`: as the nodes ask for. `links`: what to believe of the links before anything was measured. `refine`
     asks at a coarse rate first, and at a finer one where the answer's confidence is below `refine_threshold`. `wrap`
-    puts something around the device's sessions (a pace, a counter). `on_reconnect` is called in one of its threads
-    whenever a node has answered a handshake: the moment to flush an Outbox. `pool` takes the place of its threads.
-    Closing it ends all of them; the bundle is closed with it where it was given by path.
+    puts something around the device's sessions (a pace, a counter). `battery` tells its charge to the policy fit.
+    `on_reconnect` is called in one of its threads whenever a node has answered a handshake: the moment to flush an
+    Outbox. `pool` takes the place of its threads. Closing it ends all of them; the bundle is closed with it where it
+    was given by path.
 
     Raises BundleError, PlanError (nothing to run with this policy), UsageError, UnknownNameError, NodeError (files of
     certificates), SessionError.
@@ -87,6 +91,7 @@ class Coordinator:
         timing: Timing = Timing(),
         breaker: BreakerSettings = BreakerSettings(),
         recheck_s: float = RECHECK_S,
+        battery: Callable[[], Battery | None] = read_battery,
         probes: bool = True,
         on_reconnect: Callable[[Tier], None] | None = None,
         clock: Clock | None = None,
@@ -98,6 +103,8 @@ class Coordinator:
         self.timing = timing
         self._objective, self._limits, self._probes = objective, limits, probes
         self._refine, self._refine_threshold = refine, refine_threshold
+        self._read_battery, self._battery_read_s = battery, -math.inf
+        self._battery: Battery | None = None
         self._knowledge: Knowledge | None = None
         self._is_closed = False
         self._sequence = itertools.count()
@@ -197,6 +204,7 @@ class Coordinator:
             power=self._knowledge.power,
             now_s=now,
             deadline_ms=deadline_ms,
+            battery=self._battery_now(now),
         )
         chosen = self.policy.choose(situation)
         self._probe_where_silent(chosen)
@@ -284,6 +292,11 @@ class Coordinator:
             self._knowledge.exchanged(sent, self.clock.now())
 
     # Inside
+
+    def _battery_now(self, now: float) -> Battery | None:
+        if now - self._battery_read_s >= BATTERY_S:
+            self._battery, self._battery_read_s = self._read_battery(), now
+        return self._battery
 
     def _refined(self, plan: Itinerary) -> Itinerary:
         """A coarser leg before the only one."""

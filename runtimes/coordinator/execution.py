@@ -15,6 +15,7 @@ from typing import Any, cast
 from edgekit.bundle.manifest import Tier, Variant
 from edgekit.errors import DeadlineError, EdgekitError, MismatchError, RemoteError, SessionError, UnreachableError
 from edgekit.runtimes.coordinator.answer import Answer
+from edgekit.runtimes.coordinator.depth import LocalResult
 from edgekit.runtimes.coordinator.errands import Errands, check_open, error_of
 from edgekit.runtimes.coordinator.flight import Flight
 from edgekit.runtimes.coordinator.itinerary import Itinerary
@@ -45,7 +46,9 @@ class Execution:
         self._error: EdgekitError | None = None
         self._spare: Answer | None = None
         self._answer: Answer | None = None
-        self._ledger = Ledger(self._clock, started, self._id, plan.policy, [plan.reason] if plan.reason else [])
+        self._ledger = Ledger(
+            self._clock, started, self._id, plan.policy, [plan.reason] if plan.reason else [], choice=plan.note
+        )
         margin_s = means.timing.margin_s(deadline - started, means.parts.lateness.worst_ms)
         self._latest_hedge = deadline - means.parts.local_p95_ms() / 1e3 - margin_s
         self._has_local = means.parts.local is not None
@@ -258,8 +261,16 @@ class Execution:
             self._means.parts.local_runs.add(1e3 * (self._clock.now() - since))
             self._ledger.note(local=1e3 * (at - since))
             degraded = self._plan.degraded or not self._local_planned
+            result: LocalResult = future.result()
             self._answer = self._ledger.answer(
-                future.result(), "device", name, degraded=degraded, reason="; ".join(self._ledger.asides)
+                result.outputs,
+                "device",
+                name,
+                degraded=degraded,
+                reason="; ".join(self._ledger.asides),
+                exited=result.exited,
+                confidence=result.sure,
+                left=result.left,
             )
             return
         self._local = "failed"

@@ -28,7 +28,7 @@ class Itinerary:
     """Legs in order: the next one is taken while the answer so far is not confident enough. `degraded` from the start
     where what the policy wanted cannot be had, for `reason`. `threshold`: the confidence that an answer from above
     needs; without it that of the variant's exit. `overdue_ms` after it was sent, a request is no longer waited for
-    alone: the local answer is started beside it."""
+    alone: the local answer is started beside it. `note`: why this variant, where another loses less."""
 
     legs: tuple[Leg, ...]
     policy: str = ""
@@ -36,6 +36,7 @@ class Itinerary:
     reason: str = ""
     threshold: float | None = None
     overdue_ms: float = float("inf")
+    note: str = ""
 
 
 @dataclass(frozen=True)

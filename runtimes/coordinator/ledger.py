@@ -15,7 +15,7 @@ from edgekit.runtimes.coordinator.clock import Clock
 @dataclass
 class Ledger:
     """`faults` kept the plan from being carried out; `asides` befell the local run beside it, and are no fault of an
-    answer that comes as planned."""
+    answer that comes as planned. `choice`: why the plan's variant was chosen, where another loses less."""
 
     clock: Clock
     started: float
@@ -23,6 +23,7 @@ class Ledger:
     policy: str
     faults: list[str] = field(default_factory=list)
     asides: list[str] = field(default_factory=list)
+    choice: str = ""
     spent_ms: dict[str, float] = field(default_factory=dict)
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -49,6 +50,7 @@ class Ledger:
         exited: bool = False,
         confidence: float | None = None,
         reason: str = "",
+        left: tuple[int, ...] = (),
     ) -> Answer:
         """`reason` joins the faults of a degraded one."""
         return Answer(
@@ -67,6 +69,8 @@ class Ledger:
             bytes_received=self.bytes_received,
             attempts=self.attempts,
             policy=self.policy,
+            choice=self.choice,
+            left=left,
         )
 
     def degraded(self, spare: Answer) -> Answer:

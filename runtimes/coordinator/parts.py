@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgekit.bundle.bundle import Bundle
-from edgekit.bundle.manifest import Manifest, Part, Variant
+from edgekit.bundle.manifest import Exit, Manifest, Part, Variant
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError, SessionError
 from edgekit.runtimes.codecs.base import Codec, open_codec
 from edgekit.runtimes.coordinator.clock import Clock
 from edgekit.runtimes.coordinator.confidence import confidence
+from edgekit.runtimes.coordinator.depth import Ladder, LocalResult
 from edgekit.runtimes.coordinator.durations import Durations
 from edgekit.runtimes.load import load
 from edgekit.runtimes.session import Feeds, Session
@@ -65,6 +66,11 @@ class DeviceParts:
         # A local answer until the thread that asked has it, and how late that thread is woken.
         self.local_runs, self.lateness = Durations(), Durations()
         self.missing: dict[str, str] = {}
+        self._ladders = {
+            variant.name: Ladder(self.manifest, variant, self.run_part)
+            for variant in self.manifest.variants
+            if variant.exits
+        }
         self.local: str | None = None
         try:
             for variant in self.manifest.variants:
@@ -80,8 +86,7 @@ class DeviceParts:
             return
         names = [name for name in variant.parts if self.manifest.part(name).tier == "device"]
         is_local = len(names) == len(variant.parts)
-        if variant.exit is not None:
-            names.append(variant.exit.part)
+        names += [exit.part for exit in _exits(variant)]
         try:
             for name in names:
                 if name not in self._sessions:
@@ -116,8 +121,7 @@ class DeviceParts:
             return False
         entry = self.manifest.variant(variant)
         device = [name for name in entry.parts if self.manifest.part(name).tier == "device"]
-        if entry.exit is not None:
-            device.append(entry.exit.part)
+        device += [exit.part for exit in _exits(entry)]
         return all(name in self._sessions for name in device) and all(c in self._codecs for c in entry.codecs[:1])
 
     def codec(self, name: str) -> Codec:
@@ -142,6 +146,8 @@ class DeviceParts:
                     break
                 try:
                     head = self.run_head(variant, feeds)
+                    for exit in variant.exits:
+                        self.run_part(self.manifest.part(exit.part), head.values, {})
                 except SessionError:
                     if all(spec.is_static for spec in inputs):
                         raise
@@ -151,7 +157,7 @@ class DeviceParts:
                     self.timed(f"encode:{codec_name}", codec.encode, self.features(variant, head), codec.rates // 2)
 
     def _timed_names(self, variant: Variant) -> list[str]:
-        exit_part = [variant.exit.part] if variant.exit is not None else []
+        exit_part = [exit.part for exit in _exits(variant)]
         own = [name for name in variant.parts if self.manifest.part(name).tier == "device"]
         return [*own, *exit_part, *(f"encode:{codec}" for codec in variant.codecs[:1])]
 
@@ -185,14 +191,16 @@ class DeviceParts:
             return HeadResult(values, last or values, spent_ms=spent)
         return HeadResult(values, last, exit_outputs, sure, spent)
 
-    def run_local(self, variant: Variant, feeds: Feeds) -> Arrays:
-        """All of a variant whose parts are all on the device: the outputs of its last part."""
+    def run_local(self, variant: Variant, feeds: Feeds) -> LocalResult:
+        """All of a variant whose parts are all on the device: the outputs of its last part, or of an exit before it."""
+        if variant.exits:
+            return self._ladders[variant.name].run(feeds)
         values: Arrays = dict(feeds)
         last: Arrays = {}
         for name in variant.parts:
             last = self.run_part(self.manifest.part(name), values, last)
             values = {**values, **last}
-        return last
+        return LocalResult(last)
 
     def run_part(self, part: Part, values: Arrays, last: Arrays) -> Arrays:
         """Inputs are found by name, or by position where the part below calls its outputs otherwise."""
@@ -251,3 +259,7 @@ class DeviceParts:
                     problems.append(error)
         if problems:
             raise problems[0]
+
+
+def _exits(variant: Variant) -> tuple[Exit, ...]:
+    return variant.exits if variant.exit is None else (variant.exit,)

@@ -8,9 +8,10 @@
 | `three-tier` | a head here, the middle on the edge, the tail in the cloud                  |
 | `cascade`    | an early exit here, then the edge, then the cloud, while confidence is low  |
 | `auto`       | whichever way is best now, looked at again as link and nodes change         |
+| `fit`        | what loses least within the latency limit; spends least on a low battery    |
 
-`offload`, `split` and `three-tier` take a rate and a variant too: `split@2`, `split:deep@2`. Without a rate the best
-one for the link is taken.
+`local` takes a variant: `local:width-50`. `offload`, `split` and `three-tier` take a rate too: `split@2`,
+`split:deep@2`. Without a rate the best one for the link is taken.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from edgekit.devices.battery import Battery, BatterySaver
 from edgekit.errors import PlanError, UnknownNameError, UsageError
 from edgekit.planning.choose import pick, plans
 from edgekit.planning.estimate import LinkEstimate
+from edgekit.planning.fit import Fitter
 from edgekit.planning.plan import Hop, Links, Objective, Plan, PlanLimits, Power, Way
 from edgekit.planning.policies import is_offload, is_split, is_three_tier
 from edgekit.planning.replan import Replanner
@@ -36,7 +39,7 @@ _TEXT = re.compile(r"(?P<name>[a-z-]+)(?::(?P<variant>[^@]+))?(?:@(?P<rate>\d+))
 @dataclass(frozen=True)
 class Situation:
     """`ways`: those that this device and the nodes given could run. `refusals`: variant -> why not now. `links`: what
-    the `estimates` say at `now_s`. `deadline_ms`: what the request has left."""
+    the `estimates` say at `now_s`. `deadline_ms`: what the request has left. `battery`: None where there is none."""
 
     ways: Sequence[Way]
     estimates: Mapping[Hop, LinkEstimate]
@@ -48,6 +51,7 @@ class Situation:
     power: Power | None = None
     now_s: float = 0.0
     deadline_ms: float | None = None
+    battery: Battery | None = None
 
     @property
     def open_ways(self) -> list[Way]:
@@ -229,14 +233,53 @@ class Auto(Policy):
             return replace(self._itinerary(made.plan), overdue_ms=made.overdue_ms)
 
 
-def best(candidates: Sequence[Plan], situation: Situation) -> Plan:
-    """The cheapest within the limits; where no plan meets the latency limit, the fastest within the others; where even
-    those cannot be met, the one that loses least."""
+class Fit(Policy):
+    """What loses least within the latency limit or the deadline, whichever is shorter; while the battery is low, what
+    spends least within the limits. Changed with hysteresis (`edgekit.planning.fit`); the answer says what it cost.
+
+    Marked degraded where nothing meets the limits: the nearest runs.
+    """
+
+    name = "fit"
+
+    def __init__(self, variant: str | None = None, rate: int | None = None) -> None:
+        if variant is not None or rate is not None:
+            raise UsageError("fit chooses variant and rate itself", hint="fix them: local:NAME, or split:NAME@2")
+        super().__init__()
+        self._fitter, self._saver = Fitter(), BatterySaver()
+        self._lock = threading.Lock()
+
+    def fits(self, way: Way) -> bool:
+        return True
+
+    def choose(self, situation: Situation) -> Itinerary:
+        down = {hop for hop, estimate in situation.estimates.items() if estimate.is_down(situation.now_s)}
+        links = {hop: link for hop, link in situation.links.items() if hop not in down}
+        found = plans(situation.open_ways, links, situation.power)
+        if not found:
+            return self._fall_back(situation, "; ".join(dict.fromkeys(situation.refusals.values())))
+        with self._lock:
+            saving = self._saver.look(situation.battery)
+            fitted = self._fitter.decide(found, _with_deadline(situation), saving=saving)
+        itinerary = self._itinerary(fitted.plan)
+        if fitted.fits:
+            return replace(itinerary, note=fitted.note)
+        return replace(itinerary, degraded=True, reason=fitted.note)
+
+
+def _with_deadline(situation: Situation) -> PlanLimits:
+    """The limits, the latency's at most what the request has left."""
     latency_ms = min(
         (limit for limit in (situation.limits.latency_ms, situation.deadline_ms) if limit is not None), default=None
     )
+    return replace(situation.limits, latency_ms=latency_ms)
+
+
+def best(candidates: Sequence[Plan], situation: Situation) -> Plan:
+    """The cheapest within the limits; where no plan meets the latency limit, the fastest within the others; where even
+    those cannot be met, the one that loses least."""
     try:
-        return pick(candidates, situation.objective, replace(situation.limits, latency_ms=latency_ms))
+        return pick(candidates, situation.objective, _with_deadline(situation))
     except PlanError:
         pass
     try:
@@ -245,7 +288,7 @@ def best(candidates: Sequence[Plan], situation: Situation) -> Plan:
         return min(candidates, key=lambda plan: (plan.drop, plan.latency_ms))
 
 
-POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (Local, Offload, Split, ThreeTier, Cascade, Auto)}
+POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (Local, Offload, Split, ThreeTier, Cascade, Auto, Fit)}
 
 
 def make_policy(text: str) -> Policy:

@@ -1,0 +1,1 @@
+"""Models that give less depth, less width or fewer experts where that is enough."""

@@ -1,0 +1,181 @@
+"""Trains fashion-vit to work at widths 1, 0.75 and 0.5 and to answer behind blocks 2 and 4: one set of weights.
+
+python -m samples.training.train_adaptive_widths -o fashion-vit-adaptive.safetensors
+
+From the trained fashion-vit, its heads and units sorted. Each step runs the widest, the narrowest and those between
+(sandwich rule), the narrow ones and the early answers taught by the widest's answers on the same images (in-place
+distillation: Yu and Huang, arXiv:1903.05134, sections 3.1 and 3.3). Written in half precision.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekit.passes.adaptive.blocks import plain_stack
+from edgekit.passes.adaptive.heads import TokenHead
+from edgekit.passes.adaptive.narrow import narrow
+from edgekit.passes.adaptive.widths import OrderUnits
+from edgekit.passes.transformer.families import PlainStack
+from edgekit.zoo.fashion import FashionVit, fashion_vit
+from edgekit.zoo.fashion_adaptive import EXITS, WIDTHS, AdaptiveFashionVit
+from samples.data import FashionMnist, fashion_mnist
+from samples.training.trainer import Options, Trainer, accuracy
+
+EXIT_WEIGHT = 0.5
+
+
+class AdaptiveTrainer(Trainer):
+    """The module is fashion-vit with its layers as plain blocks, and `exits` beside them."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        net: Any = self.module
+        tokens = start = net.embed(images)
+        early = []
+        for depth, block in enumerate(_stack(net).blocks, 1):
+            tokens = block(tokens)
+            if depth in EXITS:
+                early.append(net.exits[str(depth)](tokens))
+        whole = net.classify(tokens)
+        loss = functional.cross_entropy(whole, labels, label_smoothing=self.options.label_smoothing)
+        for logits in early:
+            loss = loss + EXIT_WEIGHT * _distance(logits, whole)
+        for width in WIDTHS[1:]:
+            loss = loss + _distance(at_width(net, start, width), whole)
+        return loss
+
+
+def at_width(net: Any, tokens: Tensor, width: float) -> Tensor:
+    for block in _stack(net).blocks:
+        tokens = narrow(block, width)(tokens)
+    logits: Tensor = net.classify(tokens)
+    return logits
+
+
+def _stack(net: nn.Module) -> PlainStack:
+    return plain_stack(net, "fashion-vit")
+
+
+def _distance(logits: Tensor, teacher: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, teacher.detach().softmax(-1))
+
+
+def begin() -> nn.Module:
+    """The trained fashion-vit in order, with exits that know nothing yet."""
+    module: Any = OrderUnits()(fashion_vit()).module
+    module.exits = AdaptiveFashionVit().exits
+    return module.requires_grad_(True)
+
+
+def joined(net: Any) -> AdaptiveFashionVit:
+    """The same weights with one matrix for query, key and value again."""
+    whole = AdaptiveFashionVit()
+    names = set(whole.state_dict())
+    state = {name: value for name, value in net.state_dict().items() if name in names}
+    for index, block in enumerate(_stack(net).blocks):
+        own, ffn, place = block.attention, block.feed_forward, f"blocks.{index}"
+        for kind in ("weight", "bias"):
+            state[f"{place}.qkv.{kind}"] = torch.cat([getattr(part, kind) for part in (own.query, own.key, own.value)])
+            for name, layer in (
+                ("norm1", block.norm1),
+                ("norm2", block.norm2),
+                ("projection", own.output),
+                ("mlp.0", ffn.expand),
+                ("mlp.2", ffn.contract),
+            ):
+                state[f"{place}.{name}.{kind}"] = getattr(layer, kind)
+    whole.load_state_dict(state)
+    return whole.eval()
+
+
+class Behind(nn.Module):
+    """An early answer as a classifier of images."""
+
+    def __init__(self, net: FashionVit, depth: int, head: TokenHead) -> None:
+        super().__init__()
+        self.net, self.depth, self.head = net, depth, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.net.blocks[: self.depth](self.net.embed(images)))
+        return logits
+
+
+class Narrow(nn.Module):
+    def __init__(self, net: nn.Module, width: float) -> None:
+        super().__init__()
+        self.net, self.width = net, width
+
+    def forward(self, images: Tensor) -> Tensor:
+        net: Any = self.net
+        return at_width(net, net.embed(images), self.width)
+
+
+def accuracies(net: nn.Module, data: FashionMnist) -> dict[str, float]:
+    whole: Any = joined(net)
+    ways: dict[str, nn.Module] = {f"width {width:g}": Narrow(net, width) for width in WIDTHS}
+    ways |= {f"exit {depth}": Behind(whole, depth, whole.exits[str(depth)]) for depth in EXITS}
+    test, labels = torch.from_numpy(data.test), torch.from_numpy(data.test_labels)
+    return {name: round(accuracy(way, test, labels), 4) for name, way in ways.items()}
+
+
+@click.command(help=__doc__)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Validations.")
+@click.option("--steps", type=click.IntRange(1), default=380, show_default=True, help="Of 64 images, a round.")
+@click.option("--learning-rate", type=float, default=0.0008, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--resume", is_flag=True, help="Continue an interrupted run; the result is that of an unbroken one.")
+def main(output: Path, rounds: int, steps: int, learning_rate: float, seed: int, threads: int, resume: bool) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    data = fashion_mnist()
+    options = Options(
+        output=output,
+        epochs=rounds,
+        batch=64,
+        learning_rate=learning_rate,
+        weight_decay=0.02,
+        seed=seed,
+        threads=threads,
+        resume=resume,
+        steps=steps,
+    )
+    trainer = AdaptiveTrainer(begin(), data, options)
+    if resume:
+        trainer.load_state()
+    trainer.run()
+    trainer.module.load_state_dict(trainer.best_weights)
+    whole = joined(trainer.module)
+    save_file({name: _half(value) for name, value in whole.state_dict().items()}, output)
+    sidecar = {
+        "test_accuracy": accuracies(trainer.module, data),
+        "test_images": len(data.test),
+        "training_seconds": round(trainer.seconds),
+        "threads": threads,
+        "torch": torch.__version__,
+        "dataset": "Fashion-MNIST (Debian dataset-fashion-mnist)",
+        "command": shlex.join(
+            ["python", "-m", "samples.training.train_adaptive_widths", *(a for a in sys.argv[1:] if a != "--resume")]
+        ),
+    }
+    output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    trainer.state_path.unlink()
+    print(json.dumps(sidecar, indent=2))
+
+
+def _half(value: Tensor) -> Tensor:
+    return (value.half() if value.is_floating_point() else value).contiguous()
+
+
+if __name__ == "__main__":
+    main()
