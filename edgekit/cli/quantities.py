@@ -1,4 +1,4 @@
-"""Quantities on the command line: `300ms`, `2s`, `20MB`, or a bare number in the option's own unit; `10mbps,20ms`."""
+"""Quantities on the command line: `300ms`, `2s`, `20MB`, `15%`, or a bare number in the option's unit; `10mbps,20ms`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ class Size(click.ParamType):
         if match is None or float(match["number"]) <= 0:
             self.fail(f"{value!r} is no size above zero: give it like 800, 2kB or 20MB", param, ctx)
         return float(match["number"]) * _BYTES[(match["unit"] or "b").lower()]
+
+
+class Share(click.ParamType):
+    """Of 1: `15%` or `0.15`."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"{value!r} is no share of 1: give it like 15% or 0.15", param, ctx)
+        return share
 
 
 def read_link(out: Output, text: str, option: str) -> Link:

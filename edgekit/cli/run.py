@@ -11,9 +11,9 @@ import click
 from edgekit.cli.command import command as make_command
 from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table
-from edgekit.cli.quantities import Milliseconds
+from edgekit.cli.quantities import Milliseconds, Share
 from edgekit.cli.wording import ms_text, percent_text, shape_text
-from edgekit.errors import AuthenticationError, DataError, MismatchError, RemoteError, UsageError
+from edgekit.errors import AuthenticationError, DataError, MismatchError, RemoteError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 24
 REMOTE = "With edge and cloud"
+BUDGET = "Within a budget"
 _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does not hold this bundle"}
 
 
@@ -33,6 +34,7 @@ _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does no
     edgekit run minilm.edgekit --input "How far is it to the station?" --json
     edgekit run model.edgekit --input feeds.npz --key release.key.pub
     edgekit run cats.edgekit --input photo.jpg --edge grpcs://edge:8102 --token-file token --deadline 300ms
+    edgekit run fashion.edgekit --input shirt.png --budget 2ms
     """,
     name="run",
 )
@@ -49,6 +51,15 @@ _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does no
 @click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many labels to show.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the runtime; all cores without it.")
 @click.option("--part", metavar="NAME", help="Another part than the default one (`edgekit inspect` lists them).")
+@click.option("--variant", metavar="NAME", help="One of the bundle's variants that run on this device alone.")
+@option("--budget", heading=BUDGET, type=Milliseconds(), metavar="TIME", help="What loses least within it, as 2ms.")
+@option(
+    "--battery",
+    heading=BUDGET,
+    type=Share(),
+    metavar="SHARE",
+    help="Charge, as 15%; below 20 % what spends least runs. Linux tells it by itself.",
+)
 @click.option("--provider", metavar="NAME", help="ONNX Runtime's cpu, cuda or tensorrt; the best here without it.")
 @click.option(
     "-k", "--key", type=click.Path(path_type=Path), metavar="FILE", help="Run only what this public key has signed."
@@ -84,10 +95,14 @@ def command(
     part: str | None,
     provider: str | None,
     key: Path | None,
+    variant: str | None,
+    budget: float | None,
+    battery: float | None,
     **remote: Any,
 ) -> None:
     """Run BUNDLE on each input: the most likely labels where it is a classifier, else the outputs.
 
+    With --budget the variant that loses least within it is run, and the answer says where a larger one was left out.
     With --edge or --cloud the best way for the link of the moment is chosen for each input, and the answer says where
     it was computed. It comes by the deadline: where a node does not answer in time, from this device, marked degraded.
     A node that refuses (its token, another bundle) is named on stderr; where --policy needs one, that ends the command.
@@ -96,12 +111,17 @@ def command(
     from edgekit.runtimes.load import load
     from edgekit.runtimes.predict import Predictor
 
-    connects = _checked_remote(remote, part, provider)
+    adapts = bool(variant or budget or battery is not None)
+    connects = _checked_remote(remote, part, provider, adapts)
+    if variant and (budget or remote["policy"] or remote["edge"] or remote["cloud"]):
+        raise UsageError("--variant with --budget, --policy, --edge or --cloud", hint="leave the choice to one of them")
     with Bundle.open(bundle, key) as opened:
+        if variant is not None:
+            _check_variant(opened, variant)
         sources = _sources(inputs, takes_text=getattr(opened.manifest.preprocess, "kind", "") == "text")
         with (
-            _connect(opened, threads, remote)
-            if connects
+            _connect(opened, threads, remote, variant, budget, battery)
+            if connects or adapts
             else load(opened, part=part, threads=threads, provider=provider)
         ) as session:
             predictor = Predictor(opened, session)
@@ -160,36 +180,66 @@ def _silent_tiers(session: Any) -> list[str]:
     return [] if coordinator is None else [tier for tier, state in coordinator.states.items() if state != "closed"]
 
 
-def _checked_remote(remote: dict[str, Any], part: str | None, provider: str | None) -> bool:
+def _checked_remote(remote: dict[str, Any], part: str | None, provider: str | None, adapts: bool) -> bool:
     """Whether a node is asked. Raises UsageError for options that would be ignored."""
     connects = remote["edge"] is not None or remote["cloud"] is not None
     given = [
         name for name in ("deadline", "policy", "refine", "token_file", "ca", "certificate", "max_drop") if remote[name]
     ]
-    if given and not connects:
+    if given and not connects and not (adapts and set(given) <= {"deadline", "max_drop"}):
         raise UsageError(f"--{given[0].replace('_', '-')} without --edge or --cloud", hint="name the node to ask")
+    if adapts and (part or provider):
+        raise UsageError(
+            "--part and --provider go with no choice of a variant", hint="leave --budget and --variant out"
+        )
     if connects and (part or provider):
         raise UsageError("--part and --provider go with a run on this device alone", hint="leave --edge or --cloud out")
     return connects
 
 
-def _connect(bundle: Bundle, threads: int | None, remote: dict[str, Any]) -> Session:
+def _check_variant(bundle: Bundle, name: str) -> None:
+    """Raises UnknownNameError, or UsageError for one that needs a node."""
+    known = {variant.name: variant for variant in bundle.manifest.variants}
+    if name not in known:
+        raise UnknownNameError("variant", name, known)
+    if known[name].codecs:
+        raise UsageError(
+            f"the variant {name!r} does not run on this device alone", hint="--policy with --edge or --cloud"
+        )
+
+
+def _connect(
+    bundle: Bundle,
+    threads: int | None,
+    remote: dict[str, Any],
+    variant: str | None,
+    budget_ms: float | None,
+    battery: float | None,
+) -> Session:
+    """What is asked for by name, or what fits the budget; else what is fastest within the drop of the export."""
+    from edgekit.devices.battery import Battery, read_battery
     from edgekit.planning.plan import PlanLimits
     from edgekit.runtimes.coordinator.connect import connect
     from edgekit.runtimes.server.security import read_token
 
+    fits = budget_ms is not None or battery is not None
+    policy = remote["policy"] or (f"local:{variant}" if variant else "fit" if fits else "auto")
+    # A budget takes what loses least within it: there the export's limit would only leave it with nothing.
+    drop = remote["max_drop"] if policy == "fit" else _drop_limit(bundle, remote["max_drop"])
+    given = None if battery is None else Battery(battery)
     return connect(
         bundle,
         edge=remote["edge"],
         cloud=remote["cloud"],
         deadline_ms=remote["deadline"],
-        policy=remote["policy"] or "auto",
+        policy=policy,
+        battery=read_battery if given is None else lambda: given,
         threads=threads,
         refine=remote["refine"],
         token=read_token(remote["token_file"]) if remote["token_file"] is not None else "",
         ca=remote["ca"],
         certificate=remote["certificate"],
-        limits=PlanLimits(drop=_drop_limit(bundle, remote["max_drop"])),
+        limits=PlanLimits(drop=drop, latency_ms=budget_ms),
     )
 
 

@@ -53,25 +53,32 @@ def choose_thresholds(
 ) -> tuple[tuple[float, ...], Reached]:
     """The thresholds of least mean cost that lose at most `max_drop` points against going to the end always.
 
-    `expected` [E + 1, N]: the probability that an answer is right, where known; its mean may fall by no more either.
+    `expected` [E + 1, N]: the probability that an answer is right, where known; its mean may fall by no more either,
+    a standard error included.
     Every combination of quantiles is tried; with more than three exits all take the same quantile. Where nothing may
     leave, the thresholds lie above every confidence.
     """
     ladders = [_quantiles(row) for row in sure]
     choices = product(*ladders) if len(ladders) <= FEW_EXITS else zip(*ladders, strict=True)
-    judged = [right, *([] if expected is None else [expected])]
-    needed = [rows[-1].mean() - max_drop / 100 - 1e-9 for rows in judged]
-    columns = np.arange(right.shape[1])
+    allowed = max_drop / 100 + 1e-9
     best: tuple[float, tuple[float, ...], Reached] | None = None
     for thresholds in choices:
         left_at = leaving(sure, thresholds)
-        if any(rows[left_at, columns].mean() < least for rows, least in zip(judged, needed, strict=True)):
-            continue
         reached = reach(left_at, right, costs)
+        if right[-1].mean() - reached.accuracy > allowed or _expected_drop(expected, left_at) > allowed:
+            continue
         if best is None or reached.cost < best[0]:
             best = (reached.cost, thresholds, reached)
     assert best is not None, "the last quantile lets nothing leave"
     return best[1], best[2]
+
+
+def _expected_drop(expected: np.ndarray | None, left_at: np.ndarray) -> float:
+    """Of 1, one standard error on top."""
+    if expected is None:
+        return 0.0
+    lost = expected[-1] - expected[left_at, np.arange(len(left_at))]
+    return float(lost.mean() + lost.std() / math.sqrt(len(lost)))
 
 
 def _quantiles(sure: np.ndarray) -> list[float]:

@@ -34,10 +34,14 @@ class LeanBlock(nn.Module):
 
     def _attend(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
         batch, count, _ = tokens.shape
-        query, key, value = (
-            part.reshape(batch, count, self.heads, size // self.heads).transpose(1, 2)
-            for part, size in zip(self.joint(tokens).split(self.sizes, -1), self.sizes, strict=True)
-        )
+        joint = self.joint(tokens)
+        if len(set(self.sizes)) == 1:  # one reordering moves all three
+            query, key, value = joint.reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            query, key, value = (
+                part.reshape(batch, count, self.heads, size // self.heads).transpose(1, 2)
+                for part, size in zip(joint.split(self.sizes, -1), self.sizes, strict=True)
+            )
         mixed = functional.scaled_dot_product_attention(query, key, value, bias)
         merged: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, count, self.sizes[2]))
         return merged
@@ -53,7 +57,9 @@ def _joint(own: SelfAttention) -> nn.Linear:
     layer = nn.Linear(own.query.in_features, sum(part.out_features for part in parts))
     with torch.no_grad():
         layer.weight.copy_(torch.cat([part.weight for part in parts]))
-        biases: list[Tensor] = [part.weight.new_zeros(part.out_features) if part.bias is None else part.bias for part in parts]
+        biases: list[Tensor] = [
+            part.weight.new_zeros(part.out_features) if part.bias is None else part.bias for part in parts
+        ]
         layer.bias.copy_(torch.cat(biases))
     return layer
 
