@@ -53,9 +53,7 @@ def curve(trained: Trained, tail: Model, features: np.ndarray, labels: np.ndarra
             with torch.no_grad():
                 answers = trained.coders.answer(torch.from_numpy(decoded))[0].argmax(1).numpy()
             right += int((answers == labels[start : start + CHUNK]).sum())
-        points.append(
-            {"vectors": rung.count, "bytes": size / len(components), "accuracy": right / len(components)}
-        )
+        points.append({"vectors": rung.count, "bytes": size / len(components), "accuracy": right / len(components)})
     return points
 
 
@@ -66,7 +64,7 @@ def told(step: str, done: int, total: int) -> None:
 
 @click.command(help=__doc__)
 @click.option("--cut", default="blocks.2", show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--epochs", type=click.IntRange(0), default=4, help="0: the closed form.", show_default=True)
 @click.option("--images", type=click.IntRange(1000), default=30_000, show_default=True)
 @click.option("--loss", default="distillation", show_default=True)
 @click.option("--rate-weight", type=float, default=TokenBottleneck.rate_weight, show_default=True)

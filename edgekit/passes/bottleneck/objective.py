@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.model import flatten_outputs
 from edgekit.passes.bottleneck.coders import Coders
+from edgekit.passes.bottleneck.coding import Decoder, Encoder
 from edgekit.passes.bottleneck.crossing import Crossing
 from edgekit.passes.bottleneck.features import FeatureSet
 from edgekit.passes.bottleneck.losses import distances
@@ -62,7 +63,7 @@ class RateObjective:
     def groups(self) -> list[dict[str, Any]]:
         """The density learns faster, since it has to follow the encoder; the rotations learn slower, since a random
         walk of encoder and decoder away from each other's inverse is noise at every rate."""
-        both = (self.module.encoder, self.module.decoder)
+        both = (cast(Encoder, self.module.encoder), cast(Decoder, self.module.decoder))
         groups: list[dict[str, Any]] = [
             {"params": [value for coder in both for value in coder.linear.parameters()], "scale": 0.1},
             {"params": list(self.module.rate.parameters()), "scale": 5.0},

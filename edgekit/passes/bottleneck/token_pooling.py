@@ -7,8 +7,12 @@ TokenLearner's attention maps (Ryoo et al., arXiv:2106.11297, section 2.1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from edgekit.passes.transformer.block import EncoderBlock
 
 # Queries that all begin alike would attend alike: their scores begin at this deviation.
 SPREAD = 0.5
@@ -51,6 +55,38 @@ class TokenPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         mixed: Tensor = torch.matmul(self.mixing, tokens) + self.queries(tokens)
         return mixed
+
+
+class PooledStack(nn.Module):
+    """The blocks of an encoder, the tokens pooled behind the first `block` of them; `protected` leading tokens stay.
+
+    What is left of the sequence weighs as much as the sequence did: each vector's key begins as if it stood for its
+    share of the tokens (Bolya et al., arXiv:2210.09461, section 3.3).
+    """
+
+    def __init__(self, blocks: Sequence[EncoderBlock], block: int, pool: TokenPool, protected: int) -> None:
+        super().__init__()
+        self.below, self.blocks = nn.ModuleList(blocks[:block]), nn.ModuleList(blocks[block:])
+        self.pool, self.protected = pool, protected
+        count, length = pool.mixing.shape
+        share = torch.full((count,), (length - protected) / count).log()
+        self.weight = nn.Parameter(torch.cat([torch.zeros(protected), share])[None, None, None])
+
+    def forward(self, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[N, T, C] -> [N, protected + k, C]."""
+        for block in self.below:
+            tokens = block(tokens, bias)
+        tokens = torch.cat([tokens[:, : self.protected], self.pool(tokens)], 1)
+        for block in self.blocks:
+            tokens = block(tokens, self.weight)
+        return tokens
+
+    def trained(self) -> nn.Module:
+        """What pooling trains: all but the blocks below."""
+        part = nn.Module()
+        part.pool, part.blocks = self.pool, self.blocks
+        part.register_parameter("weight", self.weight)
+        return part
 
 
 def heads_for(width: int, wanted: int = 4) -> int:

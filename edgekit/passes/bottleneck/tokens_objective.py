@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from edgekit.passes.bottleneck.crossing import Crossing
 from edgekit.passes.bottleneck.features import FeatureSet
 from edgekit.passes.bottleneck.losses import distances
 from edgekit.passes.bottleneck.rate import bin_bits, quantize
+from edgekit.passes.bottleneck.tokens_coding import TokenDecoder, TokenEncoder
 from edgekit.passes.bottleneck.tokens_ladder import Rung, kept
 
 YARDSTICK_SAMPLES, VALIDATION_SAMPLES, CHUNK = 256, 512, 64
@@ -56,7 +57,7 @@ class TokenObjective:
 
     def groups(self) -> list[dict[str, Any]]:
         """What begins as a closed form moves slowly, the density follows fast."""
-        encoder, decoder = self.module.encoder, self.module.decoder
+        encoder, decoder = cast(TokenEncoder, self.module.encoder), cast(TokenDecoder, self.module.decoder)
         closed = [encoder.pool.mixing, encoder.turn, encoder.shift, decoder.turn, decoder.mixing, decoder.mean]
         chosen = {id(value) for value in closed}
         learned = [value for coder in (encoder, decoder) for value in coder.parameters() if id(value) not in chosen]

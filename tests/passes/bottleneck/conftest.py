@@ -1,7 +1,8 @@
-"""A tiny classifier of pictures, cut in two."""
+"""A tiny classifier of pictures, cut in two, and a tiny vision transformer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgekit.passes.capture import Capture
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.passes.partition.candidates import find_cut
 from edgekit.passes.partition.split import split
+from edgekit.zoo.fashion import FashionVit
 
 CLASSES = ("round", "square", "long")
 PREPROCESS = Preprocess(mode="L", resize=12, crop=12, interpolation="bilinear", mean=(127.5,), std=(127.5,))
@@ -87,3 +89,51 @@ def stages(tiny: Model) -> tuple[Model, Model]:
 def unshipped(stages: tuple[Model, Model]) -> tuple[Model, Model]:
     """Of a source that no checkpoint knows."""
     return tuple(replace(stage, source=Source("module", "tiny", "")) for stage in stages)  # type: ignore[return-value]
+
+
+def grey_pictures(count: int, seed: int = 1) -> torch.Tensor:
+    """float32 [count, 1, 28, 28], neighbours alike as in pictures."""
+    coarse = torch.randn(count, 1, 5, 5, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, (28, 28), mode="bilinear")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., torch.Tensor]:
+    return grey_pictures
+
+
+@pytest.fixture(scope="session")
+def vit() -> Model:
+    """50 tokens of width 16, three blocks, not captured."""
+    torch.manual_seed(0)
+    net = FashionVit(width=16, depth=3, heads=2).eval()
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            if name.endswith("weight") and value.dim() == 2:
+                value *= 2  # an untrained net hardly tells pictures apart
+    return Model(
+        "tiny-vit",
+        net,
+        {"image": grey_pictures(1)},
+        ("logits",),
+        task="image-classification",
+        dynamic={"image": {0: "batch"}},
+        calibration=tuple({"image": image[None]} for image in grey_pictures(64, 1)),
+        held_out=tuple({"image": image[None]} for image in grey_pictures(24, 2)),
+        source=Source("module", "tiny-vit", "e5" * 32),
+    )
+
+
+@pytest.fixture(scope="session")
+def token_stages(vit: Model) -> tuple[Model, Model]:
+    captured = FoldBatchNorm()(Capture()(vit))
+    head, tail = split(captured, [find_cut(captured, "blocks.0")])
+    return head, tail
+
+
+@pytest.fixture(scope="session")
+def many_tokens(token_stages: tuple[Model, Model]) -> np.ndarray:
+    """What crosses for 400 pictures."""
+    with torch.no_grad():
+        crossing: torch.Tensor = token_stages[0].graph(grey_pictures(400, 3))[0]
+    return crossing.numpy()
