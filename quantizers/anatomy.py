@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +110,6 @@ def weighted_layer(node: Node) -> WeightedLayer | None:
     return WeightedLayer(node, source, weight, bias if isinstance(bias, Node) else None, axis)
 
 
-def picks_by_value(graph: GraphModule) -> bool:
-    """Whether rows are picked or reordered by their values (pruned or merged tokens): the rows of a rounded graph are
-    then not those of the float graph at the same place, and a layer's two outputs do not compare."""
-    return any(node.target is aten.topk.default for node in graph.graph.nodes)
-
-
 def weighted_layers(graph: GraphModule) -> list[WeightedLayer]:
     found = (weighted_layer(node) for node in graph.graph.nodes)
     return [layer for layer in found if layer is not None and layer_weight(graph, layer).is_floating_point()]
@@ -122,6 +117,13 @@ def weighted_layers(graph: GraphModule) -> list[WeightedLayer]:
 
 def layer_weight(graph: GraphModule, layer: WeightedLayer) -> Tensor:
     return tensor_named(graph, layer.weight)
+
+
+def layer_mflops(graph: GraphModule, layer: WeightedLayer) -> float:
+    """Of one inference."""
+    weight, value = layer_weight(graph, layer), layer.node.meta["val"]
+    channels = weight.shape[layer.axis or 0]
+    return 2 * weight.numel() / channels * math.prod(int(size) for size in value.shape) / 1e6
 
 
 def argument(node: Node, position: int, name: str, default: Any) -> Any:

@@ -11,7 +11,7 @@ from edgekit.model import Model
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.progress import Progress
 from edgekit.quantization import Fallback, Quantization
-from edgekit.quantizers.anatomy import layer_weight, picks_by_value, weighted_layers
+from edgekit.quantizers.anatomy import layer_weight, weighted_layers
 from edgekit.quantizers.base import Quantizer
 from edgekit.quantizers.grids import weight_grid
 from edgekit.quantizers.learned_rounding import LearnedRounding
@@ -58,7 +58,7 @@ class DynamicInt8(Quantizer):
             layers=tuple(layer.node.name for layer in layers),
             fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
         )
-        learned = self.learned_rounding and bool(model.calibration) and not picks_by_value(graph)
+        learned = self.learned_rounding and bool(model.calibration)
         if learned:
             samples = spread(model.calibration, self.samples)
             LearnedRounding(model.graph, graph, record, samples, progress, self.cache_dir).run()

@@ -14,7 +14,11 @@ from torch.fx.node import map_arg
 
 from edgekit.model import Sample
 from edgekit.quantization import ActivationGrid, Quantization
-from edgekit.quantizers.anatomy import attribute_named, fused_source, reading_ends
+from edgekit.quantizers.anatomy import argument, aten, attribute_named, fused_source, reading_ends
+
+# What picks rows, or one among many, by their values.
+WITH_INDICES = {aten.topk.default, aten.max.dim, aten.min.dim, aten.sort.default}
+INDICES_ALONE = {aten.argmax.default, aten.argmin.default, aten.argsort.default}
 
 Values = list[Any]
 
@@ -37,11 +41,16 @@ def walk(
     record: Quantization,
     samples: Sequence[Sample],
     before: Visitor | None = None,
+    same_picks: bool = True,
 ) -> Iterator[Pair]:
     """Yields each node of `rounded` once it has been run in both graphs, in order; values live until their last use.
 
     `before(node, exact sources, rounded sources)` sees each quantized layer's first input before it runs and may put
     other weights into `rounded`. The values are those of the graph that `to_pt2e` makes.
+
+    `same_picks`: where rows are picked by their values (pruned or merged tokens) the rounded graph takes those that the
+    float one takes, so that the rows of both are those of the same tokens and compare. Left to itself it picks others
+    now and then, and what a single layer costs drowns in that.
     """
     twins = {node.name: node for node in exact.graph.nodes}
     nodes = list(rounded.graph.nodes)
@@ -67,7 +76,8 @@ def walk(
             floats[node] = list(floats[node.all_input_nodes[0]])
         else:
             floats[node] = _run(exact, twin, node, floats, floats, samples, over)
-        values[node] = _run(rounded, node, node, values, on_grid if node in readers else values, samples, over)
+        picked = floats[node] if same_picks and node.target in WITH_INDICES | INDICES_ALONE else None
+        values[node] = _run(rounded, node, node, values, on_grid if node in readers else values, samples, over, picked)
         grid = record.activations.get(node.name)
         if grid is not None:
             on_grid[node] = [fake_quantize(value, grid) for value in values[node]]
@@ -86,6 +96,17 @@ def fake_quantize(value: Tensor, grid: ActivationGrid) -> Tensor:
     return (steps.clamp_(grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale
 
 
+def _picked_alike(node: Node, value: Tensor, picked: Any) -> Any:
+    """What `node` gives of `value` where it takes the indices in `picked`, its result for another value."""
+    if node.target in INDICES_ALONE:
+        return picked
+    indices = picked[1]
+    dim = int(argument(node, 2 if node.target is aten.topk.default else 1, "dim", -1))
+    if indices.dim() == value.dim():
+        return value.gather(dim, indices), indices
+    return value.gather(dim, indices.unsqueeze(dim)).squeeze(dim), indices
+
+
 def _is_cast(node: Node) -> bool:
     return node.op == "call_function" and node.target is torch.ops.aten.to.dtype
 
@@ -102,9 +123,11 @@ def _run(
     preferred: dict[Node, Values],
     samples: Sequence[Sample],
     over: Sequence[Node],
+    picked: Values | None = None,
 ) -> Values:
     """`twin`, with its inputs looked up under the names of `node`'s inputs; those in `over` are forgotten, one sample
-    after the other, so that inputs and outputs are never in memory together."""
+    after the other, so that inputs and outputs are never in memory together. `picked`: what the node gave elsewhere,
+    whose indices it is to take."""
     count = len(samples)
     if node.op == "placeholder":
         position = [n for n in node.graph.nodes if n.op == "placeholder"].index(node)
@@ -126,7 +149,10 @@ def _run(
 
         args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
         with torch.no_grad():
-            results.append(call(*args, **kwargs))  # type: ignore[operator]
+            if picked is None:
+                results.append(call(*args, **kwargs))  # type: ignore[operator]
+            else:
+                results.append(_picked_alike(twin, args[0], picked[index]))
         for store in (values, preferred):
             for source in over:
                 if store.get(source):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,11 +13,10 @@ from edgekit.model import Model, Sample
 from edgekit.progress import Progress, silent
 from edgekit.quantization import Fallback, Quantization
 from edgekit.quantizers.anatomy import (
-    layer_weight,
+    layer_mflops,
     replace_tensor,
     tensor_named,
     through_padding,
-    weighted_layer,
     weighted_layers,
 )
 from edgekit.quantizers.base import Quantizer
@@ -39,7 +37,8 @@ class Sensitivity:
 def layer_sqnr(float_model: Model, quantized_model: Model, samples: int = 8) -> list[tuple[str, float]]:
     """(layer, dB) for each quantized node, in the order in which they run, on held-out data where there is some.
 
-    Both graphs have to be of one origin: nodes are matched by name.
+    Both graphs have to be of one origin: nodes are matched by name. Where tokens are picked by their values both take
+    the same ones, see `lockstep.walk`.
     """
     record = quantized_model.quantization
     if record is None or not record.layers:
@@ -60,14 +59,15 @@ def simulate(model: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
     """The outputs of the quantized Model, one flat array a sample, as its integer path gives them."""
     record = model.quantization
     assert record is not None
-    return _outputs(model.graph, model.graph, record, samples)
+    return _outputs(model.graph, model.graph, record, samples, same_picks=False)
 
 
 def sensitivities(model: Model, quantized: Model, samples: int = 4, progress: Progress = silent) -> list[Sensitivity]:
     """What each weighted layer costs alone, most expensive first (lowest dB).
 
     `model` is the float graph that `quantized` was made of (batch norms folded); each layer in turn gets its rounded
-    weight and its input grid, the others stay float.
+    weight and its input grid, the others stay float. Tokens are picked as the float graph picks them, see
+    `lockstep.walk`: what other picks cost is no single layer's, and only the gate sees it.
     """
     record = quantized.quantization
     assert record is not None
@@ -88,8 +88,8 @@ def sensitivities(model: Model, quantized: Model, samples: int = 4, progress: Pr
             layers=(layer.node.name,),
             activations={name: grid for name, grid in record.activations.items() if name in sources},
         )
-        got = np.concatenate(_outputs(graph, graph, alone, inputs))
-        rows.append(Sensitivity(layer.node.name, sqnr_db(wanted, got), _mflops(model.graph, layer.node)))
+        got = np.concatenate(_outputs(model.graph, graph, alone, inputs))
+        rows.append(Sensitivity(layer.node.name, sqnr_db(wanted, got), layer_mflops(model.graph, layer)))
         progress("measure sensitivity", done + 1, len(layers))
     return sorted(rows, key=lambda row: row.sqnr_db)
 
@@ -129,12 +129,16 @@ def _judged(model: Model) -> tuple[Sample, ...]:
 
 
 def _outputs(
-    exact: GraphModule, graph: GraphModule, record: Quantization, samples: Sequence[Sample]
+    exact: GraphModule,
+    graph: GraphModule,
+    record: Quantization,
+    samples: Sequence[Sample],
+    same_picks: bool = True,
 ) -> list[np.ndarray]:
     """Runs `graph` with the grids of `record`; [flat float outputs] a sample."""
     results = output_nodes(graph)
     found: dict[str, list[torch.Tensor]] = {}
-    for pair in walk(exact, graph, record, samples):
+    for pair in walk(exact, graph, record, samples, same_picks=same_picks):
         if pair.node in results:
             found[pair.node.name] = pair.rounded
     return [
@@ -151,11 +155,3 @@ def output_nodes(graph: GraphModule) -> list[Node]:
 
 def _origins(node: Node) -> list[Node]:
     return [through_padding(source) for source in node.all_input_nodes if source.op != "get_attr"]
-
-
-def _mflops(graph: GraphModule, node: Node) -> float:
-    layer = weighted_layer(node)
-    assert layer is not None
-    weight, value = layer_weight(graph, layer), node.meta["val"]
-    channels = weight.shape[layer.axis or 0]
-    return 2 * weight.numel() / channels * math.prod(int(size) for size in value.shape) / 1e6

@@ -17,7 +17,6 @@ from edgekit.quantizers.anatomy import (
     WeightedLayer,
     aten,
     layer_weight,
-    picks_by_value,
     replace_tensor,
     weighted_layers,
 )
@@ -27,7 +26,7 @@ from edgekit.quantizers.equalization import EqualizeLayers
 from edgekit.quantizers.grids import on_grid, weight_grid
 from edgekit.quantizers.learned_rounding import LearnedRounding
 from edgekit.quantizers.observers import Observer
-from edgekit.quantizers.placement import Placement, grids, place
+from edgekit.quantizers.placement import STEM, Placement, grids, place
 from edgekit.quantizers.smoothing import SmoothOutliers
 from edgekit.registry import OBSERVERS
 
@@ -39,8 +38,7 @@ class StaticInt8(Quantizer):
     `elementwise`: also add, mul, cat, pooling and moves between quantized layers run in integers; None decides by the
     network, see `placement.place`. `smooth` moves outlier channels from layer norms into the weights behind them
     (smoothing.py), float-equivalently. `learned_rounding` chooses each weight's step by the layer's output error on
-    calibration data and corrects the bias with it; `bias_correction` alone only moves the bias; both compare rows of
-    the float graph with those of the rounded one, and do nothing where rows are picked by their values.
+    calibration data and corrects the bias with it; `bias_correction` alone only moves the bias.
     `samples` bounds how many of the calibration data both of these take; ranges are found on all.
     `cache_dir`: learned rounding keeps each finished layer there and goes on where it was interrupted.
     """
@@ -68,6 +66,7 @@ class StaticInt8(Quantizer):
         placement = self.placed(model, keep)
         activations = self.activation_grids(model, placement, progress)
         graph = model.copy_graph()
+        stems = ((name, STEM) for name in placement.stems)
         layers = [layer for layer in weighted_layers(graph) if layer.node.name in placement.layers]
         record = Quantization(
             method=self.method,
@@ -75,9 +74,9 @@ class StaticInt8(Quantizer):
             weights=weight_grids(graph, layers, self.scheme),
             activations=activations,
             layers=tuple(placement.layers),
-            fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in self.keep),
+            fallbacks=tuple(Fallback(layer, "float32", why) for layer, why in (*self.keep, *stems)),
         )
-        if (self.learned_rounding or self.bias_correction) and not picks_by_value(graph):
+        if self.learned_rounding or self.bias_correction:
             samples = spread(model.calibration, self.samples)
             LearnedRounding(model.graph, graph, record, samples, progress, self.cache_dir, self.learned_rounding).run()
         else:

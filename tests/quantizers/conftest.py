@@ -65,3 +65,23 @@ def transformer() -> Model:
 def overflowing() -> Model:
     torch.manual_seed(0)
     return captured(Block(gain=200.0), torch.randn(1, 6, 32), "overflowing")
+
+
+class Picking(nn.Module):
+    """Four of many rows, those of the largest sums behind a linear layer, then a layer that sees these alone: rounding
+    picks others now and then, or the same in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(32), nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = self.up(self.norm(x))
+        chosen = wide.sum(2).topk(4, dim=1).indices
+        return self.down(wide.gather(1, chosen.unsqueeze(2).expand(-1, -1, 32)))
+
+
+@pytest.fixture(scope="module")
+def picking() -> Model:
+    torch.manual_seed(0)
+    return captured(Picking(), torch.randn(1, 200, 32), "picking")

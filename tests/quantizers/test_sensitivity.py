@@ -2,12 +2,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+
 from edgekit.model import Model
 from edgekit.passes.fold import FoldBatchNorm
+from edgekit.quantizers.lockstep import walk
+from edgekit.quantizers.quantize import simulate as run_lowered
 from edgekit.quantizers.schemes import ONNX_X86
-from edgekit.quantizers.sensitivity import choose_fallbacks, layer_sqnr, sensitivities
+from edgekit.quantizers.sensitivity import choose_fallbacks, layer_sqnr, sensitivities, simulate
 from edgekit.quantizers.static import StaticInt8
 from edgekit.quantizers.weight_only import WeightOnlyInt8
+from edgekit.report.metrics import sqnr_db
 
 
 def test_every_quantized_layer_is_compared_in_order(convnet: Model) -> None:
@@ -46,3 +53,28 @@ def test_a_target_out_of_reach_keeps_every_layer(convnet: Model) -> None:
     chosen = choose_fallbacks(FoldBatchNorm()(convnet), StaticInt8(ONNX_X86, learned_rounding=False), 400.0)
     assert len(chosen) == 5
     assert all("dB" in fallback.why for fallback in chosen)
+
+
+def test_layers_behind_picked_rows_are_compared_on_the_same_rows(picking: Model) -> None:
+    """Left to itself the rounded network picks other rows, and both layers' errors drown in that."""
+    quantized = StaticInt8(ONNX_X86)(picking)
+    assert quantized.quantization is not None
+    free = {}
+    for pair in walk(picking.graph, quantized.graph, quantized.quantization, picking.held_out, same_picks=False):
+        if pair.node.name == "linear_1":
+            wanted, got = (torch.cat(values).numpy() for values in (pair.exact, pair.rounded))
+            free["linear_1"] = sqnr_db(wanted, got)
+    compared = dict(layer_sqnr(picking, quantized))
+    assert compared["linear_1"] > 25
+    assert compared["linear_1"] > free["linear_1"] + 6
+    assert all(row.sqnr_db > 25 for row in sensitivities(picking, quantized))
+
+
+def test_what_picked_rows_cost_is_part_of_the_simulation(picking: Model) -> None:
+    quantized = StaticInt8(ONNX_X86)(picking)
+    wanted = np.concatenate([picking.forward(sample)["y"].numpy().ravel() for sample in picking.held_out])
+    got = np.concatenate(simulate(quantized, picking.held_out))
+    lowered = np.concatenate(
+        [run_lowered(quantized).forward(sample)["y"].numpy().ravel() for sample in picking.held_out]
+    )
+    assert sqnr_db(wanted, got) == pytest.approx(sqnr_db(wanted, lowered), abs=1.0)

@@ -4,15 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from edgekit.errors import UnknownNameError
 from edgekit.model import Model
+from edgekit.quantization import Scheme
 from edgekit.quantizers.anatomy import tensor_named
 from edgekit.quantizers.grids import expand_grid
 from edgekit.quantizers.schemes import LITERT, ONNX_X86, ONNX_X86_NO_VNNI, TENSORRT, XNNPACK
 from edgekit.quantizers.sensitivity import simulate
 from edgekit.quantizers.static import StaticInt8
 from edgekit.report.metrics import sqnr_db
+
+from .conftest import captured
 
 
 def quality(model: Model, quantized: Model) -> float:
@@ -88,3 +93,37 @@ def test_equalized_network_quantizes(convnet: Model) -> None:
 def test_an_unknown_observer_is_refused_with_the_nearest_name(convnet: Model) -> None:
     with pytest.raises(UnknownNameError, match="histogram"):
         StaticInt8(ONNX_X86, observer="histogramm")(convnet)
+
+
+class Patches(nn.Module):
+    """A convolution that makes tokens, a block of linear layers that dwarfs it, or is dwarfed where `wide` is not."""
+
+    def __init__(self, wide: bool = True) -> None:
+        super().__init__()
+        width = 16
+        self.patch, self.norm = nn.Conv2d(3, width, 4 if wide else 5, 4 if wide else 1), nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 64 * width), nn.Linear(64 * width, width)
+        self.wide = wide
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = tokens if self.wide else tokens[:, :4]
+        return tokens + self.down(torch.nn.functional.gelu(self.up(self.norm(tokens))))
+
+
+@pytest.mark.parametrize("scheme", [ONNX_X86, XNNPACK], ids=lambda scheme: scheme.name)
+def test_a_convolution_that_makes_tokens_stays_float_where_it_is_little_work(scheme: Scheme) -> None:
+    torch.manual_seed(0)
+    quantized = StaticInt8(scheme)(captured(Patches(), torch.randn(1, 3, 16, 16), "patches")).quantization
+    assert quantized is not None
+    assert [layer for layer in quantized.layers if layer.startswith("conv")] == []
+    assert [fallback.layer for fallback in quantized.fallbacks] == ["conv2d"]
+    assert "conv2d" not in quantized.activations
+
+
+def test_a_convolution_that_is_most_of_the_work_runs_in_integers() -> None:
+    torch.manual_seed(0)
+    quantized = StaticInt8(ONNX_X86)(captured(Patches(wide=False), torch.randn(1, 3, 64, 64), "patches")).quantization
+    assert quantized is not None
+    assert "conv2d" in quantized.layers
+    assert quantized.fallbacks == ()
