@@ -66,6 +66,7 @@ class OnnxExporter(Exporter):
         from edgekit.exporters.onnx_graph import finish, to_proto, write
         from edgekit.exporters.onnx_opset import lower_opset
         from edgekit.exporters.onnx_qdq import drop_unread, quantize_biases
+        from edgekit.exporters.onnx_residual import separate_residuals
 
         if model.onnx_path is not None:
             from edgekit.exporters.onnx_source import quantize_source
@@ -74,6 +75,7 @@ class OnnxExporter(Exporter):
         else:
             converted, notes = lower(model, max(self._opset(model), NATIVE), self.format)
             quantize_biases(converted.graph)
+            separate_residuals(converted.graph)
             drop_unread(converted.graph)
             if self.opset < NATIVE:
                 lower_opset(converted, self.opset, self.format)
