@@ -110,6 +110,11 @@ def weighted_layer(node: Node) -> WeightedLayer | None:
     return WeightedLayer(node, source, weight, bias if isinstance(bias, Node) else None, axis)
 
 
+def normalises_by_layer(graph: GraphModule) -> bool:
+    """Whether it is a transformer or made like one: its residual streams carry outliers."""
+    return any(node.target in NORMALISATIONS for node in graph.graph.nodes)
+
+
 def weighted_layers(graph: GraphModule) -> list[WeightedLayer]:
     found = (weighted_layer(node) for node in graph.graph.nodes)
     return [layer for layer in found if layer is not None and layer_weight(graph, layer).is_floating_point()]

@@ -12,12 +12,12 @@ from edgekit.quantization import ActivationGrid, Scheme
 from edgekit.quantizers.anatomy import (
     ELEMENTWISE,
     MOVERS,
-    NORMALISATIONS,
     REDUCTIONS,
     aten,
     clamp_bounds,
     fused_source,
     layer_mflops,
+    normalises_by_layer,
     reading_ends,
     through_padding,
     weighted_layer,
@@ -61,7 +61,7 @@ def place(graph: GraphModule, scheme: Scheme, keep: set[str], elementwise: bool 
     convolution writes 8 bits, and all that follows is built on them. In DINOv2 that is a third of the whole error.
     """
     if elementwise is None:
-        elementwise = not any(node.target in NORMALISATIONS for node in graph.graph.nodes)
+        elementwise = not normalises_by_layer(graph)
     placement, integers = Placement(stems=() if elementwise else _stems(graph, keep)), set[Node]()
     for node in graph.graph.nodes:
         if node.name in keep or node.name in placement.stems or node.op != "call_function" or not _makes_floats(node):

@@ -29,7 +29,7 @@ class QuantizerOptions:
     `cache_dir`: where a method that takes minutes keeps what is finished, to go on there after an interruption.
     """
 
-    observer: str = "mse"
+    observer: str = "auto"
     equalize: bool = False
     bias_correction: bool = True
     learned_rounding: bool = True

@@ -17,6 +17,7 @@ from edgekit.quantizers.anatomy import (
     WeightedLayer,
     aten,
     layer_weight,
+    normalises_by_layer,
     replace_tensor,
     weighted_layers,
 )
@@ -96,7 +97,8 @@ class StaticInt8(Quantizer):
         return place(model.graph, self.scheme, keep, self.elementwise)
 
     def activation_grids(self, model: Model, placement: Placement, progress: Progress) -> dict[str, ActivationGrid]:
-        observer: Observer = OBSERVERS.load(self.observer)()
+        named: Observer = OBSERVERS.load(self.observer)()
+        observer = named.suited(normalises_by_layer(model.graph))
         return grids(placement, calibrate(model, progress), observer, self.scheme)
 
 

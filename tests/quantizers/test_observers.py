@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from edgekit.errors import UsageError
-from edgekit.quantizers.observers import BINS, Histogram, MeanSquaredError, MinMax, Observer, Percentile, Seen
+from edgekit.quantizers.observers import (
+    BINS,
+    Histogram,
+    MeanSquaredError,
+    MinMax,
+    Observer,
+    Percentile,
+    Seen,
+    Suited,
+)
 
 
 def seen_of(values: np.ndarray) -> Seen:
@@ -74,3 +83,10 @@ def test_a_constant_has_a_finite_range(observer: Observer) -> None:
 def test_odd_percentiles_are_refused(percent: float) -> None:
     with pytest.raises(UsageError, match="allowed above 50"):
         Percentile(percent)
+
+
+def test_the_automatic_observer_cuts_nothing_off_where_the_network_normalises_by_layer() -> None:
+    seen = seen_of(normal_with_outlier())
+    assert Suited().suited(True).range_of(seen, 255, False) == (seen.minimum, seen.maximum)
+    assert Suited().suited(False).range_of(seen, 255, False) == MeanSquaredError().range_of(seen, 255, False)
+    assert MeanSquaredError().suited(True) == MeanSquaredError()
