@@ -210,7 +210,7 @@ class Recipe:
         "how many inputs to calibrate on, at most", "Quantization", default=128, metavar="N", minimum=1
     )
     observer: str = _option(
-        "how activation ranges are found", "Quantization", default="mse", kind="observer", choices=lambda: OBSERVERS
+        "how activation ranges are found", "Quantization", default="auto", kind="observer", choices=lambda: OBSERVERS
     )
     equalize: bool = _option("even out weight ranges across layers (CLE) first", "Quantization", default=False)
     bias_correction: bool = _option("cancel the mean error that rounding leaves", "Quantization", default=True)

@@ -86,6 +86,7 @@ QUANTIZERS = Registry(
 OBSERVERS = Registry(
     "observer",
     {
+        "auto": "edgekit.quantizers.observers:Suited",
         "min-max": "edgekit.quantizers.observers:MinMax",
         "percentile": "edgekit.quantizers.observers:Percentile",
         "mse": "edgekit.quantizers.observers:MeanSquaredError",
