@@ -38,11 +38,12 @@ def encoder_path(model: Model) -> str | None:
         return None
 
 
-def groups(captured: Model, path: str | None) -> tuple[Group, ...]:
+def groups(captured: Model, path: str | None, present: Sequence[int] | None = None) -> tuple[Group, ...]:
     """In the order in which they run: `stem`, `block 0 attention`, `block 0 feed-forward`, ..., `head`; `part 1` and so
-    on where no encoder is known. A pruned graph has the same names as the whole one."""
+    on where no encoder is known. A pruned graph has the same names as the whole one; `present` are the blocks that it
+    still has, None: all."""
     layers = weighted_layers(captured.graph)
-    named = _by_block(layers, path) if path is not None else []
+    named = _by_block(layers, path, present) if path is not None else []
     if not named:
         size = max(1, -(-len(layers) // RUNS))
         named = [(f"part {index // size + 1}", layer) for index, layer in enumerate(layers)]
@@ -55,7 +56,9 @@ def groups(captured: Model, path: str | None) -> tuple[Group, ...]:
     )
 
 
-def _by_block(layers: Sequence[WeightedLayer], path: str) -> list[tuple[str, WeightedLayer]]:
+def _by_block(
+    layers: Sequence[WeightedLayer], path: str, present: Sequence[int] | None
+) -> list[tuple[str, WeightedLayer]]:
     """The last two layers of a block are its feed-forward part, whatever its attention is made of."""
     pattern = re.compile(re.escape(path) + r"\.(?:0\.run\.blocks\.)?(\d+)\.")
     blocks = [int(found[1]) if (found := pattern.search(layer.weight)) else None for layer in layers]
@@ -68,7 +71,8 @@ def _by_block(layers: Sequence[WeightedLayer], path: str) -> list[tuple[str, Wei
             named.append((STEM if index < first else HEAD, layer))
         else:
             left = sum(other == block for other in blocks[index:])
-            named.append((f"block {block} {'feed-forward' if left <= 2 else 'attention'}", layer))
+            number = block if present is None else present[block]
+            named.append((f"block {number} {'feed-forward' if left <= 2 else 'attention'}", layer))
     return named
 
 

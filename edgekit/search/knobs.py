@@ -17,20 +17,23 @@ import numpy as np
 from edgekit.errors import EdgekitError
 from edgekit.model import Model, Sample
 from edgekit.parity import Outputs, judge, run_model
-from edgekit.passes.tokens.schedule import Shape
+from edgekit.passes.tokens.schedule import Shape as TokenShape
 from edgekit.passes.tokens.statistics import watch
 from edgekit.progress import silent
 from edgekit.quantizers.quantize import quantize, simulate
 from edgekit.quantizers.sensitivity import sensitivities
 from edgekit.registry import TOKEN_METHODS
 from edgekit.search.anatomy import latencies
+from edgekit.search.narrowing import GONE, Shape, whole_shape
 from edgekit.search.space import NO_METHOD
 from edgekit.search.state import State
 from edgekit.search.workshop import Workshop
 
 # Shares of the content tokens between which schedules choose, and those at which the error is measured.
-SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.32, 0.25, 0.18)
-PROBED = (0.85, 0.65, 0.5, 0.3, 0.18)
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.25)
+HEAD_SHARES = (0.75, 0.5)
+UNIT_SHARES = (0.75, 0.5, 0.25)
+PROBED = (0.8, 0.65, 0.5, 0.25)
 FLOAT_ERROR = 1e-9
 ROUNDED_SAMPLES = 16
 
@@ -47,7 +50,7 @@ class Measured:
 class TokenTable:
     """`potential[i]`: by level, the error of block i leaving so many. `together`: whole schedules beside their sum."""
 
-    shape: Shape
+    shape: TokenShape
     fewest_share: float
     levels: tuple[int, ...]
     potential: tuple[tuple[float, ...], ...]
@@ -90,6 +93,26 @@ def lost(model: Model, reference: Outputs, actual: Outputs) -> float:
     quality = judge(model.evolve_quietly(labels=()), reference, actual)
     changed = 0.0 if quality.top1_agreement is None else 100 * (1 - quality.top1_agreement)
     return max(quality.drop, 0.5 * changed)
+
+
+@dataclass(frozen=True)
+class WidthTable:
+    """By block, alone: what fewer heads, fewer hidden units, or no block at all cost. `whole`: heads and units that
+    there are. `together`: a shape of several narrower blocks beside the sum."""
+
+    whole: Shape
+    heads: tuple[Mapping[int, float], ...]
+    units: tuple[Mapping[int, float], ...]
+    gone: tuple[float, ...]
+    probes: tuple[Measured, ...]
+    together: tuple[tuple[float, Measured], ...]
+
+    @property
+    def half(self) -> Shape:
+        """About half of the heads and units of every block."""
+        return tuple(
+            (min(heads), sorted(units)[len(units) // 2]) for heads, units in zip(self.heads, self.units, strict=True)
+        )
 
 
 class Knobs:
@@ -140,6 +163,44 @@ class Knobs:
         reference = self._reference(variant)
         return [energy(reference, outputs), lost(self.workshop.original, reference, outputs)]
 
+    def widths(self, variant: str) -> WidthTable | None:
+        """None where the model has no encoder."""
+        if self.workshop.path is None:
+            return None
+        try:
+            whole = whole_shape(self.workshop.model(variant))
+            return self._widths(variant, whole)
+        except EdgekitError:
+            return None
+
+    def _widths(self, variant: str, whole: Shape) -> WidthTable:
+        probes: list[Measured] = []
+
+        def alone(block: int, part: tuple[int, int]) -> float:
+            probes.append(self._narrowed(variant, (*whole[:block], part, *whole[block + 1 :])))
+            return probes[-1].error
+
+        heads, units, gone = [], [], []
+        for block, (most_heads, most_units) in enumerate(whole):
+            self.workshop.progress("measure widths", block, len(whole))
+            fewer = sorted({max(1, round(share * most_heads)) for share in HEAD_SHARES} - {most_heads}, reverse=True)
+            narrower = sorted({max(8, round(share * most_units / 8) * 8) for share in UNIT_SHARES} - {most_units})
+            heads.append({most_heads: 0.0, **{count: alone(block, (count, most_units)) for count in fewer}})
+            units.append({most_units: 0.0, **{count: alone(block, (most_heads, count)) for count in narrower[::-1]}})
+            gone.append(alone(block, GONE) if block else np.inf)
+        # Blocks narrowed a little, all of them: what errors do that come one behind another.
+        mild = tuple((max(heads[b]), sorted(units[b])[-2]) for b in range(len(whole)))
+        together = self._narrowed(variant, mild)
+        summed = sum(units[b][part[1]] for b, part in enumerate(mild))
+        return WidthTable(whole, tuple(heads), tuple(units), tuple(gone), (*probes, together), ((summed, together),))
+
+    def _narrowed(self, variant: str, shape: Shape) -> Measured:
+        def measure() -> list[float]:
+            made = self._named(self.workshop.pruned(variant, NO_METHOD, None, shape))
+            return self._against(variant, run_model(made, self.samples))
+
+        return Measured(*self.state.remember(f"narrowed/{variant}/{shape}", measure))
+
     def precision(self, variant: str, precision: str, format: str) -> PrecisionTable | None:
         """None where the quantizer cannot have this model."""
         scheme = self.workshop.exporters[format].scheme(self.workshop.device)
@@ -175,18 +236,24 @@ class Knobs:
         return Measured(*self.state.remember(f"variant/{variant}", measure))
 
     def latencies(
-        self, variant: str, method: str, keep: tuple[int, ...] | None, precision: str, format: str
+        self,
+        variant: str,
+        method: str,
+        keep: tuple[int, ...] | None,
+        precision: str,
+        format: str,
+        shape: Shape | None = None,
     ) -> Mapping[str, float]:
         """Milliseconds by group on the device, as predicted."""
 
         def count() -> dict[str, float]:
-            captured = self.workshop.prepared(variant, method, keep)[0]
+            captured = self.workshop.prepared(variant, method, keep, shape)[0]
             return latencies(captured, self.workshop.path, precision, self.workshop.device, format)
 
-        return self.state.remember(f"latency/{variant}/{method}/{keep}/{precision}/{format}", count)
+        return self.state.remember(f"latency/{variant}/{method}/{keep}/{shape}/{precision}/{format}", count)
 
 
-def levels_of(shape: Shape) -> tuple[int, ...]:
+def levels_of(shape: TokenShape) -> tuple[int, ...]:
     """Numbers of tokens, most first, protected ones counted."""
     content = shape.tokens - shape.protected
     return tuple(dict.fromkeys(shape.protected + max(1, round(share * content)) for share in SHARES))
@@ -196,7 +263,7 @@ class _Probe:
     """The potentials of a method, by schedules that reduce at one block, or just before it where one step may not go
     so far at once."""
 
-    def __init__(self, shape: Shape, fewest_share: float, measure: Callable[[tuple[int, ...]], Measured]) -> None:
+    def __init__(self, shape: TokenShape, fewest_share: float, measure: Callable[[tuple[int, ...]], Measured]) -> None:
         self.shape, self.fewest_share, self.measure = shape, fewest_share, measure
         self.seen: list[Measured] = []
         self._known: list[list[tuple[int, float]]] = []

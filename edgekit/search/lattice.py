@@ -19,7 +19,7 @@ FIGURES = ("error", "latency_ms", "size_bytes")
 @dataclass(frozen=True)
 class Arc:
     """`choice`: what a configuration says of this step ("" where there is nothing to say). `kinds`: of the error and
-    of the latency, the names of their multipliers."""
+    of the latency, the names of their multipliers. `further`: an error of another kind beside, with its name."""
 
     source: int
     target: int
@@ -28,10 +28,7 @@ class Arc:
     latency_ms: float = 0.0
     size_bytes: float = 0.0
     kinds: tuple[str, str] = ("", "")
-
-    @property
-    def figures(self) -> tuple[float, float, float]:
-        return self.error, self.latency_ms, self.size_bytes
+    further: tuple[str, float] = ("", 0.0)
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,14 @@ class Lattice:
 
     @cached_property
     def kinds(self) -> frozenset[str]:
-        return frozenset(kind for _, arc in self.arcs for kind in arc.kinds if kind) | {self.fixed_kind} - {""}
+        named = {kind for _, arc in self.arcs for kind in (*arc.kinds, arc.further[0])}
+        return frozenset(named | {self.fixed_kind}) - {""}
 
     def figures(self, multipliers: Mapping[str, float]) -> np.ndarray:
         """float64 [arcs, FIGURES]."""
         rows = [
             (
-                arc.error * multipliers.get(arc.kinds[0], 1.0),
+                arc.error * multipliers.get(arc.kinds[0], 1.0) + arc.further[1] * multipliers.get(arc.further[0], 1.0),
                 arc.latency_ms * multipliers.get(arc.kinds[1], 1.0),
                 arc.size_bytes,
             )
@@ -116,9 +114,17 @@ class Path:
     def states(self) -> tuple[int, ...]:
         return tuple(arc.target for arc in self.arcs)
 
-    def terms(self, figure: int) -> dict[str, float]:
-        """What the path costs of `figure` (0 the error, 1 the latency), by kind, without multipliers."""
-        found: dict[str, float] = {}
-        for arc in self.arcs:
-            found[arc.kinds[figure]] = found.get(arc.kinds[figure], 0.0) + arc.figures[figure]
-        return found
+    def errors(self) -> dict[str, float]:
+        """By kind, without multipliers."""
+        return _summed([(arc.kinds[0], arc.error) for arc in self.arcs] + [arc.further for arc in self.arcs])
+
+    def latencies_ms(self) -> dict[str, float]:
+        """By kind, without multipliers."""
+        return _summed([(arc.kinds[1], arc.latency_ms) for arc in self.arcs])
+
+
+def _summed(rows: Sequence[tuple[str, float]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for kind, value in rows:
+        found[kind] = found.get(kind, 0.0) + value
+    return found

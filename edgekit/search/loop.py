@@ -15,25 +15,27 @@ from edgekit.costs import peak_activation_bytes
 from edgekit.devices.energy import energy
 from edgekit.errors import PlanError
 from edgekit.quantizers.quantize import FLOAT
-from edgekit.search.families import Tables, configuration_of, lattice_of, path_of, tables_of
+from edgekit.search.families import WIDTH, Tables, configuration_of, lattice_of, path_of, tables_of
 from edgekit.search.front import nondominated
 from edgekit.search.knobs import Knobs
-from edgekit.search.lattice import Lattice
+from edgekit.search.lattice import Lattice, Path
 from edgekit.search.limits import SearchLimits
-from edgekit.search.model import Curve, fit_curve, fit_multipliers
+from edgekit.search.model import Curve, fit_multipliers, joint_curve
 from edgekit.search.solve import Solved, best_path, front
 from edgekit.search.space import Configuration, Family
 from edgekit.search.state import State
 from edgekit.search.verify import Made, Verified, Verifier
 
 Goal = Literal["quality", "latency", "size"]
-# What a verified artifact counts beside a knob measured on calibration samples, in the curve of points over error.
-VERIFIED_WEIGHT = 20.0
+# What several knobs together, measured on calibration samples, count beside a verified artifact.
+KNOB_WEIGHT = 0.1
 FRONT_POINTS = 7
 # Of the front, how many points the search still verifies once nothing better than the best is expected.
 FRONT_VERIFIED = 6
 # A configuration is worth building where it is expected to be better by this share of the figure that counts.
 WORTH = 1e-3
+# Families that are asked for a proposal in every round.
+PROMISING = 4
 AXIS = {"quality": "error", "latency": "latency_ms", "size": "size_bytes"}
 
 
@@ -63,12 +65,9 @@ class Outcome:
         """One line for a report."""
         end = "nothing better is expected" if self.complete else "the time was spent"
         chosen = self.chosen
-        expected = ""
+        text = f"{chosen.drop:.2f} points lost in {chosen.latency_ms:.3g} ms"
         if chosen.expected:
-            expected = (
-                f"; of it {chosen.expected['drop']:.2f} points and {chosen.expected['latency_ms']:.3g} ms were expected"
-            )
-            expected += f", {chosen.drop:.2f} and {chosen.latency_ms:.3g} found"
+            text += f" ({chosen.expected['drop']:.2f} in {chosen.expected['latency_ms']:.3g} expected)"
         built = sum(not one.failed for one in self.verified)
         return f"searched: {built} recipes built, {end}; chosen {chosen.configuration}: {text}"
 
@@ -105,6 +104,8 @@ class Search:
         self.lattices: dict[Family, Lattice] = {}
         self.tables: dict[Family, Tables] = {}
         self.multipliers: dict[str, float] = {}
+        self._promise: dict[Family, float] = {}
+        self._leading: tuple[Family, ...] = ()
         self.curve = Curve((0.0,), (0.0,))
 
     def run(self) -> Outcome:
@@ -150,31 +151,34 @@ class Search:
 
     def _repair(self) -> None:
         """Multipliers, fixed bytes and the curve anew from everything that was measured."""
-        errors: list[tuple[Mapping[str, float], float]] = []
-        times: list[tuple[Mapping[str, float], float]] = []
+        errors: list[tuple[Mapping[str, float], float, float]] = []
+        times: list[tuple[Mapping[str, float], float, float]] = []
         weights: dict[str, list[float]] = {}
-        curve: list[tuple[float, float, float]] = []
+        curve: list[tuple[float, float]] = []
+        seen: list[tuple[float, float]] = []
         for family, tables in self.tables.items():
-            curve += [(one.error, one.drop, 1.0) for one in tables.tokens.probes] if tables.tokens else []
+            curve += [(one.error, one.drop) for one in tables.tokens.probes] if tables.tokens else []
             if tables.precision is not None:
                 summed = sum(tables.precision.errors.values())
-                curve.append((tables.precision.whole.error, tables.precision.whole.drop, 1.0))
+                curve.append((tables.precision.whole.error, tables.precision.whole.drop))
                 if summed > 0:
-                    errors.append(({family.precision: summed}, tables.precision.whole.error))
+                    errors.append(({family.precision: summed}, tables.precision.whole.error, KNOB_WEIGHT))
             if tables.tokens is not None:
-                errors += [({family.method: total}, one.error) for total, one in tables.tokens.together]
+                errors += [({family.method: total}, one.error, KNOB_WEIGHT) for total, one in tables.tokens.together]
+            if tables.widths is not None:
+                errors += [({WIDTH: total}, one.error, KNOB_WEIGHT) for total, one in tables.widths.together]
+                curve += [(one.error, one.drop) for one in tables.widths.probes]
         for one in self.verified.values():
-            lattice = self.lattices.get(one.configuration.family)
-            path = path_of(lattice, one.configuration) if lattice is not None else None
+            lattice, path = self._path(one.configuration)
             if lattice is None or path is None or one.failed:
                 continue
             rest = {lattice.fixed_kind: lattice.fixed[1]}
-            errors.append((path.terms(0), one.error - lattice.fixed[0]))
-            times.append((_added(path.terms(1), rest), one.latency_ms))
+            errors.append((path.errors(), one.error - lattice.fixed[0], 1.0))
+            times.append((_added(path.latencies_ms(), rest), one.latency_ms, 1.0))
             held = sum(arc.size_bytes for arc in path.arcs)
             weights.setdefault(one.configuration.family.format, []).append(one.size_bytes - held)
-            if one.configuration.family.precision != FLOAT or one.configuration.keep is not None:
-                curve.append((one.error, one.drop, VERIFIED_WEIGHT))
+            if one.configuration.family.precision != FLOAT or one.configuration.keep or one.configuration.shape:
+                seen.append((one.error, one.drop))
         self.multipliers = {
             **fit_multipliers(*_columns(errors)),
             **fit_multipliers(*_columns(times)),
@@ -183,7 +187,7 @@ class Search:
             beside = weights.get(family.format, [0.0])
             error, latency, _ = lattice.fixed
             self.lattices[family] = replace(lattice, fixed=(error, latency, max(0.0, sum(beside) / len(beside))))
-        self.curve = fit_curve(*map(list, zip(*curve, strict=True))) if curve else Curve((0.0,), (0.0,))
+        self.curve = joint_curve(curve, seen)
 
     def _bounds(self, *, with_drop: bool = True) -> dict[str, float]:
         """The limits on the figures that the solver adds up."""
@@ -230,18 +234,30 @@ class Search:
         return 3 * FRONT_VERIFIED
 
     def _proposals(self, bounds: Mapping[str, float], minimize: str | None = None) -> list[Proposal]:
-        """The best of each family that was not built yet."""
+        """The best of each family that was not built yet; of the families that looked best the last time alone, once
+        all were looked at."""
+        ranked = sorted(self.lattices, key=lambda family: self._promise.get(family, -1.0))
+        asked = ranked if len(self._promise) < len(ranked) or minimize else ranked[:PROMISING]
         found = []
-        for family, lattice in self.lattices.items():
-            known = [
-                path for one in self.verified if one.family == family and (path := path_of(lattice, one)) is not None
-            ]
-            solved = best_path(lattice, self.multipliers, minimize or AXIS[self.goal], bounds, known)
+        for family in asked:
+            known = [path for one in self.verified if one.family == family and (path := self._path(one)[1]) is not None]
+            solved = best_path(self.lattices[family], self.multipliers, minimize or AXIS[self.goal], bounds, known)
+            self._promise[family] = float("inf")
             if solved is not None:
-                proposal = self._proposal(family, lattice, solved)
+                proposal = self._proposal(family, self.lattices[family], solved)
+                self._promise[family] = self._worth(proposal)
                 if proposal.configuration not in self.verified:
                     found.append(proposal)
+        if not found and len(asked) < len(ranked):
+            self._promise.clear()
+            return self._proposals(bounds)
         return found
+
+    def _path(self, configuration: Configuration) -> tuple[Lattice | None, Path | None]:
+        lattice = self.lattices.get(configuration.family)
+        if lattice is None:
+            return None, None
+        return lattice, path_of(lattice, configuration, self.tables[configuration.family])
 
     def _proposal(self, family: Family, lattice: Lattice, solved: Solved) -> Proposal:
         error, latency, size = solved.figures
@@ -253,15 +269,18 @@ class Search:
             "memory_bytes": size + self._peak,
             **({} if spent is None else {"energy_mj": spent.total_mj}),
         }
-        return Proposal(configuration_of(family, lattice, solved.path), figures, error)
+        return Proposal(configuration_of(family, lattice, solved.path, self.tables[family]), figures, error)
 
     def _expected_front(self) -> list[Proposal]:
+        """Over the families that had a place on it the first time."""
         found = [
-            self._proposal(family, lattice, solved)
-            for family, lattice in self.lattices.items()
-            for solved in front(lattice, self.multipliers, {}, FRONT_POINTS)
+            self._proposal(family, self.lattices[family], solved)
+            for family in self._leading or self.lattices
+            for solved in front(self.lattices[family], self.multipliers, {}, FRONT_POINTS)
         ]
-        return nondominated(found)
+        kept = nondominated(found)
+        self._leading = self._leading or tuple(dict.fromkeys(one.configuration.family for one in kept))
+        return kept
 
     def _worth(self, proposal: Proposal) -> float:
         return {"quality": proposal.error, **proposal.figures}[
@@ -273,10 +292,18 @@ class Search:
 
     def _verify(self, proposal: Proposal) -> None:
         expected = {**proposal.figures, "error": proposal.error}
-        made = self.verifier.verify(proposal.configuration, expected)
-        self.made[proposal.configuration] = made
-        self.verified[proposal.configuration] = made.verified
-        self.state.put(f"verified/{proposal.configuration}", made.verified.to_json())
+        twin = Configuration(Family(proposal.configuration.family.format, FLOAT))
+        if twin not in self.verified and twin.family in self.lattices:
+            # It is built in any case, to time the others against.
+            self._keep(self.verifier.verify(twin, {}))
+        if proposal.configuration not in self.verified:
+            self._keep(self.verifier.verify(proposal.configuration, expected))
+
+    def _keep(self, made: Made) -> None:
+        configuration = made.verified.configuration
+        self.made[configuration] = made
+        self.verified[configuration] = made.verified
+        self.state.put(f"verified/{configuration}", made.verified.to_json())
 
     def _best(self) -> Verified | None:
         """Of those within the limits."""
@@ -337,5 +364,7 @@ def _added(terms: Mapping[str, float], more: Mapping[str, float]) -> dict[str, f
     return {kind: terms.get(kind, 0.0) + more.get(kind, 0.0) for kind in {*terms, *more}}
 
 
-def _columns(rows: Sequence[tuple[Mapping[str, float], float]]) -> tuple[list[Mapping[str, float]], list[float]]:
-    return [terms for terms, _ in rows], [value for _, value in rows]
+def _columns(
+    rows: Sequence[tuple[Mapping[str, float], float, float]],
+) -> tuple[list[Mapping[str, float]], list[float], list[float]]:
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]

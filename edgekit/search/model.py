@@ -17,20 +17,24 @@ PULL = 0.02
 LEAST, MOST = 0.1, 10.0
 
 
-def fit_multipliers(terms: Sequence[Mapping[str, float]], measured: Sequence[float]) -> dict[str, float]:
+def fit_multipliers(
+    terms: Sequence[Mapping[str, float]], measured: Sequence[float], weights: Sequence[float] | None = None
+) -> dict[str, float]:
     """Multipliers by kind for which `terms` (by kind, one mapping a measurement) add up to `measured`.
 
-    min over m in [0.1, 10] of  sum_i ((sum_k m_k t_ik - y_i) / y_i)^2 + PULL sum_k (m_k - 1)^2
+    min over m in [0.1, 10] of  sum_i w_i ((sum_k m_k t_ik - y_i) / y_i)^2 + PULL sum_k (m_k - 1)^2
     """
     from scipy.optimize import lsq_linear
 
-    rows = [(row, value) for row, value in zip(terms, measured, strict=True) if value > 0]
-    kinds = sorted({kind for row, _ in rows for kind, value in row.items() if value > 0})
+    weights = weights if weights is not None else [1.0] * len(terms)
+    rows = [one for one in zip(terms, measured, weights, strict=True) if one[1] > 0]
+    kinds = sorted({kind for row, _, _ in rows for kind, value in row.items() if value > 0})
     if not kinds:
         return {}
-    matrix = np.array([[row.get(kind, 0.0) / value for kind in kinds] for row, value in rows])
+    root = np.sqrt([weight for _, _, weight in rows])
+    matrix = np.array([[row.get(kind, 0.0) / value for kind in kinds] for row, value, _ in rows]) * root[:, None]
     pull = np.sqrt(PULL) * np.eye(len(kinds))
-    wanted = np.concatenate([np.ones(len(rows)), np.sqrt(PULL) * np.ones(len(kinds))])
+    wanted = np.concatenate([root, np.sqrt(PULL) * np.ones(len(kinds))])
     solved = lsq_linear(np.vstack([matrix, pull]), wanted, bounds=(LEAST, MOST))
     return {kind: float(value) for kind, value in zip(kinds, solved.x, strict=True)}
 
@@ -77,3 +81,20 @@ def fit_curve(errors: Sequence[float], points: Sequence[float], weights: Sequenc
             pools.append((first, last, mean, weight + others))
     knots = [(error, max(value, 0.0)) for first, last, value, _ in pools for error in dict.fromkeys((first, last))]
     return Curve(tuple(error for error, _ in knots), tuple(value for _, value in knots))
+
+
+# What a verified artifact counts beside a knob measured on calibration samples.
+VERIFIED_WEIGHT = 20.0
+# In points squared: how much must be seen before the level of the calibration samples is given up.
+LEVEL_PULL = 0.05
+
+
+def joint_curve(knobs: Sequence[tuple[float, float]], verified: Sequence[tuple[float, float]]) -> Curve:
+    """Of (error, points): its shape from the many knobs, brought to the level of what was verified on other samples."""
+    shape = fit_curve([error for error, _ in knobs], [points for _, points in knobs], [1.0] * len(knobs))
+    pairs = [(points, shape(error)) for error, points in verified]
+    level = (sum(a * b for a, b in pairs) + LEVEL_PULL) / (sum(b * b for _, b in pairs) + LEVEL_PULL)
+    level = min(MOST, max(LEAST, level))
+    rows = [(error, level * points, 1.0) for error, points in knobs]
+    rows += [(error, points, VERIFIED_WEIGHT) for error, points in verified]
+    return fit_curve([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])

@@ -91,7 +91,7 @@ def search(
         Knobs(workshop, state, samples),
         verifier,
         state,
-        families(recipe, workshop),
+        families(recipe, workshop, limits),
         limits,
         goal or usual_goal(limits),
         budget_s - (time.monotonic() - start),
@@ -129,8 +129,10 @@ def _digest(samples: tuple[Sample, ...]) -> str:
     return found.hexdigest()
 
 
-def families(recipe: Recipe, workshop: Workshop) -> list[Family]:
-    """Those of the whole model first, in the order of the device's formats."""
+def families(recipe: Recipe, workshop: Workshop, limits: SearchLimits) -> list[Family]:
+    """Those of the whole model first, in the order of the device's formats; small weights that save no time only where
+    the size is limited."""
+    by_size = limits.size_bytes is not None or limits.memory_bytes is not None
     methods = [NO_METHOD]
     if workshop.path is not None and workshop.original.onnx_path is None:
         if recipe.prune_tokens == "auto" or recipe.prune_tokens == "none":
@@ -149,6 +151,8 @@ def families(recipe: Recipe, workshop: Workshop) -> list[Family]:
                     if recipe.quantize not in precisions:
                         continue
                     precisions = [recipe.quantize]
+                if not by_size:
+                    precisions = [name for name in precisions if not name.endswith("weight-only")]
                 if not workshop.original.calibration:
                     precisions = [name for name in precisions if name != "int8"]
                 found += [Family(format, name, method, variant) for name in (FLOAT, *precisions)]

@@ -28,11 +28,13 @@ class Family:
 @dataclass(frozen=True)
 class Configuration:
     """`keep`: tokens behind each block; None where all stay. `floats`: groups of layers (`anatomy`) that stay in
-    float under the family's precision."""
+    float under the family's precision. `shape`: by block the heads and hidden units that stay, (0, 0) where the block
+    goes (`narrowing`); None where all stay."""
 
     family: Family
     keep: tuple[int, ...] | None = None
     floats: tuple[str, ...] = ()
+    shape: tuple[tuple[int, int], ...] | None = None
 
     def __str__(self) -> str:
         parts = [self.family.format, self.family.precision]
@@ -40,6 +42,8 @@ class Configuration:
             parts.append(f"but {', '.join(shortened(self.floats))}")
         if self.family.variant != NO_VARIANT:
             parts.append(self.family.variant)
+        if self.shape is not None:
+            parts.append("width " + "-".join(f"{heads}x{units}" if heads else "0" for heads, units in self.shape))
         if self.keep is not None:
             parts.append(f"{self.family.method} {'-'.join(str(count) for count in self.keep)}")
         return " ".join(parts)
@@ -49,13 +53,16 @@ class Configuration:
             **asdict(self.family),
             "keep": None if self.keep is None else list(self.keep),
             "floats": list(self.floats),
+            "shape": None if self.shape is None else [list(part) for part in self.shape],
         }
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Configuration:
         keep = row["keep"]
         family = Family(row["format"], row["precision"], row["method"], row["variant"])
-        return cls(family, None if keep is None else tuple(keep), tuple(row["floats"]))
+        shape = row["shape"]
+        parts = None if shape is None else tuple((heads, units) for heads, units in shape)
+        return cls(family, None if keep is None else tuple(keep), tuple(row["floats"]), parts)
 
 
 def shortened(groups: tuple[str, ...]) -> list[str]:

@@ -136,8 +136,8 @@ class Verifier:
         self._folders += 1
         folder = workshop.folder / f"candidate-{self._folders}"
         folder.mkdir(parents=True)
-        model, steps = workshop.prepared(family.variant, family.method, configuration.keep)
-        groups = workshop.groups(family.variant, family.method, configuration.keep)
+        model, steps = workshop.prepared(family.variant, family.method, configuration.keep, configuration.shape)
+        groups = workshop.groups(family.variant, family.method, configuration.keep, configuration.shape)
         kept = tuple(
             Fallback(layer, "float32", "the search keeps it in float")
             for group in groups

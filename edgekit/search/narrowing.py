@@ -1,0 +1,58 @@
+"""Narrower blocks: how many heads and hidden units each keeps, the best by magnitude, the rest fitted to take over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgekit.distillation import stacked
+from edgekit.model import Model, Sample
+from edgekit.passes.adaptive.lean import LeanBlock
+from edgekit.passes.transformer.families import PlainStack
+from edgekit.passes.weights.cut import Kept, cut_blocks
+from edgekit.passes.weights.magnitude import magnitudes
+from edgekit.passes.weights.refit import refit
+from edgekit.passes.weights.stacks import blocks_of, plain, stack_path, with_blocks
+
+# By block: (heads, hidden units) that stay; (0, 0): the block goes.
+Shape = tuple[tuple[int, int], ...]
+GONE = (0, 0)
+FITTED = 128
+
+
+def whole_shape(model: Model) -> Shape:
+    """Of a Model with an encoder that is not captured."""
+    blocks = blocks_of(plain(model))
+    return tuple((block.attention.heads, block.feed_forward.expand.out_features) for block in blocks)
+
+
+def narrow(model: Model, shape: Shape, samples: Sequence[Sample]) -> Model:
+    """A copy, a plain stack of what stays, its mixing layers fitted on `samples`."""
+    teacher = plain(model)
+    blocks = blocks_of(teacher)
+    scores = magnitudes(blocks)
+    kept = [
+        Kept(_best(scores.heads[index], heads), _best(scores.units[index], units))
+        for index, (heads, units) in enumerate(shape)
+    ]
+    student = with_blocks(teacher, cut_blocks(blocks, kept))
+    return refit(teacher, student, present(shape), stacked(samples[:FITTED], model))
+
+
+def lean(model: Model) -> Model:
+    """A plain Model with the same blocks as exporters like them."""
+    made = plain(model)
+    made.module.get_submodule(stack_path(made)).run = PlainStack(  # type: ignore[assignment]
+        tuple(LeanBlock(block) for block in blocks_of(made))  # type: ignore[arg-type]
+    )
+    return made
+
+
+def present(shape: Shape) -> tuple[int, ...]:
+    """The blocks that stay."""
+    return tuple(index for index, part in enumerate(shape) if part != GONE)
+
+
+def _best(scores: np.ndarray, count: int) -> tuple[int, ...]:
+    return tuple(sorted(int(index) for index in np.argsort(-scores, kind="stable")[:count]))
