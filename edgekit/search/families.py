@@ -212,6 +212,8 @@ class _Maker:
             return 1.0
         index = part == "feed-forward"
         half = self.tables.widths.half[block][index] / self.tables.widths.whole[block][index]
+        if half == 1:
+            return 1.0
         whole = self.tables.whole[precision].get(name, 0.0)
         left = self.tables.narrower[precision].get(name, 0.0) / whole if whole else 1.0
         return max(0.05, 1 - (1 - min(1.0, left)) * (1 - share) / (1 - half))

@@ -111,8 +111,14 @@ class WidthTable:
     def half(self) -> Shape:
         """About half of the heads and units of every block."""
         return tuple(
-            (min(heads), sorted(units)[len(units) // 2]) for heads, units in zip(self.heads, self.units, strict=True)
+            (_nearest(heads, self.whole[block][0]), _nearest(units, self.whole[block][1]))
+            for block, (heads, units) in enumerate(zip(self.heads, self.units, strict=True))
         )
+
+
+def _nearest(counts: Mapping[int, float], whole: int) -> int:
+    """Of those that are fewer than all the one nearest to half; all where there is no other."""
+    return min((count for count in counts if count < whole), key=lambda count: abs(count - whole / 2), default=whole)
 
 
 class Knobs:

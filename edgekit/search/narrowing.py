@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,8 +42,8 @@ def narrow(model: Model, shape: Shape, samples: Sequence[Sample]) -> Model:
 
 
 def lean(model: Model) -> Model:
-    """A plain Model with the same blocks as exporters like them."""
-    made = plain(model)
+    """A plain Model's copy with the same blocks as exporters like them."""
+    made = model.evolve_quietly(module=copy.deepcopy(model.module).eval())
     made.module.get_submodule(stack_path(made)).run = PlainStack(  # type: ignore[assignment]
         tuple(LeanBlock(block) for block in blocks_of(made))  # type: ignore[arg-type]
     )

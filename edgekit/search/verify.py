@@ -17,7 +17,7 @@ from edgekit.costs import peak_activation_bytes
 from edgekit.devices.energy import energy as energy_of
 from edgekit.evaluation.intervals import share_difference
 from edgekit.model import Model
-from edgekit.parity import Limits, Outputs, Step, judge, judged_samples, run_model
+from edgekit.parity import Limits, Outputs, Step, judge, judged_samples, run_model, run_session
 from edgekit.quantization import Fallback
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.runtimes.session import Session, SessionOptions
@@ -29,6 +29,7 @@ from edgekit.selection import Built, Candidate
 logger = logging.getLogger("edgekit")
 
 LAPS, ROUNDS = 8, 7
+GATE = 128
 HOST_UNIT = "cpu"
 
 
@@ -144,8 +145,9 @@ class Verifier:
             if group.name in configuration.floats
             for layer in group.layers
         )
+        gate, before = _few(model, self.before)
         bench = Bench(
-            model=model,
+            model=gate,
             device=workshop.device,
             limits=Limits(None, None),
             options=workshop.options,
@@ -153,10 +155,16 @@ class Verifier:
             threads=workshop.threads,
             progress=workshop.progress,
             keep=kept if family.precision != FLOAT else (),
-            original=self.before,
+            original=before,
         )
         candidate = Candidate(family.format, family.precision, asked=True)
         built = bench.build(candidate, workshop.exporters[family.format])
+        if built.artifact is not None and not built.why_not:
+            workshop.progress(f"judge {configuration}", 0, 0)
+            with built.artifact.open(built.model, SessionOptions(threads=workshop.threads)) as session:
+                answers = run_session(session, judged_samples(model))
+            built = replace(built, answers=answers, quality=judge(model, self.before, answers))
+        bench = replace(bench, model=model, original=self.before)
         return Made(self._judge(configuration, built, model), built, bench, steps)
 
     def _judge(self, configuration: Configuration, built: Built, model: Model) -> Verified:
@@ -192,6 +200,16 @@ class Verifier:
                     if turn:
                         times.extend(found)
         return statistics.median(laps[0]), statistics.median(laps[1])
+
+
+def _few(model: Model, before: Outputs) -> tuple[Model, Outputs]:
+    """`model` with few held-out samples and the answers to them: each step of the build is compared on these."""
+    count = len(model.held_out)
+    if count <= GATE:
+        return model, before
+    rows = {name: len(value) * GATE // count for name, value in before.items()}
+    few = model.evolve_quietly(held_out=model.held_out[:GATE], labels=model.labels[:GATE])
+    return few, {name: value[: rows[name]] for name, value in before.items()}
 
 
 def _time(session: Session, feeds: Mapping[str, np.ndarray]) -> list[float]:
