@@ -53,7 +53,7 @@ class ExecutorchExporter(Exporter):
         """The ExportedProgram that is lowered: PT2E form where integers are asked for, dimensions bounded."""
         import torch
 
-        from edgekit.exporters.executorch_graph import keep_mean_dimensions, open_attention
+        from edgekit.exporters.executorch_graph import keep_mean_dimensions, look_up_integers, open_attention
         from edgekit.passes.capture import widen
         from edgekit.quantizers.lower import to_pt2e
 
@@ -63,6 +63,7 @@ class ExecutorchExporter(Exporter):
             # 4-bit weights have kernels for activations quantized at run time only (8da4w)
             dynamic = record.method == "int4-weight-only"
             graph = to_pt2e(replace(model, quantization=replace(record, method="int8-dynamic")) if dynamic else model)
+            graph = look_up_integers(graph, record)
         graph = open_attention(keep_mean_dimensions(graph if graph is not model.graph else model.copy_graph()))
         limits = self._limits(model)
         symbols = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in limits.items()}

@@ -1,4 +1,4 @@
-"""Graph forms that XNNPACK takes: attention as plain products, means that keep their dimensions."""
+"""Graph forms that XNNPACK takes: attention as plain products, means that keep their dimensions, integer tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor
 from torch.fx import GraphModule, Node
+
+from edgekit.quantization import Quantization
+from edgekit.quantizers.anatomy import add_tensor, drop_unused_tensors, tensor_named
+from edgekit.quantizers.grids import quantize_weight
+from edgekit.quantizers.tables import embedding_tables
 
 aten = torch.ops.aten
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -23,6 +28,35 @@ def keep_mean_dimensions(graph: GraphModule) -> GraphModule:
         if node.op == "call_function" and node.target is aten.mean.dim and _is_spatial(node):
             _keep(graph, node)
     graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def look_up_integers(graph: GraphModule, record: Quantization) -> GraphModule:
+    """Look-ups in a table that `record` has a grid a row for take int8 rows and their scales, in place.
+
+    Looked up by the portable kernel, which takes any type; ExecuTorch's own embedding_byte is in a library that not
+    every build of the runtime links.
+    """
+    for name, lookups in embedding_tables(graph).items():
+        grid = record.weights.get(name)
+        if grid is None:
+            continue
+        table = quantize_weight(tensor_named(graph, name), grid)
+        for node in lookups:
+            stored = add_tensor(graph, f"{name}_int8", table, node)
+            scales = add_tensor(graph, f"{name}_scale", grid.scale.float().reshape(-1, 1), node)
+            with graph.graph.inserting_before(node):
+                rows, factors = (
+                    graph.graph.call_function(aten.embedding.default, (part, node.args[1])) for part in (stored, scales)
+                )
+                floats = graph.graph.call_function(aten.to.dtype, (rows, torch.float32))
+                scaled = graph.graph.call_function(aten.mul.Tensor, (floats, factors))
+            scaled.meta.update(node.meta)
+            node.replace_all_uses_with(scaled)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    drop_unused_tensors(graph)
     graph.recompile()
     return graph
 

@@ -17,12 +17,13 @@ from edgekit.quantizers.grids import weight_grid
 from edgekit.quantizers.learned_rounding import LearnedRounding
 from edgekit.quantizers.smoothing import SmoothOutliers
 from edgekit.quantizers.static import round_to_nearest, spread
+from edgekit.quantizers.tables import round_tables
 
 
 @dataclass(frozen=True)
 class DynamicInt8(Quantizer):
     """Linear-like layers (linear, addmm, matmul with a stored weight); convolutions stay float, as every runtime's
-    dynamic kernels are for matrix products.
+    dynamic kernels are for matrix products. Large embedding tables are stored in int8 (tables.py), also without data.
 
     `smooth` moves outlier channels into the weights, `learned_rounding` takes each weight to the step that keeps the
     layer's output; both where the Model has calibration data. `samples` bounds how many the latter takes.
@@ -49,6 +50,7 @@ class DynamicInt8(Quantizer):
             raise SourceError(
                 f"{model.name} has no linear layer to quantize dynamically", hint="use --quantize int8 or fp16"
             )
+        tables = round_tables(graph)
         record = Quantization(
             method=self.method,
             scheme=self.scheme,
@@ -64,5 +66,7 @@ class DynamicInt8(Quantizer):
             LearnedRounding(model.graph, graph, record, samples, progress, self.cache_dir).run()
         else:
             round_to_nearest(graph, record, layers)
+        record = replace(record, weights={**record.weights, **tables})
         how = "learned rounding" if learned else "nearest rounding"
-        return replace(model, module=graph, quantization=record), f"{len(layers)} layers, {how}"
+        looked_up = f", embedding tables: {len(tables)}" if tables else ""
+        return replace(model, module=graph, quantization=record), f"{len(layers)} layers{looked_up}, {how}"
