@@ -94,6 +94,8 @@ def export_recipe(
     _refuse_idle_split(recipe)
     if recipe.prune_tokens not in ("none", "auto"):
         _check_tokens(recipe)
+    if recipe.prune_weights not in ("none", "auto"):
+        _check_weights(recipe)
     progress("load the model and its data", 0, 0)
     original = resolve(
         module if module is not None else recipe.source,
@@ -110,6 +112,8 @@ def export_recipe(
     before: Outputs | None = None
     if recipe.length is not None or recipe.prune_tokens != "none":
         original, before = _fix_length(recipe, original, progress)
+    if recipe.prune_weights != "none":
+        original, before = _prune_weights(recipe, original, before, progress)
     if recipe.searches:
         return _searched(recipe, original, before, output, fresh, start, progress)
     model, steps = prepare(original, progress)
@@ -160,6 +164,8 @@ def export_recipe(
         )
         progress("measure and pack", 0, 0)
         bundle, summary = pack(recipe, output, evidence, split)
+    if recipe.prune_weights != "none":
+        shutil.rmtree(_trained_weights(recipe, original), ignore_errors=True)
     return ExportResult(bundle, tuple(outcome), summary)
 
 
@@ -228,7 +234,7 @@ def _refuse_idle_split(recipe: Recipe) -> None:
     asked = {
         "split": recipe.split not in ("auto", "none"),
         "bottleneck": recipe.bottleneck != "auto",
-        "train": recipe.train,
+        "train": recipe.train and recipe.prune_weights == "none",
     }
     for name, given in asked.items():
         if given:
@@ -241,6 +247,41 @@ def _check_split(recipe: Recipe, model: Model) -> None:
     from edgekit.splitting import check_split
 
     check_split(recipe, model)
+
+
+def _check_weights(recipe: Recipe) -> None:
+    from edgekit.weight_pruning import parse
+
+    parse(recipe.prune_weights)
+
+
+def _prune_weights(
+    recipe: Recipe, original: Model, before: Outputs | None, progress: Progress
+) -> tuple[Model, Outputs]:
+    """The smaller Model, and the answers of the whole one, from which the quality is counted."""
+    from edgekit.weight_pruning import prune_weights
+
+    if before is None:
+        whole, _ = prepare(original, progress)
+        before = run_model(whole, judged_samples(whole))
+    pruned = prune_weights(
+        original,
+        recipe.prune_weights,
+        minutes=recipe.recover,
+        train=recipe.train,
+        max_drop=recipe.max_drop,
+        progress=progress,
+        checkpoint=_trained_weights(recipe, original),
+        seed=recipe.seed,
+    )
+    return pruned, before
+
+
+def _trained_weights(recipe: Recipe, original: Model) -> Path:
+    """Where a recovery is kept until its export is done: a limit that was missed may be asked for otherwise."""
+    asked = (recipe.prune_weights, recipe.recover, recipe.train, recipe.calibration, recipe.length, recipe.seed)
+    facts = (edgekit.__version__, original.source.digest, asked)
+    return cache_root() / "unfinished" / f"weights-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}"
 
 
 def _check_tokens(recipe: Recipe) -> None:

@@ -169,6 +169,22 @@ class Recipe:
         metavar="auto|none|METHOD[@SHARE]",
         suggestions=lambda: ["auto", "none", *TOKEN_METHODS],
     )
+    prune_weights: str = _option(
+        "of a transformer encoder: auto finds the smallest within half of --max-drop, or a method with the share of "
+        "its FLOPs that is left: vib (heads, feed-forward units and layers by the information that they carry), magnitude "
+        "(widths by the largest weights), layers (those that change least), as vib@0.5",
+        "Weights",
+        default="none",
+        metavar="auto|none|METHOD[@SHARE]",
+        suggestions=lambda: ["auto", "none", "vib", "magnitude", "layers"],
+    )
+    recover: float = _option(
+        "minutes that the pruned model learns from the whole one, on --train or on the calibration inputs; resumable",
+        "Weights",
+        default=5.0,
+        metavar="MINUTES",
+        minimum=0,
+    )
     length: int | None = _option(
         "tokens that a text model takes, padded to and cut at; without it any number, and with --prune-tokens the "
         "longest sample's",
@@ -248,7 +264,8 @@ class Recipe:
         choices=_bottlenecks,
     )
     train: str | None = _option(
-        "folder of images, labelled or not, to train the bottleneck on; without it only the training-free ones",
+        "folder of images, labelled or not, to train the bottleneck on (without it only the training-free ones), or a "
+        "folder or a text file to recover pruned weights on",
         "Split",
         default=None,
         metavar="DIR",

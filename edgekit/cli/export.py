@@ -211,9 +211,8 @@ def _chosen(report: EvaluationReport, bundle: Bundle) -> list[tuple[str, str | C
         ("bundle", Cell(f"{bundle.path} ({size_text(bundle.size_bytes)})", "bold")),
         ("holds", f"{report.format} {report.precision} for {report.device}"),
     ]
-    tokens = next((line.detail for line in bundle.manifest.history if line.name == "PruneTokens"), None)
-    if tokens is not None:
-        rows.append(("tokens", tokens))
+    for title, name in (("weights", "PruneWeights"), ("tokens", "PruneTokens")):
+        rows += [(title, line.detail) for line in bundle.manifest.history if line.name == name]
     if report.quality is not None:
         rows.append(("quality", quality_text(report.quality)))
     latency = report.latency_ms
