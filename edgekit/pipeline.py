@@ -92,8 +92,7 @@ def export_recipe(
     device = load_device(recipe.device)
     _formats(recipe, device)
     _refuse_idle_split(recipe)
-    if recipe.prune_tokens not in ("none", "auto"):
-        _check_tokens(recipe)
+    _check_pruning(recipe)
     if recipe.prune_weights not in ("none", "auto"):
         _check_weights(recipe)
     progress("load the model and its data", 0, 0)
@@ -117,7 +116,7 @@ def export_recipe(
     if recipe.searches:
         return _searched(recipe, original, before, output, fresh, start, progress)
     model, steps = prepare(original, progress)
-    if recipe.prune_tokens != "none":
+    if recipe.prune_tokens != "none" or recipe.prune_heads != "none":
         before = run_model(model, judged_samples(model)) if before is None else before
         model, steps = prepare(_prune_tokens(recipe, original, progress), progress)
     if recipe.channels_last:
@@ -179,7 +178,7 @@ def _searched(
     progress: Progress,
 ) -> ExportResult:
     """The best of all recipes that the limits leave, instead of the one that the options name."""
-    from edgekit.search.run import search
+    from edgekit.search.run import held, search
 
     device = load_device(recipe.device)
     exporters = _installed(recipe, device)
@@ -189,15 +188,16 @@ def _searched(
             found = search(
                 recipe, original, device, exporters, place, progress, rounding=unfinished, before=before, fresh=fresh
             )
-        winner, twin = found.winner, found.twin.built
-        split = _split(recipe, found.bench(recipe), winner.built) if recipe.edge or recipe.cloud else SplitOutcome()
+        winner, twin, split = found.winner, found.twin.built, SplitOutcome()
+        if recipe.edge or recipe.cloud:
+            winner, split = found.cut(lambda made: _split(recipe, held(made, recipe), made.built))
         evidence = Evidence(
             device=device,
             original=original,
             folded=winner.bench.model,
             winner=winner.built,
             twin=twin,
-            outcome=found.candidates(),
+            outcome=found.candidates(winner),
             reference=winner.bench.yardstick,
             steps=winner.steps,
             threads=recipe.threads,
@@ -207,7 +207,7 @@ def _searched(
         progress("measure and pack", 0, 0)
         bundle, summary = pack(recipe, output, evidence, split + SplitOutcome(notes=(found.outcome.told(),)))
     summary["search"] = found.outcome.to_json()
-    return ExportResult(bundle, found.candidates(), summary, found.outcome)
+    return ExportResult(bundle, found.candidates(winner), summary, found.outcome)
 
 
 def _installed(recipe: Recipe, device: Device) -> dict[str, Exporter]:
@@ -284,10 +284,16 @@ def _trained_weights(recipe: Recipe, original: Model) -> Path:
     return cache_root() / "unfinished" / f"weights-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}"
 
 
-def _check_tokens(recipe: Recipe) -> None:
-    from edgekit.token_pruning import parse
+def _check_pruning(recipe: Recipe) -> None:
+    """Before a model is loaded. Raises UsageError or UnknownNameError for options that cannot be."""
+    if {recipe.prune_tokens, recipe.prune_heads} <= {"none", "auto"}:
+        return
+    from edgekit.token_pruning import parse, parse_heads
 
-    parse(recipe.prune_tokens)
+    if recipe.prune_tokens not in ("none", "auto"):
+        parse(recipe.prune_tokens)
+    if recipe.prune_heads not in ("none", "auto"):
+        parse_heads(recipe.prune_heads)
 
 
 def _fix_length(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, Outputs | None]:

@@ -128,7 +128,7 @@ class Search:
         return Outcome(
             chosen=self._chosen(),
             verified=tuple(self.verified.values()),
-            front=tuple(nondominated([one for one in self.verified.values() if not one.failed])),
+            front=tuple(nondominated(self._built())),
             expected=tuple(self._expected_front()),
             limits=self.limits,
             seconds=self.clock() - start,
@@ -304,6 +304,12 @@ class Search:
         self.made[configuration] = made
         self.verified[configuration] = made.verified
         self.state.put(f"verified/{configuration}", made.verified.to_json())
+        best = self._best()
+        kept = {one.configuration for one in nondominated(self._built())} | ({best.configuration} if best else set())
+        self.made = {one: made for one, made in self.made.items() if one in kept}
+
+    def _built(self) -> list[Verified]:
+        return [one for one in self.verified.values() if not one.failed]
 
     def _best(self) -> Verified | None:
         """Of those within the limits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from edgekit.parity import Limits, Outputs, run_model
 from edgekit.progress import Progress
 from edgekit.quantizers.quantize import FLOAT, QuantizerOptions
 from edgekit.recipe import Recipe
+from edgekit.search.cuts import cut_jointly
 from edgekit.search.knobs import Knobs
 from edgekit.search.limits import SearchLimits, parse_budget
 from edgekit.search.loop import Goal, Outcome, Search
@@ -27,6 +28,7 @@ from edgekit.search.state import State
 from edgekit.search.verify import Made, Verifier
 from edgekit.search.workshop import Variant, Workshop
 from edgekit.selection import Built
+from edgekit.split_outcome import SplitOutcome
 from edgekit.token_pruning import COMPARED, parse
 
 USUAL_BUDGET = "10min"
@@ -45,15 +47,29 @@ class Searched:
     twin: Made
     made: tuple[Made, ...]
 
-    def bench(self, recipe: Recipe) -> Bench:
-        """What built the winner, held to the recipe's limits from now on."""
-        return replace(self.winner.bench, limits=Limits(recipe.max_drop, recipe.min_sqnr))
+    def cut(self, split: Callable[[Made], SplitOutcome]) -> tuple[Made, SplitOutcome]:
+        """The winner and how it is cut; where bytes are limited, of several recipes the one that sends least."""
+        limits = self.outcome.limits
+        chosen = self.winner.verified.configuration
+        others = [
+            one
+            for one in self.made
+            if one.verified in self.outcome.front
+            and one.verified.configuration != chosen
+            and not limits.broken(one.verified.figures())
+        ]
+        return cut_jointly([self.winner, *others], split, limits)
 
-    def candidates(self) -> tuple[Built, ...]:
+    def candidates(self, winner: Made) -> tuple[Built, ...]:
         """The winner and the float model, as a report lists them."""
-        if self.twin.built is self.winner.built:
-            return (self.winner.built,)
-        return replace(self.twin.built, why_not="the whole model in float, to compare with"), self.winner.built
+        if self.twin.built is winner.built:
+            return (winner.built,)
+        return replace(self.twin.built, why_not="the whole model in float, to compare with"), winner.built
+
+
+def held(made: Made, recipe: Recipe) -> Bench:
+    """What built it, held to the recipe's limits from now on."""
+    return replace(made.bench, limits=Limits(recipe.max_drop, recipe.min_sqnr))
 
 
 def search(
