@@ -303,10 +303,11 @@ def _fix_length(recipe: Recipe, original: Model, progress: Progress) -> tuple[Mo
 
 
 def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:
-    """Imported here: most exports prune none."""
-    from edgekit.token_pruning import prune_tokens
+    """And heads before them. Imported here: most exports prune none."""
+    from edgekit.token_pruning import prune_heads, prune_tokens
 
-    return prune_tokens(original, recipe.prune_tokens, recipe.max_drop, progress)
+    headed = prune_heads(original, recipe.prune_heads, recipe.max_drop, progress)
+    return prune_tokens(headed, recipe.prune_tokens, recipe.max_drop, progress)
 
 
 def _check_adaptive(recipe: Recipe, original: Model) -> None:

@@ -185,6 +185,13 @@ class Recipe:
         metavar="MINUTES",
         minimum=0,
     )
+    prune_heads: str = _option(
+        "of a transformer encoder: the share of the attention heads that is left, or auto, as many as a quarter of "
+        "--max-drop spares",
+        "Tokens",
+        default="none",
+        metavar="auto|none|SHARE",
+    )
     length: int | None = _option(
         "tokens that a text model takes, padded to and cut at; without it any number, and with --prune-tokens the "
         "longest sample's",

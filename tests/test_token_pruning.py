@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import edgekit
 from edgekit.errors import QualityError, SourceError, UnknownNameError, UsageError
 from edgekit.model import Model
 from edgekit.parity import judge, run_model
+from edgekit.passes.tokens.prune import PruneTokens
 from edgekit.pipeline import prepare
-from edgekit.progress import silent
+from edgekit.progress import Progress, silent
 from edgekit.quantizers.quantize import QuantizerOptions, quantize, simulate
 from edgekit.quantizers.schemes import ONNX_X86
-from edgekit.token_pruning import parse, prune_tokens
+from edgekit.token_pruning import LEAST, MOST, Trial, fix_length, parse, parse_heads, prune_heads, prune_tokens
 from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 
 
@@ -61,6 +63,54 @@ def _share(model: Model) -> float:
     return float(model.history[-1].detail.rpartition(", ")[2].split()[0])
 
 
+class Counted(PruneTokens):
+    """Tells how many samples a trial looked at."""
+
+    def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
+        pruned, told = super().apply(model, progress)
+        pruned.module.register_forward_hook(lambda module, args, answer: SEEN.append(len(answer)))
+        SEEN.clear()
+        return pruned, told
+
+
+SEEN: list[int] = []
+
+
+def test_a_trial_ends_where_its_first_samples_leave_no_doubt(vit: Model) -> None:
+    trial = Trial(vit, 0.5)
+    assert not trial.fits(Counted("class", LEAST))
+    assert sum(SEEN) <= len(trial.samples) / 2
+
+
+def test_what_is_chosen_was_judged_on_all_samples(vit: Model) -> None:
+    trial = Trial(vit, 50.0)
+    assert trial.confirmed([Counted("merge", MOST)]) == Counted("merge", MOST)
+    assert sum(SEEN) == len(trial.samples) == 128
+
+
+def test_the_first_samples_of_a_trial_come_from_everywhere(vit: Model) -> None:
+    places = [next(i for i, one in enumerate(vit.calibration) if one is sample) for sample in Trial(vit, 1.0).samples]
+    assert sorted(places) == list(range(128))
+    assert max(places[:16]) - min(places[:16]) > 100
+
+
+def test_heads_go_by_share_or_as_many_as_may(vit: Model) -> None:
+    assert "24 heads to 18" in prune_heads(vit, "0.75", 1.0, silent).history[-1].detail
+    spared = prune_heads(vit, "auto", 8.0, silent)
+    reference = run_model(vit, vit.calibration)
+    assert judge(replace(vit, labels=()), reference, run_model(spared, vit.calibration)).drop <= 2.0
+    assert spared.history[-1].name == "PruneHeads"
+    assert prune_heads(vit, "none", 1.0, silent) is vit
+    features = replace(vit, postprocess=None)
+    assert prune_heads(features, "auto", 0.0, silent) is features
+
+
+@pytest.mark.parametrize("asked", ["", "0", "1.5", "most", "0.5.5", "nan"])
+def test_shares_of_heads_that_cannot_be_are_told(asked: str) -> None:
+    with pytest.raises(UsageError, match="allowed auto, none, or above 0 to 1"):
+        parse_heads(asked)
+
+
 def test_auto_that_finds_nothing_says_so(vit: Model) -> None:
     features = replace(vit, postprocess=None)  # judged by the cosine, which any pruning lowers
     with pytest.raises(QualityError, match="no token pruning"):
@@ -68,12 +118,19 @@ def test_auto_that_finds_nothing_says_so(vit: Model) -> None:
 
 
 def test_a_network_without_attention_is_refused() -> None:
-    with pytest.raises(SourceError, match="no encoder"):
-        prune_tokens(fashion_cnn(), "auto", 1.0, silent)
+    for prune in (prune_tokens, prune_heads):
+        with pytest.raises(SourceError, match="no encoder of a known family, allowed one of: ViT and DeiT") as told:
+            prune(fashion_cnn(), "auto", 1.0, silent)
+        assert told.value.exit_code == 3
 
 
-@pytest.mark.parametrize(("format", "method"), [("onnx", "merge"), ("litert", "class"), ("executorch", "merge")])
-def test_the_artifact_answers_as_the_pruned_model(format: str, method: str, tmp_path: Path, vit: Model) -> None:
+@pytest.mark.parametrize(
+    ("format", "method", "heads"),
+    [("onnx", "merge", "0.8"), ("litert", "class", "none"), ("executorch", "merge", "0.8")],
+)
+def test_the_artifact_answers_as_the_pruned_model(
+    format: str, method: str, heads: str, tmp_path: Path, vit: Model
+) -> None:
     pytest.importorskip({"onnx": "onnxruntime", "litert": "ai_edge_litert", "executorch": "executorch"}[format])
     output = tmp_path / "vit.edgekit"
     bundle = edgekit.export(
@@ -82,11 +139,13 @@ def test_the_artifact_answers_as_the_pruned_model(format: str, method: str, tmp_
         format=format,
         quantize="none",
         prune_tokens=f"{method}@0.8",
+        prune_heads=heads,
         max_drop=6.0,
         output=str(output),
     )
-    assert any(line.name == "PruneTokens" for line in bundle.manifest.history)
-    pruned = prune_tokens(fashion_vit(), f"{method}@0.8", 3.0, silent)
+    passes = [line.name for line in bundle.manifest.history]
+    assert "PruneTokens" in passes and ("PruneHeads" in passes) == (heads != "none")
+    pruned = prune_tokens(prune_heads(fashion_vit(), heads, 3.0, silent), f"{method}@0.8", 3.0, silent)
     sample = vit.held_out[0]
     with edgekit.load(bundle) as session:
         got = session.run({"image": sample["image"].numpy()})["logits"]
@@ -115,3 +174,49 @@ def test_a_pruned_model_survives_static_integers(vit: Model) -> None:
     truth = np.asarray(vit.labels)
     before, after = ((run_model(m, vit.held_out)["logits"].argmax(1) == truth).mean() for m in (pruned, rounded))
     assert after >= before - 0.04
+
+
+def small_text(task_output: str) -> Model:
+    """Answers with as many rows as there are tokens, or with one."""
+
+    class Text(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(20, 16)
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            tokens: torch.Tensor = self.table(ids) * mask.unsqueeze(2)
+            return tokens if task_output == "tokens" else tokens.sum(1)
+
+    torch.manual_seed(0)
+    loose = {0: "batch", 1: "sequence"}
+    samples = tuple(
+        {"ids": torch.randint(1, 20, (1, length)), "mask": torch.ones(1, length, dtype=torch.long)} for length in (6, 9)
+    )
+    return Model(
+        "text",
+        Text().eval(),
+        samples[0],
+        ("out",),
+        held_out=samples,
+        dynamic={"ids": dict(loose), "mask": dict(loose)},
+    )
+
+
+def test_the_quality_is_counted_from_the_whole_texts() -> None:
+    model = small_text("sum")
+    fixed, before = fix_length(model, 4, silent)
+    assert before is not None and before["out"].shape == (2, 16)
+    assert np.allclose(before["out"][1], model.forward(model.held_out[1])["out"][0], atol=1e-6)
+    assert fixed.held_out[1]["ids"].shape == (1, 4)
+
+
+def test_lengths_stay_where_none_is_open_or_asked_for(vit: Model) -> None:
+    assert fix_length(vit, None, silent) == (vit, None)
+    with pytest.raises(UsageError, match="open lengths none"):
+        fix_length(vit, 8, silent)
+
+
+def test_answers_as_long_as_the_input_are_not_cut() -> None:
+    with pytest.raises(UsageError, match="have the length of its inputs"):
+        fix_length(small_text("tokens"), 4, silent)

@@ -27,8 +27,8 @@ WATCHED = 32
 @dataclass(frozen=True)
 class PruneTokens(Pass):
     """`method`: a name in edgekit.registry.TOKEN_METHODS. `flops`: the share of the encoder's FLOPs that is left, in
-    (0, 1]. `schedule`: mass, from the attention mass of each block (ZipVL, arXiv:2410.08584), or even, the same number from each block.
-    `keep`: tokens behind each block, protected ones counted; it wins over both."""
+    (0, 1]. `schedule`: mass, from the attention mass of each block (ZipVL, arXiv:2410.08584), or even, the same number
+    from each block. `keep`: tokens behind each block, protected ones counted; it wins over both."""
 
     method: str = "merge"
     flops: float = 0.7
@@ -47,7 +47,8 @@ class PruneTokens(Pass):
                 f"{model.name} takes inputs of any length ({told}), and a graph with fewer tokens is static",
                 hint="FixLength() gives it one length; edgekit export does so by itself, --length N chooses it",
             )
-        find_encoder(model.module, model.name)
+        if isinstance(find_encoder(model.module, model.name).run, ReducingStack):
+            raise UsageError(f"the tokens of {model.name} are pruned already", hint="ask once, for the share wanted")
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         # The number of tokens follows from one sample: no length is open. The mass of attention wants more.

@@ -31,15 +31,24 @@ class ReducingStack(nn.Module):
 
     def forward(self, values: Tensor, bias: Tensor | None = None) -> Tensor:
         """`values` [N, T, C], `bias` [N, 1, 1, T] -> [N, K, C], or [N, T, C] where it restores."""
-        owners = None
-        if self.restores:
-            owners = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
-        tokens = Tokens(values, sizes_of(bias), owners=owners)
-        for block, keep in zip(self.blocks, self.keep, strict=True):
-            assert isinstance(block, EncoderBlock)
-            behind, attended = block.attend(tokens.values, tokens.bias)
-            tokens = self.reducer.observe(tokens.with_values(behind), attended, self.protected)
-            if keep < tokens.count:
-                tokens = self.reducer.reduce(tokens, attended, keep, self.protected)
-            tokens = tokens.with_values(block.transform(tokens.values))
+        tokens = self.start(values, bias)
+        for index in range(len(self.blocks)):
+            tokens = self.step(index, tokens)
         return tokens.restored()
+
+    def start(self, values: Tensor, bias: Tensor | None, *, owned: bool = False) -> Tokens:
+        """The tokens before the first block; `owned`: known of each token who speaks for it, asked for or not."""
+        owners = None
+        if self.restores or owned:
+            owners = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
+        return Tokens(values, sizes_of(bias), owners=owners)
+
+    def step(self, index: int, tokens: Tokens) -> Tokens:
+        """The tokens behind block `index`."""
+        block, keep = self.blocks[index], self.keep[index]
+        assert isinstance(block, EncoderBlock)
+        behind, attended = block.attend(tokens.values, tokens.bias)
+        tokens = self.reducer.observe(tokens.with_values(behind), attended, self.protected)
+        if keep < tokens.count:
+            tokens = self.reducer.reduce(tokens, attended, keep, self.protected)
+        return tokens.with_values(block.transform(tokens.values))

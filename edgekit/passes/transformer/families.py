@@ -5,8 +5,9 @@ A family is known by the class names of its layers, so nothing of transformers i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,12 +33,14 @@ class Family:
 
 @dataclass(frozen=True)
 class Found:
-    """`path`: of the list of layers in the module. `blocks` are made of the module's own layers."""
+    """`path`: of the list of layers in the module. `blocks` are made of the module's own layers. `run`: what an earlier
+    pass put in their place, which holds the blocks as its `blocks`; None: the layers are the family's."""
 
     family: Family
     path: str
     blocks: tuple[EncoderBlock, ...]
     protected: int
+    run: nn.Module | None = None
 
 
 class Stack(nn.Module):
@@ -45,7 +48,7 @@ class Stack(nn.Module):
 
     def __init__(self, run: nn.Module, family: Family) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.family = run, family
         self._takes_mask, self._returns_tuple = family.takes_mask, family.returns_tuple
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, *others: Any, **options: Any) -> Any:
@@ -68,7 +71,13 @@ class PlainStack(nn.Module):
 
 
 def find_encoder(module: nn.Module, name: str = "the module") -> Found:
-    """The one encoder of `module`. Raises SourceError where there is none of a known family, or several."""
+    """The one encoder of `module`, as its family made it or as an earlier pass left it. Raises SourceError where there
+    is none of a known family, or several."""
+    stacks = [(path, child) for path, child in module.named_modules() if isinstance(child, Stack)]
+    if len(stacks) == 1:
+        path, stack = stacks[0]
+        changed = tuple(block for block in _blocks(stack.run) if isinstance(block, EncoderBlock))
+        return Found(stack.family, path.rpartition(".")[0], changed, stack.family.protected(module), stack.run)
     found = [
         (path, family, child)
         for path, child in module.named_modules()
@@ -81,11 +90,17 @@ def find_encoder(module: nn.Module, name: str = "the module") -> Found:
         got = "no encoder" if not found else f"{len(found)} encoders"
         raise SourceError(
             f"{name} has {got} of a known family, allowed one of: {known}",
-            hint="--prune-tokens none exports it as it is",
+            hint="tokens, heads and blocks are pruned in these alone: leave the option out to export it as it is",
         )
     path, family, layers = found[0]
     blocks = tuple(family.convert(layer) for layer in layers)
     return Found(family, path, blocks, family.protected(module))
+
+
+def _blocks(run: nn.Module) -> nn.ModuleList:
+    blocks = run.blocks
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
 
 
 def with_stack(module: nn.Module, found: Found, run: nn.Module) -> nn.Module:
@@ -96,6 +111,18 @@ def with_stack(module: nn.Module, found: Found, run: nn.Module) -> nn.Module:
     stack = Stack(run, found.family)
     setattr(parent, attribute, nn.Sequential(stack) if kind is nn.Sequential else nn.ModuleList([stack]))
     return module
+
+
+def opened(module: nn.Module, name: str) -> tuple[nn.Module, Found, nn.ModuleList]:
+    """A copy of `module` whose blocks stand in a stack and may be changed: the list holds those that run."""
+    copied = copy.deepcopy(module).eval()
+    found = find_encoder(copied, name)
+    if found.run is None:
+        run = PlainStack(found.blocks)
+        with_stack(copied, found, run)
+        found = replace(found, run=run)
+    assert found.run is not None
+    return copied, found, _blocks(found.run)
 
 
 def _vit(layer: Any) -> EncoderBlock:
