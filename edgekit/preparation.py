@@ -9,6 +9,7 @@ from edgekit.parity import Step, compare, judged_samples, run_model
 from edgekit.passes.base import Pipeline
 from edgekit.passes.capture import Capture
 from edgekit.passes.fold import FoldBatchNorm
+from edgekit.passes.layer_scale import FoldLayerScale
 from edgekit.progress import Progress
 
 COMPARED = 8
@@ -24,6 +25,6 @@ def prepare(original: Model, progress: Progress) -> tuple[Model, tuple[Step, ...
     module = copy.deepcopy(original.module).eval()
     eager = run_model(original.evolve_quietly(output_names=captured.output_names, module=module), samples)
     exported = run_model(captured, samples)
-    folded = Pipeline([FoldBatchNorm()])(captured, progress)
+    folded = Pipeline([FoldBatchNorm(), FoldLayerScale()])(captured, progress)
     steps = (compare("captured", eager, exported), compare("folded", exported, run_model(folded, samples)))
     return folded, steps

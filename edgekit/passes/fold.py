@@ -46,7 +46,7 @@ class FoldBatchNorm(Pass):
         if not folded + dropped + padded:
             return model, "nothing to fold"
         graph.graph.eliminate_dead_code()
-        _forget_unused(graph)
+        forget_unused(graph)
         graph.graph.lint()
         graph.recompile()
         detail = f"{folded} batch norms, {dropped} identities, {padded} paddings folded"
@@ -200,7 +200,7 @@ def _add(graph: GraphModule, name: str, value: Tensor, before: Node) -> Node:
     return node
 
 
-def _forget_unused(graph: GraphModule) -> None:
+def forget_unused(graph: GraphModule) -> None:
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     stored = [name for name, _ in graph.named_parameters(remove_duplicate=False)]
     stored += [name for name, _ in graph.named_buffers(remove_duplicate=False)]
