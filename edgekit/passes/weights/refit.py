@@ -16,7 +16,7 @@ from edgekit.passes.weights.stacks import blocks_of, stack_path
 from edgekit.progress import Progress, silent
 
 # Of the mean of the diagonal: as much as keeps units that fire alike from cancelling each other.
-RIDGE = 1e-3
+RIDGE = 0.1
 # Attention masks add something this low or lower to the scores of padding.
 PADDING_BELOW = -1e3
 
