@@ -121,6 +121,11 @@ def command(out: Output, recipe_file: str | None, plot: Path | None, **options: 
 
 def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = False) -> None:
     """Exports, tells how it went, and draws the front of a search."""
+    if recipe.searches:
+        from edgekit.search.limits import USUAL_BUDGET, SearchLimits, parse_budget
+
+        SearchLimits.parse(recipe.limit, recipe.max_drop)
+        parse_budget(recipe.budget or USUAL_BUDGET)
     with out.working() as progress:
         progress("import torch and the converters", 0, 0)
         from edgekit.pipeline import export_recipe

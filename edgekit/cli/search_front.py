@@ -108,4 +108,4 @@ def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
 
 
 def _joined(points: Sequence[tuple[float, float]], x: Scale, y: Scale, color: str, *, dashed: bool) -> list[Line]:
-    return [Line(x(a[0]), y(a[1]), x(b[0]), y(b[1]), color, dashed) for a, b in zip(points, points[1:], strict=False)]
+    return [Line(x(a[0]), y(a[1]), x(b[0]), y(b[1]), color, dashed) for a, b in pairwise(points)]

@@ -1,5 +1,5 @@
-"""Cut, bottleneck and rate, chosen together with the recipe: several that meet the limits are cut where it pays, and the
-one stays that sends least."""
+"""Cut, bottleneck and rate together with the recipe: several that meet the limits are cut where it pays, and the one
+stays that sends least."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ NAMES: dict[str, tuple[str, Mapping[str, float]]] = {
     "drop": ("drop", _POINTS),
     "accuracy": ("drop", _POINTS),
 }
+USUAL_BUDGET = "10min"
 EXAMPLES = "latency=8ms, size=10MB, memory=64MB, bytes=2kB, energy=40mJ, drop=0.5"
 
 

@@ -44,9 +44,10 @@ def narrow(model: Model, shape: Shape, samples: Sequence[Sample]) -> Model:
 def lean(model: Model) -> Model:
     """A plain Model's copy with the same blocks as exporters like them."""
     made = model.evolve_quietly(module=copy.deepcopy(model.module).eval())
-    made.module.get_submodule(stack_path(made)).run = PlainStack(  # type: ignore[assignment]
-        tuple(LeanBlock(block) for block in blocks_of(made))  # type: ignore[arg-type]
-    )
+    stack = made.module.get_submodule(stack_path(made))
+    run = PlainStack(())
+    run.blocks.extend(LeanBlock(block) for block in blocks_of(made))
+    stack.run = run
     return made
 
 

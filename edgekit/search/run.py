@@ -21,7 +21,7 @@ from edgekit.quantizers.quantize import FLOAT, QuantizerOptions
 from edgekit.recipe import Recipe
 from edgekit.search.cuts import cut_jointly
 from edgekit.search.knobs import Knobs
-from edgekit.search.limits import SearchLimits, parse_budget
+from edgekit.search.limits import USUAL_BUDGET, SearchLimits, parse_budget
 from edgekit.search.loop import Goal, Outcome, Search
 from edgekit.search.space import NO_METHOD, NO_VARIANT, Family
 from edgekit.search.state import State
@@ -31,7 +31,6 @@ from edgekit.selection import Built
 from edgekit.split_outcome import SplitOutcome
 from edgekit.token_pruning import COMPARED, parse
 
-USUAL_BUDGET = "10min"
 # Knobs are measured on so many calibration samples, fewer where a forward pass takes long.
 MOST_SAMPLES, LEAST_SAMPLES = 1024, 16
 FORWARD_PASSES = 150

@@ -107,7 +107,7 @@ def _flow(lattice: Lattice) -> tuple[object, np.ndarray]:
         entries.append((rows.setdefault((step, arc.source), len(rows)), column, 1.0))
         if step + 1 < last:
             entries.append((rows.setdefault((step + 1, arc.target), len(rows)), column, -1.0))
-    row, column, value = zip(*entries, strict=True)
+    places, columns, values = (np.array(part) for part in zip(*entries, strict=True))
     ends = np.zeros(len(rows))
     ends[0] = 1.0
-    return coo_array((value, (row, column)), shape=(len(rows), len(lattice.arcs))).tocsr(), ends
+    return coo_array((values, (places, columns)), shape=(len(rows), len(lattice.arcs))).tocsr(), ends
