@@ -146,13 +146,16 @@ class Histogram(Observer):
 
 
 @dataclass(frozen=True)
-class Suited(MeanSquaredError):
-    """MeanSquaredError; MinMax in networks that normalise by layer.
+class Suited(Observer):
+    """MeanSquaredError, but MinMax in networks that normalise by layer.
 
     Few of a transformer's tokens carry its largest activations, and all others attend to them (Sun et al. 2024,
     Massive Activations, arXiv:2402.17762, section 4): they are no noise to cut off. DINOv2 in static int8 keeps a mean
     cosine of .998 with all of the range, .964 with the least squared error, .945 with 99.99 percent.
     """
 
+    def range_of(self, seen: Seen, levels: int, symmetric: bool) -> tuple[float, float]:
+        return MeanSquaredError().range_of(seen, levels, symmetric)
+
     def suited(self, normalises: bool) -> Observer:
-        return MinMax() if normalises else self
+        return MinMax() if normalises else MeanSquaredError()

@@ -109,12 +109,20 @@ def worst_layers(reference: Model, quantized: Model) -> list[tuple[str, float]]:
 
 
 def proposed_precisions(
-    model: Model, asked: str, carried: Sequence[str], runs: Sequence[str], format: str, device: str
+    model: Model,
+    asked: str,
+    carried: Sequence[str],
+    runs: Sequence[str],
+    format: str,
+    device: str,
+    float_outputs: bool = False,
 ) -> list[str]:
     """The precisions to build, fp32 first: it is what the others are compared with.
 
     `carried`: what the exporter can write. `runs`: what the device's kernels have. `auto` takes static int8 for
     models that spend their work in convolutions and dynamic int8 for the others, and fp16 where the device has it.
+    `float_outputs`: the format's integer products write floats, as the scheme says; static int8 is then worth a try in
+    the others too, and the gate and the clock decide. Elsewhere their residual streams would lie on 8 bits.
     Raises DeviceError where `asked` cannot be had, DataError where static int8 lacks calibration data.
     """
     possible = [precision for precision in carried if precision in runs or precision == FLOAT]
@@ -133,8 +141,11 @@ def proposed_precisions(
         return [FLOAT, asked]
     if model.calibration and wants_static(model, possible):
         integer = ["int8"]
+    elif "int8-dynamic" in possible and has_products(model):
+        both = bool(model.calibration) and float_outputs and "int8" in possible
+        integer = ["int8", "int8-dynamic"] if both else ["int8-dynamic"]
     else:
-        integer = ["int8-dynamic"] if "int8-dynamic" in possible and has_products(model) else []
+        integer = []
     return [FLOAT, *integer, *(["fp16"] if "fp16" in possible else [])]
 
 

@@ -55,6 +55,14 @@ def test_auto_takes_static_int8_for_convolutions_and_dynamic_for_products(convol
     assert proposed_precisions(products, "auto", CARRIED, CARRIED, "litert", "pi") == ["fp32", "int8-dynamic", "fp16"]
 
 
+def test_auto_tries_both_kinds_of_int8_for_products_that_write_floats() -> None:
+    products, bare = captured(nn.Linear(4, 4), (1, 4)), captured(nn.Linear(4, 4), (1, 4), count=0)
+    for model, expected in ((products, ["int8", "int8-dynamic"]), (bare, ["int8-dynamic"])):
+        found = proposed_precisions(model, "auto", CARRIED, CARRIED, "onnx", "pi", float_outputs=True)
+        assert found == ["fp32", *expected, "fp16"]
+    assert "int8" not in proposed_precisions(products, "auto", CARRIED, ("int8-dynamic",), "onnx", "pi", True)
+
+
 def test_without_data_auto_proposes_no_int8_that_would_change_nothing() -> None:
     bare = captured(nn.Conv2d(3, 8, 3), (1, 3, 9, 9), count=0)
     assert proposed_precisions(bare, "auto", CARRIED, CARRIED, "litert", "pi") == ["fp32", "fp16"]

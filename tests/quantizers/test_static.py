@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,19 @@ def test_a_convolution_that_is_most_of_the_work_runs_in_integers() -> None:
     assert quantized is not None
     assert "conv2d" in quantized.layers
     assert quantized.fallbacks == ()
+
+
+def test_rounding_is_learned_where_it_pays(convnet: Model, transformer: Model) -> None:
+    """Not with weights of 8 bits in a transformer; with fewer bits there, and in convolutional networks, it is."""
+
+    def steps_alike(model: Model, scheme: Scheme) -> bool:
+        one, other = (StaticInt8(scheme, learned_rounding=learned)(model) for learned in (True, False))
+        assert one.quantization is not None
+        return all(
+            torch.equal(tensor_named(one.graph, name), tensor_named(other.graph, name))
+            for name in one.quantization.weights
+        )
+
+    assert steps_alike(transformer, ONNX_X86)
+    assert not steps_alike(transformer, replace(ONNX_X86, weight_bits=4))
+    assert not steps_alike(convnet, ONNX_X86)
