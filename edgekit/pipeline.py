@@ -393,7 +393,13 @@ def _build(recipe: Recipe, bench: Bench) -> list[Built]:
         try:
             exporter.check()
             precisions = proposed_precisions(
-                bench.model, recipe.quantize, exporter.precisions, runs, format, bench.device.name
+                bench.model,
+                recipe.quantize,
+                exporter.precisions,
+                runs,
+                format,
+                bench.device.name,
+                exporter.scheme(bench.device).float_outputs,
             )
         except EdgekitError as error:
             if recipe.format != "auto":
