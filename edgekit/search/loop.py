@@ -17,7 +17,7 @@ from edgekit.errors import PlanError
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.search.families import WIDTH, Tables, configuration_of, lattice_of, path_of, tables_of
 from edgekit.search.front import nondominated
-from edgekit.search.knobs import Knobs
+from edgekit.search.knobs import Knobs, Measured
 from edgekit.search.lattice import Lattice, Path
 from edgekit.search.limits import SearchLimits
 from edgekit.search.model import Curve, fit_multipliers, joint_curve
@@ -154,20 +154,20 @@ class Search:
         errors: list[tuple[Mapping[str, float], float, float]] = []
         times: list[tuple[Mapping[str, float], float, float]] = []
         weights: dict[str, list[float]] = {}
-        curve: list[tuple[float, float]] = []
         seen: list[tuple[float, float]] = []
+        # Families share tables: each measurement counts once.
+        probes: set[Measured] = set()
+        together: set[tuple[str, float, Measured]] = set()
         for family, tables in self.tables.items():
-            curve += [(one.error, one.drop) for one in tables.tokens.probes] if tables.tokens else []
             if tables.precision is not None:
-                summed = sum(tables.precision.errors.values())
-                curve.append((tables.precision.whole.error, tables.precision.whole.drop))
-                if summed > 0:
-                    errors.append(({family.precision: summed}, tables.precision.whole.error, KNOB_WEIGHT))
-            if tables.tokens is not None:
-                errors += [({family.method: total}, one.error, KNOB_WEIGHT) for total, one in tables.tokens.together]
-            if tables.widths is not None:
-                errors += [({WIDTH: total}, one.error, KNOB_WEIGHT) for total, one in tables.widths.together]
-                curve += [(one.error, one.drop) for one in tables.widths.probes]
+                whole, summed = tables.precision.whole, sum(tables.precision.errors.values())
+                probes.add(whole)
+                together |= {(family.precision, summed, whole)} if summed > 0 else set()
+            for kind, table in ((family.method, tables.tokens), (WIDTH, tables.widths)):
+                if table is not None:
+                    probes.update(table.probes)
+                    together.update((kind, total, one) for total, one in table.together)
+        errors += [({kind: total}, one.error, KNOB_WEIGHT) for kind, total, one in sorted(together, key=repr)]
         for one in self.verified.values():
             lattice, path = self._path(one.configuration)
             if lattice is None or path is None or one.failed:
@@ -187,7 +187,7 @@ class Search:
             beside = weights.get(family.format, [0.0])
             error, latency, _ = lattice.fixed
             self.lattices[family] = replace(lattice, fixed=(error, latency, max(0.0, sum(beside) / len(beside))))
-        self.curve = joint_curve(curve, seen)
+        self.curve = joint_curve([(one.error, one.drop) for one in probes], seen)
 
     def _bounds(self, *, with_drop: bool = True) -> dict[str, float]:
         """The limits on the figures that the solver adds up."""

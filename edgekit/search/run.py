@@ -12,6 +12,7 @@ import edgekit
 from edgekit.bundle.cache import cache_root
 from edgekit.candidates import Bench
 from edgekit.devices.device import Device
+from edgekit.devices.energy import energy
 from edgekit.errors import DeviceError, UsageError
 from edgekit.exporters.base import Exporter
 from edgekit.model import Model, Sample
@@ -92,10 +93,7 @@ def search(
     """
     limits = SearchLimits.parse(recipe.limit, recipe.max_drop)
     budget_s = parse_budget(recipe.budget or USUAL_BUDGET)
-    if limits.bytes_sent is not None and recipe.edge is None and recipe.cloud is None:
-        raise UsageError("a limit on bytes without --edge or --cloud", hint="nothing is sent from one device")
-    if recipe.channels_last:
-        raise UsageError("a search takes images as NCHW", hint="search without --channels-last, then export the recipe")
+    _refuse(recipe, original, device, limits)
     start = time.monotonic()
     options = QuantizerOptions.of(recipe, rounding or folder / "rounding")
     workshop = Workshop(original, device, exporters, options, folder, recipe.threads, progress, variants=variants or {})
@@ -116,6 +114,24 @@ def search(
     winner = engine.made.get(chosen.configuration) or verifier.verify(chosen.configuration, chosen.expected)
     twin = verifier.twin(chosen.configuration.family.format)
     return Searched(outcome, winner, twin, tuple(engine.made.values()))
+
+
+def _refuse(recipe: Recipe, original: Model, device: Device, limits: SearchLimits) -> None:
+    """Raises UsageError for what no search can do."""
+    if limits.bytes_sent is not None and recipe.edge is None and recipe.cloud is None:
+        raise UsageError("a limit on bytes without --edge or --cloud", hint="nothing is sent from one device")
+    if limits.energy_mj is not None and energy(1.0, device) is None:
+        raise UsageError(
+            f"a limit on energy, and the profile {device.name} knows no power",
+            hint="add power_w.load to the profile, or limit the latency",
+        )
+    if recipe.channels_last:
+        raise UsageError("a search takes images as NCHW", hint="search without --channels-last, then export the recipe")
+    if original.onnx_path is not None:
+        raise UsageError(
+            f"{original.name} is a trained .onnx file, and layers are searched in a torch module",
+            hint="give the module that the file was exported from, or --quantize auto without --limit and --budget",
+        )
 
 
 def usual_goal(limits: SearchLimits) -> Goal:

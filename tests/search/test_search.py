@@ -78,10 +78,16 @@ def test_a_limit_that_nothing_meets_is_refused_with_the_nearest(tmp_path: Path) 
     assert "size_bytes" in caught.value.binding
 
 
-def test_a_limit_on_bytes_needs_somebody_to_send_them_to(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, limit="bytes=1kB")
-    with pytest.raises(UsageError, match="bytes without --edge"):
-        search(recipe, small(), load_device(recipe.device), {"onnx": OnnxExporter()}, tmp_path, silent)
+def test_what_cannot_be_searched_is_told_at_once(tmp_path: Path) -> None:
+    device, exporters = load_device(RECIPE.device), {"onnx": OnnxExporter()}
+    for recipe, model, device_, words in (
+        (replace(RECIPE, limit="bytes=1kB"), small(), device, "bytes without --edge"),
+        (replace(RECIPE, limit="energy=1mJ"), small(), replace(device, power_w={}), "knows no power"),
+        (replace(RECIPE, budget="9s", channels_last=True), small(), device, "NCHW"),
+        (replace(RECIPE, budget="9s"), small().evolve_quietly(onnx_path=tmp_path / "a.onnx"), device, "trained .onnx"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            search(recipe, model, device_, exporters, tmp_path, silent)
 
 
 KILLED = """
