@@ -103,6 +103,8 @@ def export_recipe(
         calibration_samples=recipe.calibration_samples,
         name=recipe.name,
     )
+    if recipe.keep_task is not None:
+        original = _keep_task(recipe.keep_task, original, progress)
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
     check_output(output, recipe.force)
     adapts = recipe.widths is not None or recipe.exits != "none"
@@ -308,6 +310,12 @@ def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:
 
     headed = prune_heads(original, recipe.prune_heads, recipe.max_drop, progress)
     return prune_tokens(headed, recipe.prune_tokens, recipe.max_drop, progress)
+
+
+def _keep_task(task: str, original: Model, progress: Progress) -> Model:
+    from edgekit.passes.adaptive.tasks import KeepTask
+
+    return KeepTask(task)(original, progress)
 
 
 def _check_adaptive(recipe: Recipe, original: Model) -> None:

@@ -200,6 +200,12 @@ class Recipe:
         metavar="N",
         minimum=2,
     )
+    keep_task: str | None = _option(
+        "of a model of several tasks with experts of their own, the only one that is packed",
+        "Variants",
+        default=None,
+        metavar="TASK",
+    )
     widths: str | None = _option(
         "shares of a transformer encoder's heads and feed-forward units to pack as smaller variants beside the whole "
         "model, separated by commas, as 1.0,0.75,0.5",

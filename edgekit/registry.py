@@ -103,6 +103,7 @@ SAMPLES = Registry(
         "fashion-cnn": "edgekit.zoo.fashion:fashion_cnn",
         "fashion-vit": "edgekit.zoo.fashion:fashion_vit",
         "fashion-vit-adaptive": "edgekit.zoo.fashion_adaptive:fashion_vit_adaptive",
+        "fashion-vit-tasks": "edgekit.zoo.fashion_tasks:fashion_tasks",
         "silero-vad": "edgekit.zoo.silero:silero_vad",
     },
 )

@@ -29,8 +29,8 @@ VALIDATION_IMAGES = 5000
 
 @dataclass(frozen=True)
 class Options:
-    """`patience`: epochs without a better validation accuracy before training ends. `shift`: pixels, at random. `steps`:
-    of an epoch, all without."""
+    """`patience`: epochs without a better validation accuracy before training ends. `shift`: pixels, at random.
+    `steps`: of an epoch, all without."""
 
     output: Path
     epochs: int
@@ -147,8 +147,12 @@ class Trainer:
         smoothing = self.options.label_smoothing
         return functional.cross_entropy(self.module(images), labels, label_smoothing=smoothing)
 
+    def score(self) -> float:
+        """On the validation images; the weights that are kept have the best one."""
+        return accuracy(self.module, self.held_images, self.held_labels)
+
     def _end_epoch(self) -> None:
-        score = accuracy(self.module, self.held_images, self.held_labels)
+        score = self.score()
         if score > self.best:
             self.best, self.stale = score, 0
             self.best_weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
