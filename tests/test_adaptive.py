@@ -18,6 +18,7 @@ from edgekit.model import Model
 from edgekit.pipeline import export_recipe
 from edgekit.recipe import Recipe
 from edgekit.runtimes.coordinator.coordinator import Coordinator
+from edgekit.runtimes.load import load
 from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 from edgekit.zoo.fashion_adaptive import EXITS, WIDTHS, fashion_vit_adaptive
 
@@ -142,6 +143,27 @@ def test_the_command_line_runs_a_variant_a_budget_and_a_low_battery(bundle_path:
     assert late["degraded"] and "is the nearest" in late["reason"]
 
 
+def test_evaluate_reports_every_variant_and_the_bound_of_any_choice(
+    bundle_path: Path, tmp_path: Path, model: Model
+) -> None:
+    data = tmp_path / "data.npz"
+    images = np.concatenate([sample["image"].numpy() for sample in model.held_out[:64]])
+    np.savez(data, image=images, labels=np.asarray(model.labels[:64]))
+    words = ["evaluate", str(bundle_path), "--data", str(data), "--variants", "--threads", "1", "--json"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    found = json.loads(result.stdout)
+    rows, bound = found["variants"], found["oracle"]
+    assert list(rows) == ["onnx-fp32", "width-50", "exits"]
+    assert bound["accuracy"] >= max(row["accuracy"] for row in rows.values())
+    assert bound["mean_ms"] <= max(row["mean_ms"] for row in rows.values())
+    assert sum(bound["shares"].values()) == pytest.approx(1)
+    assert rows["exits"]["left_early"] > 0.4 and rows["onnx-fp32"]["left_early"] == 0
+    np.savez(data, image=images)
+    bare = CliRunner().invoke(cli, [*words[:-1]])
+    assert bare.exit_code != 0 and "have no classes" in bare.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -154,3 +176,22 @@ def test_the_command_line_runs_a_variant_a_budget_and_a_low_battery(bundle_path:
 def test_options_that_contradict_each_other_are_refused(bundle_path: Path, image: Path, words, message: str) -> None:
     result = CliRunner().invoke(cli, ["run", str(bundle_path), "-i", str(image), *words])
     assert result.exit_code != 0 and message in result.stderr
+
+
+def test_one_task_of_several_is_packed_without_the_experts_of_the_others(tmp_path: Path) -> None:
+    """Against the whole of three: smaller, and its answers the same."""
+    from edgekit.parity import run_model
+    from edgekit.zoo.fashion_tasks import fashion_tasks
+
+    path = tmp_path / "group.edgekit"
+    options = {"keep_task": "group", "format": "onnx", "quantize": "none", "report": False}
+    export_recipe(Recipe.of({"source": "fashion-vit-tasks", "device": "raspberry-pi-4", "output": path, **options}))
+    several = fashion_tasks()
+    samples = several.held_out[:16]
+    wanted = run_model(several, samples)["group"]
+    with Bundle.open(path) as bundle, load(bundle, threads=1) as session:
+        (part,) = bundle.manifest.parts
+        answers = session.run({"image": np.concatenate([sample["image"].numpy() for sample in samples])})
+    assert list(answers) == ["group"]
+    np.testing.assert_allclose(answers["group"], wanted, rtol=1e-3, atol=1e-3)
+    assert part.size_bytes < 0.75 * several.size_bytes

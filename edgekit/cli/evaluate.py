@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     edgekit evaluate fashion.edgekit --data fashion-test.npz --limit 1000
     edgekit evaluate cats.edgekit --data photos/ --reference cats-float.edgekit
     edgekit evaluate cats.edgekit --data photos/ --reference efficientnet-lite0 --json
+    edgekit evaluate fashion.edgekit --data fashion-test.npz --variants
     """,
     name="evaluate",
 )
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many samples, evenly spread.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the runtime; all cores without it.")
 @click.option("--part", metavar="NAME", help="Another part than the default one (`edgekit inspect` lists them).")
+@click.option(
+    "--variants", is_flag=True, help="Every variant that runs here: accuracy, mean time, and the bound of any choice."
+)
 def command(
     out: Output,
     bundle: Path,
@@ -64,6 +68,7 @@ def command(
     limit: int | None,
     threads: int | None,
     part: str | None,
+    variants: bool,
 ) -> None:
     """Judge BUNDLE on data: accuracy where it tells the classes, else agreement with the float model.
 
@@ -71,6 +76,7 @@ def command(
     Accuracy needs no float model; where --reference gives one, both are reported. Intervals are 95 % (Wilson).
     """
     from edgekit.bundle import Bundle
+    from edgekit.cli.evaluate_variants import judge_variants, show_variants
     from edgekit.cli.evaluation_data import read_samples
     from edgekit.runtimes.load import candidate_parts, load
     from edgekit.runtimes.predict import Predictor
@@ -82,6 +88,13 @@ def command(
         names = [entry.name for entry in candidate_parts(manifest, part=part)[0].inputs]
         samples = read_samples(data, names, labels, getattr(manifest.preprocess, "kind", None)).spread(limit)
         progress = stack.enter_context(out.working())
+        if variants:
+            if part is not None or reference is not None:
+                raise UsageError("--variants with --part or --reference", hint="give one of them")
+            found = judge_variants(opened, samples, threads, progress)
+            out.emit({"bundle": str(bundle), "data": str(data), **found})
+            show_variants(out, found)
+            return
         session = stack.enter_context(load(opened, part=part, threads=threads))
         predictor = Predictor(opened, session)
         float_answer, described = _reference(stack, predictor, opened, reference, samples, part, progress)

@@ -1,5 +1,4 @@
-"""The policy fit: a slow link, a low battery or a budget picks a smaller variant of the same bundle, and the answer says
-so."""
+"""The policy fit: a slow link, a low battery or a budget picks a smaller variant, and the answer says so."""
 
 from __future__ import annotations
 
