@@ -7,14 +7,22 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from edgekit.errors import UsageError
 from edgekit.model import Model
 from edgekit.passes.transformer.block import EncoderBlock
 from edgekit.passes.transformer.families import PlainStack, Stack, find_encoder, with_stack
 
 
 def plain(model: Model) -> Model:
-    """`model` (not captured) with the same weights as a stack of EncoderBlocks. Raises SourceError without one."""
+    """`model` (not captured) with the same weights as a stack of EncoderBlocks. Raises SourceError without one,
+    UsageError where a pass has changed what runs between the blocks."""
     module = copy.deepcopy(model.module).eval()
+    stack = _stack(module)
+    if stack is not None and not isinstance(stack.run, PlainStack):
+        raise UsageError(
+            f"the tokens of {model.name} are pruned already, and its weights are pruned before them",
+            hint="--prune-weights and --prune-tokens in one export are done in that order",
+        )
     found = find_encoder(module, model.name)
     return model.evolve_quietly(module=with_stack(module, found, PlainStack(found.blocks)).eval())
 
