@@ -19,7 +19,7 @@ def store_in_four_bits(graph: ir.Graph, weights: set[str]) -> int:
     lowered = {weight.replace(".", "_") + ending for weight in weights for ending in ("_int8", "_int8_t")}
     for name in list(graph.initializers):
         value = graph.initializers[name]
-        if name not in lowered or value.const_value is None:
+        if name not in lowered or value.const_value is None or not value.uses():
             continue
         integers = value.const_value.numpy()
         if integers.dtype != np.int8 or np.abs(integers).max(initial=0) > 7:

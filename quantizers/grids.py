@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from edgekit.quantization import Scheme, WeightGrid
 
 SMALLEST_SCALE = 2.0**-40
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 
 
 def weight_grid(weight: Tensor, axis: int | None, scheme: Scheme) -> WeightGrid:
@@ -24,6 +27,19 @@ def weight_grid(weight: Tensor, axis: int | None, scheme: Scheme) -> WeightGrid:
     largest = weight.detach().abs().amax(others) if others else weight.detach().abs()
     scale = _scale(largest, limit)
     return WeightGrid(scale, torch.zeros(len(scale), dtype=torch.int64), axis, bits)
+
+
+def clipped_grid(weight: Tensor, axis: int | None, scheme: Scheme, shares: tuple[float, ...] = SHARES) -> WeightGrid:
+    """Like `weight_grid`, each channel's scale shrunk by the share that leaves the least squared error."""
+    full = weight_grid(weight, axis, scheme)
+    others = [dim for dim in range(weight.dim()) if dim != full.axis]
+    best, scale = torch.full_like(full.scale, float("inf")), full.scale
+    for share in shares:
+        tried = replace(full, scale=full.scale * share)
+        error = (on_grid(weight, tried) - weight.detach()).square().sum(others)
+        scale = torch.where(error < best, tried.scale, scale)
+        best = torch.minimum(error, best)
+    return replace(full, scale=scale)
 
 
 def group_grid(weight: Tensor, bits: int, group_size: int) -> WeightGrid:

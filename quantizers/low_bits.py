@@ -11,11 +11,11 @@ from typing import ClassVar
 
 from edgekit.model import Model
 from edgekit.progress import Progress
-from edgekit.quantizers.static import StaticInt8
+from edgekit.quantizers.repquant import RepQuant
 
 
 @dataclass(frozen=True)
-class LowBits(StaticInt8):
+class LowBits(RepQuant):
     weight_bits: ClassVar[int]
     activation_bits: ClassVar[int]
 

@@ -33,6 +33,7 @@ from edgekit.quantizers.anatomy import (
 from edgekit.quantizers.grids import on_grid, weight_grid
 
 FACTORS = "smoothing"
+REWRITE = "rewrite"  # of a graph, in place: another method's rewrite, which `smoothed_like` repeats
 THRESHOLDS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06)
 
 
@@ -146,6 +147,11 @@ def migrate(graph: GraphModule, factors: dict[str, Tensor]) -> None:
 
 def smoothed_like(model: Model, other: GraphModule) -> Model:
     """`model` with the rewrite that `other` went through, so that their layers compare one by one."""
+    rewrite = other.meta.get(REWRITE)
+    if rewrite is not None and not model.graph.meta.get(REWRITE):
+        graph = model.copy_graph()
+        rewrite(graph)
+        model = replace(model, module=graph)
     factors = other.meta.get(FACTORS)
     if not factors or model.graph.meta.get(FACTORS):
         return model
