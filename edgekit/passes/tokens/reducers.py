@@ -137,41 +137,6 @@ class SelectDiverse(KeepBest):
         return tokens.take(chosen)
 
 
-@dataclass(frozen=True)
-class WithGhost(Reducer):
-    """What `inner` takes away stays as one token more, its mean, counted as often as tokens are in it: the softmax
-    keeps the mass that it would lose. The ghost is one of the `keep`.
-
-    The lost denominator after Re-ttention (arXiv:2505.22918, section 3), here with a key and value of its own. For
-    reducers that keep tokens; merging ones lose no mass.
-    """
-
-    inner: KeepBest
-
-    def observe(self, tokens: Tokens, attended: Attended, protected: int) -> Tokens:
-        return self.inner.observe(tokens, attended, protected)
-
-    def reduce(self, tokens: Tokens, attended: Attended, keep: int, protected: int) -> Tokens:
-        if keep - protected < 2:
-            return self.inner.reduce(replace(tokens, ghost=False), attended, keep, protected)
-        sizes = tokens.known_sizes
-        content = replace(tokens, sizes=sizes, ghost=False)
-        if tokens.ghost:
-            content = content.take(torch.arange(tokens.count - 1).expand(tokens.values.shape[0], -1))
-        kept = self.inner.reduce(content, attended, keep - 1, protected)
-        lost = sizes.sum(1, keepdim=True) - kept.known_sizes.sum(1, keepdim=True)
-        summed = (tokens.values * sizes.unsqueeze(2)).sum(1) - (kept.values * kept.known_sizes.unsqueeze(2)).sum(1)
-        mean = (summed / lost.clamp(min=1e-6)).unsqueeze(1)
-        importance = None if kept.importance is None else torch.cat([kept.importance, torch.zeros_like(lost)], 1)
-        return Tokens(
-            torch.cat([kept.values, mean], 1),
-            torch.cat([kept.known_sizes, lost], 1),
-            importance,
-            kept.owners,
-            ghost=True,
-        )
-
-
 def best(scores: Tensor, sizes: Tensor | None, keep: int, protected: int) -> Tensor:
     """int64 [N, keep]: the protected tokens, then those of the highest `scores` [N, T]; padding last."""
     if sizes is not None:

@@ -18,14 +18,12 @@ MASKED = -1.0
 class Tokens:
     """`values` [N, T, C]. `sizes` float [N, T]: how many tokens of the input each one stands for, 0 for padding; None
     where each stands for itself. `importance` float [N, T]: accumulated over the blocks so far, None before the first.
-    `owners` int64 [N, T0]: which of the T tokens speaks for each one of the input; None where nobody will ask. `ghost`:
-    the last token is the mean of all that are gone."""
+    `owners` int64 [N, T0]: which of the T tokens speaks for each one of the input; None where nobody will ask."""
 
     values: Tensor
     sizes: Tensor | None = None
     importance: Tensor | None = None
     owners: Tensor | None = None
-    ghost: bool = False
 
     @property
     def count(self) -> int:
