@@ -185,6 +185,31 @@ def search(result: dict[str, Any]) -> list[Row]:
     return [*rows, (name, "4 of 5; 0.3 point, 10 %", text, "`samples/benchmarks/search.py`")]
 
 
+def minilm_pruned(result: dict[str, Any]) -> list[Row]:
+    """Recall@1 over that of the whole model, the mean of three kinds of pairs."""
+    told = "; ".join(
+        f"{name} {row['ratio@1']:.3f} (size {row['times_size']:.2f}x, latency {row['times_whole']:.2f}x)"
+        for name, row in result["rows"].items()
+        if name != "whole"
+    )
+    name = (
+        f"MiniLM-L6, {result['share']:.2f} of the encoder's FLOPs, {result['minutes']:g} minutes of recovery on "
+        f"{result['training_threads']} threads: retrieval recall over the whole model's"
+    )
+    return [(name, "0.97 (vib)", told, "`samples/benchmarks/minilm_pruned.py`")]
+
+
+def fashion_pruned(result: dict[str, Any]) -> list[Row]:
+    """Points lost with their 95 % interval."""
+    told = "; ".join(
+        f"{name} {row['lost'][0]:+.2f} [{row['lost'][1]:+.2f}, {row['lost'][2]:+.2f}] at {row['times_whole']:.2f}x"
+        for name, row in result["rows"].items()
+        if name != "whole"
+    )
+    name = f"fashion-vit, {result['share']:.2f} of the encoder's FLOPs: points lost on 10,000 images, latency"
+    return [(name, "", told, "`samples/benchmarks/fashion_pruned.py`")]
+
+
 SECTIONS = {
     "efficientnet-wheels": lambda result: efficientnet(result, "wheels"),
     "efficientnet-debian": lambda result: efficientnet(result, "debian"),
@@ -197,6 +222,8 @@ SECTIONS = {
     "commands": commands,
     "install_size": install_size,
     "search": search,
+    "minilm_pruned": minilm_pruned,
+    "fashion_pruned": fashion_pruned,
     **readme_split.SECTIONS,
 }
 
