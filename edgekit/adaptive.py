@@ -65,8 +65,13 @@ def check_adaptive(recipe: Recipe, model: Model) -> None:
             f"{asked} with the trained .onnx file {model.name}, allowed with a torch module",
             hint="give the module that the file was exported from",
         )
-    if recipe.prune_tokens != "none" or recipe.channels_last:
-        other = "--channels-last" if recipe.channels_last else "--prune-tokens"
+    others = {
+        "--prune-tokens": recipe.prune_tokens != "none",
+        "--prune-weights": recipe.prune_weights != "none",
+        "--channels-last": recipe.channels_last,
+        "a search (--limit, --plot)": recipe.searches,
+    }
+    for other in (name for name, is_asked in others.items() if is_asked):
         raise UsageError(f"{asked} with {other}, allowed one of them", hint="export a bundle for each and compare them")
     paths = block_paths(model.module, model.name)
     if depths is not None:
@@ -121,9 +126,35 @@ class Adapter:
         model = self.bench.model
         teacher = torch.from_numpy(run_model(model, model.calibration)[model.output_names[0]])
         ladder = AttachExits(depths)(self.original, model, teacher, self.bench.progress)
-        stages = [self.tiers.heads(stage, f"stage-{index}")[0] for index, stage in enumerate(ladder.stages, 1)]
+        is_embedding = model.postprocess is not None and model.postprocess.kind == "embedding"
+        needed = ladder.stages[:-1] if is_embedding else ladder.stages
+        stages = [self.tiers.heads(stage, f"stage-{index}")[0] for index, stage in enumerate(needed, 1)]
         heads = [self.tiers.heads(head, f"exit-{depth}")[0] for head, depth in zip(ladder.heads, depths, strict=True)]
+        if is_embedding:
+            return self._depths(depths, stages, heads)
         return self._calibrated(depths, stages, heads, is_asked=asked is not None)
+
+    def _depths(self, depths: Sequence[int], stages: Sequence[Built], heads: Sequence[Built]) -> SplitOutcome:
+        """An embedding has no confidence: each depth is a variant of its own, to be chosen by budget."""
+        early, _ = self._answers(stages, heads)
+        outcome = SplitOutcome()
+        output = self.bench.model.output_names[0]
+        costs = costs_of(stages, heads)
+        for index, (depth, answers) in enumerate(zip(depths, early, strict=True)):
+            quality = judge(self.bench.model, self.bench.yardstick, {output: answers})
+            parts = tuple(f"stage-{place}" for place in range(1, index + 2))
+            below = sum(_expected_ms(head) for head in heads[:index])
+            share = (costs[index] - below) / _expected_ms(self.winner)
+            outcome += SplitOutcome(
+                packed=(Packed(parts[-1], stages[index]), Packed(f"exit-{depth}", heads[index])),
+                variants=(
+                    Variant(name=f"depth-{depth}", parts=(*parts, f"exit-{depth}"), drop=round(quality.drop, 4)),
+                ),
+                notes=(
+                    f"depth {depth}: loses {quality.drop:.2f} points, {share:.2f}x the latency of the whole expected",
+                ),
+            )
+        return outcome
 
     def _likely(self) -> tuple[int, ...]:
         """Where the module brings heads, else behind a third and two thirds of the blocks."""
@@ -168,8 +199,8 @@ class Adapter:
                     values |= _run(session, values)
                     if index < len(reading):
                         early[index].append(_run(reading[index], values)[output])
-                final.append(values[output])
-        return [np.concatenate(rows) for rows in early], np.concatenate(final)
+                final += [values[output]] if output in values else []
+        return [np.concatenate(rows) for rows in early], np.concatenate(final) if final else np.empty(0)
 
     def _truth(self) -> np.ndarray:
         """The classes of the judged samples: the labels, else what the whole float model says."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgekit.errors import DataError, SourceError, UsageError
 from edgekit.model import Model, Sample
 from edgekit.passes.adaptive.blocks import block_paths
-from edgekit.passes.adaptive.heads import TokenHead, distill
+from edgekit.passes.adaptive.heads import TokenHead, distill, fit_map
 from edgekit.passes.capture import Capture
 from edgekit.passes.exits import MIN_SAMPLES
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
@@ -42,18 +42,18 @@ class AttachExits:
     steps: int = 60
 
     def __call__(self, original: Model, captured: Model, teacher: Tensor, progress: Progress = silent) -> Laddered:
-        """`original`: the user's own module. `captured`: its graph, which is cut. `teacher` [N, classes]: its logits on
-        `captured.calibration`.
+        """`original`: the user's own module. `captured`: its graph, which is cut. `teacher` [N, classes], or [N, D] of
+        an embedding: its answers on `captured.calibration`.
 
-        Raises UsageError for depths that are none, SourceError for a model that is no classifier or has no encoder of a
-        known family, and DataError where heads must be trained and there are fewer than 16 samples.
+        Raises UsageError for depths that are none, SourceError for a model that answers otherwise or has no encoder of
+        a known family, and DataError where heads must be trained and there are fewer than 16 samples.
         """
         paths = block_paths(original.module, original.name)
         check_depths(self.after, len(paths))
         post = captured.postprocess
-        if post is None or post.kind != "classification" or len(captured.output_names) != 1:
+        if post is None or len(captured.output_names) != 1 or teacher.dim() != 2:
             raise SourceError(
-                f"{captured.name} is not a classifier with one output, and an exit needs classes to be sure of",
+                f"{captured.name} gives neither classes nor one embedding, and an early answer stands for one of these",
                 hint="--widths gives any encoder smaller variants",
             )
         stages = split(captured, [_cut_behind(captured, paths[depth - 1]) for depth in self.after])
@@ -85,7 +85,10 @@ class AttachExits:
             head = TokenHead(example.shape[-1], teacher.shape[1])
             with torch.no_grad():
                 pooled = torch.cat([head.pool(sample[name]) for sample in calibration])
-            distill(head, pooled, teacher.softmax(-1), self.weight_decay, self.steps)
+            if whole.postprocess is not None and whole.postprocess.kind == "embedding":
+                fit_map(head, pooled, teacher)
+            else:
+                distill(head, pooled, teacher.softmax(-1), self.weight_decay, self.steps)
             module = head
         model = Model(
             name=f"{whole.name}-exit-{depth}",
@@ -93,7 +96,7 @@ class AttachExits:
             example_inputs={name: example},
             output_names=whole.output_names,
             task=whole.task,
-            dynamic={name: {0: "batch"}} if whole.dynamic else {},
+            dynamic=_loose(stage, name),
             calibration=calibration,
             held_out=tokens(stage.held_out),
             labels=whole.labels,
@@ -120,6 +123,12 @@ def tokens_of(stage: Model) -> str:
     if len(found) != 1:
         raise SourceError(f"{stage.name} hands on {len(found)} values of tokens, allowed 1", hint="cut elsewhere")
     return found[0]
+
+
+def _loose(stage: Model, name: str) -> dict[str, dict[int, str]]:
+    spec = next(spec for spec in stage.output_specs if spec.name == name)
+    dims = {dim: size for dim, size in enumerate(spec.shape) if isinstance(size, str)}
+    return {name: dims} if dims else {}
 
 
 def _cut_behind(model: Model, path: str) -> Cut:

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Of ridge regression, in parts of the mean eigenvalue.
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+
 
 class TokenHead(nn.Module):
-    """[B, T, C] -> [B, classes]: the first token and the mean of all, each normalized, and one linear layer."""
+    """[B, T, C] -> [B, classes], or [B, D] of an embedding: the first token and the mean of all, each normalized, and
+    one linear layer."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -26,6 +30,31 @@ class TokenHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.pool(tokens))
         return logits
+
+
+def fit_map(head: TokenHead, pooled: Tensor, target: Tensor) -> None:
+    """Ridge regression onto `target` [N, D], the final embeddings: `pooled` [N, 2 C]; N may be less than 2 C.
+
+    Its weight is the one of PENALTIES that predicts each sample best from all the others, in closed form: the residual
+    over 1 - the sample's own leverage.
+    """
+    center, level = pooled.mean(0), target.mean(0)
+    rows, wanted = (pooled - center).double(), (target - level).double()
+    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    values = values.clamp_min(0)
+
+    def left_out(penalty: float) -> float:
+        shrunk = values / (values + penalty)
+        leverage = (vectors.square() * shrunk).sum(1, keepdim=True) + 1 / len(rows)
+        missed = wanted - vectors @ (shrunk[:, None] * (vectors.T @ wanted))
+        return float((missed / (1 - leverage).clamp_min(1e-6)).square().sum())
+
+    scale = float(values.mean()) + 1e-12
+    best = min((scale * penalty for penalty in PENALTIES), key=left_out)
+    weight = rows.T @ (vectors @ ((vectors.T @ wanted) / (values + best)[:, None]))
+    with torch.no_grad():
+        head.linear.weight.copy_(weight.T)
+        head.linear.bias.copy_(level - center @ weight.float())
 
 
 def distill(head: TokenHead, pooled: Tensor, target: Tensor, weight_decay: float, steps: int) -> None:

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from edgekit.bundle.manifest import Postprocess
 from edgekit.errors import DataError, SourceError, UsageError
 from edgekit.model import Model
 from edgekit.parity import run_model
 from edgekit.passes.adaptive.exits import AttachExits, Laddered, check_depths
-from edgekit.passes.adaptive.heads import TokenHead
+from edgekit.passes.adaptive.heads import PENALTIES, TokenHead, fit_map
 from edgekit.passes.adaptive.widths import OrderUnits
 from edgekit.pipeline import prepare
 from edgekit.progress import silent
+from edgekit.report.metrics import cosine
 from edgekit.zoo.fashion import FashionVit, fashion_cnn, fashion_vit
 
 
@@ -81,7 +84,34 @@ def test_no_encoder_no_classes_and_no_samples_are_told() -> None:
     with pytest.raises(SourceError, match="no encoder"):
         AttachExits((1,))(fashion_cnn(), fashion_cnn(), torch.zeros(1, 10))
     vit = small()
-    with pytest.raises(SourceError, match="not a classifier"):
+    with pytest.raises(SourceError, match="neither classes nor one embedding"):
         attach(replace(vit, postprocess=None), 1)
     with pytest.raises(DataError, match="allowed 16 or more"):
         attach(replace(vit, calibration=vit.calibration[:8]), 1)
+
+
+def test_an_embedding_is_mapped_onto_the_final_one_better_with_depth() -> None:
+    """Of samples that the map did not see."""
+    vit = fashion_vit()
+    module = copy.deepcopy(vit.module)
+    module.classifier = torch.nn.Identity()
+    post = Postprocess(kind="embedding", output="embedding")
+    embedding = replace(vit, module=module, output_names=("embedding",), postprocess=post, labels=())
+    captured, ladder = attach(embedding, 3, 5)
+    wanted = run_model(captured, captured.held_out)["embedding"]
+    near = [cosine(wanted, run_model(head, head.held_out)["embedding"]) for head in ladder.heads]
+    assert 0.75 < near[0] < near[1] and near[1] > 0.9
+
+
+def test_a_map_of_few_samples_is_the_ridge_regression_of_its_penalty() -> None:
+    torch.manual_seed(0)
+    pooled, target = torch.randn(20, 16), torch.randn(20, 5)
+    head = TokenHead(8, 5)
+    fit_map(head, pooled, target)
+    rows, wanted = (pooled - pooled.mean(0)).double(), (target - target.mean(0)).double()
+    scale = float(torch.linalg.eigvalsh(rows @ rows.T).clamp_min(0).mean())
+    solved = [
+        torch.linalg.solve(rows.T @ rows + scale * p * torch.eye(16).double(), rows.T @ wanted) for p in PENALTIES
+    ]
+    assert min(float((head.linear.weight.T - one).abs().max()) for one in solved) < 1e-4
+    torch.testing.assert_close(head.linear(pooled).mean(0), target.mean(0), rtol=1e-4, atol=1e-4)
