@@ -35,13 +35,15 @@ def judge_variants(bundle: Bundle, samples: Samples, threads: int | None, progre
     right, costs, rows = [], [], {}
     for number, name in enumerate(names):
         answers, laps, early = [], [], 0
-        with connect(bundle, policy=f"local:{name}", threads=threads) as session:
+        session = connect(bundle, policy=f"local:{name}", threads=threads)
+        with session:
             predictor = Predictor(bundle, session)
             for place, source in enumerate(samples.sources):
                 prediction = predictor.predict(source, count=1)
                 answers.append(np.asarray(prediction.outputs[post.output]).reshape(-1).argmax())
                 laps.append(prediction.latency_ms["inference"])
-                early += session.last is not None and session.last.exited
+                answer = session.last
+                early += answer is not None and answer.exited
                 progress(f"evaluate {name}", number * len(truth) + place + 1, len(names) * len(truth))
         right.append(np.asarray(answers) == truth)
         costs.append(float(np.mean(laps)))
