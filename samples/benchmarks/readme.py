@@ -210,6 +210,33 @@ def fashion_pruned(result: dict[str, Any]) -> list[Row]:
     return [(name, "", told, "`samples/benchmarks/fashion_pruned.py`")]
 
 
+def adaptive(result: dict[str, Any]) -> list[Row]:
+    """Accuracy with what is lost of the whole model's, and the mean cost as a share of the whole model's."""
+    rows, command = result["rows"], "`samples/benchmarks/adaptive.py`"
+
+    def told(name: str) -> str:
+        row = rows[name]
+        if "lost_points" not in row:
+            return f"{name} {100 * row['accuracy']:.2f} % at {row['cost']:.2f}x"
+        lost = f"{row['lost_points']:+.2f} [{row['lost_low']:+.2f}, {row['lost_high']:+.2f}]"
+        return f"{name} {100 * row['accuracy']:.2f} % ({lost}) at {row['cost']:.2f}x"
+
+    widths = [name for name in rows if "width" in name]
+    exits = [name for name in rows if "exits" in name]
+    sizes = result["tasks"]
+    kept = "; ".join(
+        f"{task} {100 * row['accuracy']:.2f} %, {row['size_bytes'] / sizes['all']['size_bytes']:.2f}x the bytes"
+        for task, row in sizes.items()
+        if task != "all"
+    )
+    name = f"fashion-vit-adaptive, {result['images']:,} images: accuracy (points lost, 95 %) at mean cost"
+    return [
+        (f"{name}, by width", "", "; ".join(map(told, widths)), command),
+        (f"{name}, by exit", "", "; ".join(map(told, exits)), command),
+        ("fashion-vit-tasks: one task of three alone", "", kept, command),
+    ]
+
+
 SECTIONS = {
     "efficientnet-wheels": lambda result: efficientnet(result, "wheels"),
     "efficientnet-debian": lambda result: efficientnet(result, "debian"),
@@ -222,6 +249,7 @@ SECTIONS = {
     "commands": commands,
     "install_size": install_size,
     "search": search,
+    "adaptive": adaptive,
     "minilm_pruned": minilm_pruned,
     "fashion_pruned": fashion_pruned,
     **readme_split.SECTIONS,
