@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgekit.digests import digest_module
 from edgekit.errors import DataError, NumericsError
 from edgekit.model import Model, Sample, flatten_outputs, forward_arguments
 from edgekit.progress import Progress, silent
@@ -94,6 +95,7 @@ def distill(
             checkpoint=checkpoint,
             progress=progress,
             name="recover",
+            origin=digest_module(teacher.module),
             each_step=each_step,
         )
 
@@ -176,13 +178,15 @@ def train(
     recovery: Recovery,
     *,
     name: str,
+    origin: str = "",
     checkpoint: Path | None = None,
     progress: Progress = silent,
     each_step: Callable[[float], None] | None = None,
     extra: nn.Module | None = None,
 ) -> Recovered:
     """AdamW over `groups` (parameters of `student.module`, `scale` of the learning rate). `each_step` gets the share
-    of the run that is behind; `extra` is state of its own, kept with the student's. Raises as `distill`."""
+    of the run that is behind; `extra` is state of its own, kept with the student's. `origin`: whose
+    run it is, for its checkpoint. Raises as `distill`."""
     if not samples:
         raise DataError("there is nothing to recover from", hint="--train FILE|DIR of typical inputs, no labels needed")
     module = student.module
@@ -196,7 +200,7 @@ def train(
     )
     rates = [group["lr"] for group in optimizer.param_groups]
     run = _Run()
-    store = None if checkpoint is None else _Store(checkpoint, _identity(name, kept, samples, recovery))
+    store = None if checkpoint is None else _Store(checkpoint, _identity(name, origin, kept, samples, recovery))
     if store is not None and store.exists:
         run = store.load(kept, optimizer)
     batches = _Batches(samples, student, recovery)
@@ -330,11 +334,12 @@ def _call(module: nn.Module, batch: Sample) -> list[Tensor]:
     return flatten_outputs(module(*args, **kwargs))
 
 
-def _identity(name: str, module: nn.Module, samples: Sequence[Sample], recovery: Recovery) -> str:
-    """Of what makes a run: options, shapes, where it starts, what it sees."""
-    state = {key: [list(value.shape), float(value.double().sum())] for key, value in module.state_dict().items()}
-    first = {key: float(value.double().sum()) for key, value in samples[0].items()}
-    facts = [name, asdict(recovery), len(samples), first, state]
+def _identity(name: str, origin: str, module: nn.Module, samples: Sequence[Sample], recovery: Recovery) -> str:
+    """Of what makes a run: options, shapes, from whom it learns, what it sees. Not of the weights that it starts with:
+    they were computed, and another number of threads makes other last bits."""
+    shapes = {key: list(value.shape) for key, value in module.state_dict().items()}
+    first = {key: hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in samples[0].items()}
+    facts = [name, origin, asdict(recovery), len(samples), first, shapes]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -109,7 +109,7 @@ def test_a_checkpoint_of_other_options_or_damaged_is_refused(tmp_path: Path) -> 
     with pytest.raises(DataError, match="other options"):
         distill(teacher, _model(1), teacher.calibration, replace(RECOVERY, seed=1), checkpoint=tmp_path)
     with pytest.raises(DataError, match="other options"):
-        distill(teacher, _model(2), teacher.calibration, RECOVERY, checkpoint=tmp_path)
+        distill(_model(2), _model(1), teacher.calibration, RECOVERY, checkpoint=tmp_path)
     (tmp_path / FACTS).write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="does not read"):
         distill(teacher, _model(1), teacher.calibration, RECOVERY, checkpoint=tmp_path)

@@ -100,6 +100,25 @@ def test_the_artifact_is_smaller_and_answers_as_the_pruned_model(format: str, tm
     assert np.abs(got - pruned.forward(sample)["logits"].numpy()).max() < 1e-2
 
 
+def test_an_interrupted_export_goes_on_with_its_recovery(tmp_path: Path) -> None:
+    options = {"device": "raspberry-pi-5", "format": "onnx", "prune_weights": "magnitude@0.6", "recover": 0.05}
+    seen: list[int] = []
+
+    def until_half(step: str, done: int, total: int) -> None:
+        if step == "recover" and done >= 500:
+            raise KeyboardInterrupt
+
+    def until_recovered(step: str, done: int, total: int) -> None:
+        seen.append(done) if step == "recover" else None
+        if seen and step == "capture":
+            raise KeyboardInterrupt  # what follows is not of this test
+
+    for progress in (until_half, until_recovered):
+        with pytest.raises(KeyboardInterrupt):
+            edgekit.export("fashion-vit", output=str(tmp_path / "a.edgekit"), progress=progress, **options)
+    assert seen[0] >= 500 and seen[-1] == 1000
+
+
 def test_the_quality_is_counted_from_the_whole_model(tmp_path: Path) -> None:
     """A tenth of the net answers at random: the gate sees it, though the artifact is exact."""
     with pytest.raises(QualityError, match="allowed"):

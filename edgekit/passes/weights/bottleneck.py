@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgekit.digests import digest_module
 from edgekit.distillation import Matching, Recovery, train
 from edgekit.model import Model, Sample
 from edgekit.passes.transformer.families import PlainStack, find_encoder, with_stack
@@ -82,6 +83,7 @@ def learn_masks(
             checkpoint=checkpoint,
             progress=progress,
             name="learn masks",
+            origin=digest_module(teacher.module),
             each_step=price.steer,
             extra=price,
         )
