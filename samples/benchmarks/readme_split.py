@@ -166,6 +166,35 @@ def policies(result: Result) -> list[Row]:
     return rows
 
 
+def split_vit(result: Result) -> list[Row]:
+    command, rows = "`-m samples.benchmarks.split_vit`", []
+    found = result["fashion-vit"]
+    for cut, kinds in found["cuts"].items():
+        told = []
+        for name, kind in kinds.items():
+            fitting = [row for row in kind["rates"] if row["points_lost"] <= 1.0]
+            if not fitting:
+                told.append(f"{name}: none")
+                continue
+            least = min(fitting, key=lambda row: row["bytes"])
+            vectors = f"{least['vectors']} vectors, " if "vectors" in least else ""
+            told.append(
+                f"{name}: {vectors}{least['bytes']:.0f} B, {least['points_lost']:.2f} "
+                f"({least['low']:.2f} to {least['high']:.2f})"
+            )
+        jpeg = found["pictures"]["JPEG 75"]["bytes"]
+        told.append(f"the picture: PNG {found['png_bytes']:.0f} B, JPEG 75 {jpeg:.0f} B")
+        name = f"fashion-vit split behind {cut}, {found['images']:,} labels: fewest bytes within a point (95 %)"
+        rows.append((name, "k <= 16 tokens, 1 point", "; ".join(told), command))
+    for row in result.get("pooled", ()):
+        text = f"{row['points_lost']:.2f} points ({row['low']:.2f} to {row['high']:.2f}), {row['of_whole']:.2f}x the ms"
+        rows.append((f"fashion-vit, {row['detail']}: points lost (95 %), latency", "-", text, command))
+    for cut, rates in result.get("dinov2-small", {}).items():
+        text = "; ".join(f"{row['vectors']} vectors {row['bytes']:.0f} B {row['cosine_mean']:.3f}" for row in rates)
+        rows.append((f"dinov2-small split behind {cut}, closed form: feature cosine", "-", text, command))
+    return rows
+
+
 SECTIONS: dict[str, Callable[[Result], list[Row]]] = {
     "planner": planner,
     "bottleneck": bottleneck,
@@ -174,4 +203,5 @@ SECTIONS: dict[str, Callable[[Result], list[Row]]] = {
     "faults": faults,
     "server": server,
     "loadgen": loadgen,
+    "split_vit": split_vit,
 }
