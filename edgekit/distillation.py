@@ -215,16 +215,16 @@ def train(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * _factor(behind)
             batch, generator = batches.at(run.steps)
-            value = loss(batch, generator)
-            if not torch.isfinite(value):
+            distance = loss(batch, generator)
+            if not torch.isfinite(distance):
                 raise NumericsError("the training loss is NaN or infinite", hint="lower the learning rate")
             optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            distance.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recovery.clip)
             whole = False
             optimizer.step()
             run.steps += 1
-            run.loss = float(value) if run.steps == 1 else run.loss + 0.02 * (float(value) - run.loss)
+            run.loss = float(distance) if run.steps == 1 else run.loss + 0.02 * (float(distance) - run.loss)
             whole = True
             if store is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 clock.into(run)
@@ -299,7 +299,7 @@ class _Batches:
         order = torch.randperm(len(self._samples), generator=generator)
         if self._lengths is None:
             return list(self._cut(order))
-        groups = order.split(SORTED_BATCHES * self._size)
+        groups = torch.split(order, SORTED_BATCHES * self._size)
         whole = torch.cat([group[self._lengths[group].argsort(stable=True)] for group in groups])
         batches = list(self._cut(whole))
         return [batches[int(i)] for i in torch.randperm(len(batches), generator=generator)]

@@ -11,7 +11,7 @@ from edgekit.data import Shape, load_data
 from edgekit.distillation import Recovery
 from edgekit.errors import DataError, QualityError, UnknownNameError, UsageError
 from edgekit.model import Model, Sample
-from edgekit.parity import judge, run_model
+from edgekit.parity import Outputs, judge, run_model
 from edgekit.passes.weights.bottleneck import Masks
 from edgekit.passes.weights.prune import METHODS, PruneWeights
 from edgekit.progress import Progress
@@ -124,8 +124,8 @@ def _part(recovery: Recovery | None, part: float) -> Recovery | None:
     return None if recovery is None else replace(recovery, minutes=part * recovery.minutes)
 
 
-def _lost(judged: Model, reference: dict[str, object], pruned: Model, samples: Sequence[Sample]) -> float:
+def _lost(judged: Model, reference: Outputs, pruned: Model, samples: Sequence[Sample]) -> float:
     """As for tokens: a classifier's changes of mind count half, where nothing is known of which were right."""
-    quality = judge(judged, reference, run_model(pruned, samples))  # type: ignore[arg-type]
+    quality = judge(judged, reference, run_model(pruned, samples))
     changed = 0.0 if quality.top1_agreement is None else 100 * (1 - quality.top1_agreement)
     return max(quality.drop, 0.5 * changed)

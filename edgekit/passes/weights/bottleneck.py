@@ -123,11 +123,8 @@ class _Price(nn.Module):
 
 
 def _scores(gates: Sequence[BlockGates]) -> Scores:
-    def told(gate: nn.Module) -> Tensor:
-        return gate.log_ratio.detach()  # type: ignore[no-any-return, operator, union-attr]
-
     return Scores(
-        tuple(told(gate.heads).numpy() for gate in gates),
-        tuple(told(gate.units).numpy() for gate in gates),
-        torch.cat([told(gate.layer) for gate in gates]).numpy(),
+        tuple(gate.heads.log_ratio.detach().numpy() for gate in gates),
+        tuple(gate.units.log_ratio.detach().numpy() for gate in gates),
+        torch.cat([gate.layer.log_ratio.detach() for gate in gates]).numpy(),
     )

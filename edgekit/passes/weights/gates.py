@@ -30,7 +30,7 @@ class InformationGate(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[N, ..., count x repeat] -> the same; a sample draws its own noise in training, none in eval."""
-        gate = self.mu
+        gate: Tensor = self.mu
         if self.training:
             noise = torch.randn(values.shape[0], *[1] * (values.dim() - 2), self.mu.shape[0])
             gate = gate + self.log_sigma.exp() * noise

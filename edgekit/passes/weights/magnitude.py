@@ -35,7 +35,7 @@ def magnitudes(blocks: Sequence[EncoderBlock]) -> Scores:
     for block in blocks:
         own = block.attention
         rows = own.value.weight.detach().abs().amax(1) + own.output.weight.detach().abs().amax(0)
-        heads.append(rows.unflatten(0, (own.heads, -1)).mean(1).numpy())
+        heads.append(rows.reshape(own.heads, -1).mean(1).numpy())
         units.append(maximum_absolute_weight(block.feed_forward.expand.weight).numpy())
     return Scores(tuple(heads), tuple(units), np.full(len(blocks), np.inf))
 
@@ -72,11 +72,10 @@ def _known(path: str, holder: nn.Module) -> Iterator[Mlp]:
 
 
 def _fits(holder: nn.Module, names: tuple[str, ...], joined: int) -> bool:
-    layers = [getattr(holder, name, None) for name in names]
-    if not all(isinstance(layer, nn.Linear) for layer in layers):
+    layers = [layer for name in names if isinstance(layer := getattr(holder, name, None), nn.Linear)]
+    if len(layers) < len(names):
         return False
-    contract = layers[-1]
-    return all(layer.out_features == joined * contract.in_features for layer in layers[:-1])
+    return all(layer.out_features == joined * layers[-1].in_features for layer in layers[:-1])
 
 
 def narrow_mlps(module: nn.Module, share: float, name: str = "the module") -> tuple[nn.Module, str]:

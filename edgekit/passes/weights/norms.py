@@ -44,7 +44,7 @@ class ProgressiveNorm(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[N, T, C] -> [N, T, C]."""
-        normed = self.batch(tokens.flatten(0, 1)).view_as(tokens) + self.eta * tokens
+        normed: Tensor = self.batch(tokens.flatten(0, 1)).view_as(tokens) + self.eta * tokens
         if float(self.share) == 0:
             return normed
         mixed: Tensor = self.share * self.layer(tokens) + (1 - self.share) * normed

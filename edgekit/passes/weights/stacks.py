@@ -50,7 +50,8 @@ def block_paths(model: Model) -> tuple[str, ...]:
 
 
 def stack_path(model: Model) -> str:
-    return next(name for name, child in model.module.named_modules() if isinstance(child, Stack))
+    paths = [name for name, child in model.module.named_modules() if isinstance(child, Stack)]
+    return str(paths[0])
 
 
 def _stack(module: nn.Module) -> Stack | None:
