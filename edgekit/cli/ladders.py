@@ -31,8 +31,8 @@ def ladders(manifest: Manifest) -> Table:
 
 def _route(manifest: Manifest, variant: Variant) -> str:
     """The tiers in order; `inspect` lists the parts."""
-    route = " > ".join(manifest.part(name).tier for name in variant.parts)
-    return f"{route}, may leave early" if variant.exit is not None else route
+    route = " > ".join(dict.fromkeys(manifest.part(name).tier for name in variant.parts))
+    return f"{route}, may leave early" if variant.exit is not None or variant.exits else route
 
 
 def _ends(manifest: Manifest, rates: tuple[Rate, ...]) -> tuple[str, str]:

@@ -171,7 +171,7 @@ def fastest_local(ways: Sequence[Way]) -> Way | None:
 
 
 def local_ms(way: Way) -> float:
-    return sum(stage.latency_ms for stage in way.stages)
+    return sum(stage.share * stage.latency_ms for stage in way.stages)
 
 
 def simulate(

@@ -107,8 +107,9 @@ class World:
         compute_s = 0.0
         for stage in way.stages:
             if stage.tier == "device":
-                now += stage.latency_ms / 1e3
-                energy += stage.energy_mj
+                # On average: who has left before does not come here.
+                now += stage.share * stage.latency_ms / 1e3
+                energy += stage.share * stage.energy_mj
                 continue
             crossing, index = next(crossings)
             rate = crossing.rates[index]

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.bundle.manifest import Manifest
+from edgekit.bundle.manifest import Exit, ExitPoint, Manifest, Variant
 from edgekit.devices.device import load_device
 from edgekit.devices.latency import predict
 from edgekit.errors import DeviceError, PlanError
 from edgekit.planning.choose import bound_ms, plans
 from edgekit.planning.link import Link
-from edgekit.planning.plan import Way
+from edgekit.planning.plan import Way, evaluate
 from edgekit.planning.ways import power_of, roofline_ms, ways
+from tests.planning.conftest import IMAGE, LOGITS, make_manifest, make_part
 
 PI = load_device("raspberry-pi-5")
 
@@ -132,3 +133,28 @@ def test_the_roofline_takes_the_slower_of_computing_and_memory(manifest: Manifes
     data = manifest.part("head").model_dump()
     data["segments"][0]["bytes_moved"] = 56e6
     assert roofline_ms(type(manifest.part("head")).model_validate(data), PI) == pytest.approx(10.0, rel=0.01)
+
+
+def test_exits_on_the_device_cost_what_comes_so_far() -> None:
+    """Half leave at the exit: the second stage counts half, its memory whole."""
+    whole, first, second, early = (
+        make_part(name, "device", gflop, IMAGE, LOGITS)
+        for name, gflop in (("whole", 2.0), ("one", 1.0), ("two", 1.0), ("early", 0.01))
+    )
+    leaves = Exit(
+        part="early", temperature=1.0, threshold=0.9, curve=(ExitPoint(threshold=0.9, answered=0.5, drop=0.2),)
+    )
+    base = make_manifest()
+    variants = (
+        Variant(name="whole", parts=("whole",)),
+        Variant(name="exits", parts=("one", "two"), exits=(leaves,), shares=(0.6,), drop=0.2),
+    )
+    manifest = base.model_copy(
+        update={"parts": (whole, first, second, early), "variants": variants, "codecs": (), "tiers": {}}
+    )
+    measured = {"whole": 20.0, "one": 10.0, "early": 1.0, "two": 10.0}
+    plain, laddered = (evaluate(way, (), {}) for way in ways(manifest, PI, {}, measured))
+    assert plain.latency_ms == 20.0
+    assert laddered.latency_ms == pytest.approx(10.0 + 1.0 + 0.5 * 10.0)
+    assert laddered.drop == 0.2
+    assert laddered.memory_bytes == sum(part.size_bytes + part.peak_activation_bytes for part in (first, second, early))
