@@ -39,7 +39,8 @@ class Scheme:
     @property
     def weight_limit(self) -> int:
         """The outermost step of a weight, in both directions."""
-        return 2 ** (self.weight_bits - 1 - (self.reduce_range and self.weight_bits == 8)) - 1
+        lost = self.reduce_range and self.weight_bits == 8
+        return (1 << (self.weight_bits - 1 - lost)) - 1
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ QUANTIZERS = Registry(
         "int4-weight-only": "edgekit.quantizers.weight_only:WeightOnlyInt4",
         "w6a6": "edgekit.quantizers.low_bits:W6A6",
         "w4a8": "edgekit.quantizers.low_bits:W4A8",
+        "mxfp4": "edgekit.quantizers.mxfp4:Mxfp4",
         "fp16": "edgekit.quantizers.half:Fp16",
     },
 )

@@ -49,6 +49,7 @@ class OnnxExporter(Exporter):
         "int4-weight-only",
         "w6a6",
         "w4a8",
+        "mxfp4",
         "fp16",
     )
     needs_torch_module: ClassVar[bool] = False
@@ -118,10 +119,18 @@ def lower(model: Model, opset: int, format: str) -> tuple[ir.Model, tuple[str, .
         converted = convert(model, to_pt2e(model), opset, format)
     else:
         converted = convert(model, model.graph, opset, format)
-    if record is not None and not record.is_static and record.method != "fp16":
+    held = {}
+    if record is not None and record.method == "mxfp4":
+        from edgekit.exporters.onnx_mxfp4 import hold_weights, store_mxfp4
+
+        held = hold_weights(converted, model)
+        notes = ("weights take 4.25 bits in the file and are decoded to float when it is loaded",)
+    elif record is not None and not record.is_static and record.method != "fp16":
         kept = quantize_weights(converted, model)
         notes = (f"float weights: {', '.join(kept)}",) if kept else ()
     simplify(converted)
+    if held:
+        store_mxfp4(converted.graph, held)
     transpose_weights(converted.graph)
     if record is not None and record.is_static and opset >= INT4_OPSET:
         store_in_four_bits(converted.graph, {name for name, grid in record.weights.items() if grid.bits == 4})

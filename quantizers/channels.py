@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class ChannelTrace:
         if traced is None or not isinstance(traced.index, Tensor):
             return None
         moved = traced.index.movedim(dim, -1).reshape(-1, traced.index.shape[dim])
-        if not bool((moved == moved[0]).all()) or len(moved[0].unique()) != moved.shape[1]:
+        if not bool((moved == moved[0]).all()) or len(set(moved[0].tolist())) != moved.shape[1]:
             return None
         return traced, moved[0]
 
@@ -120,9 +120,8 @@ class _Tracer(fx.Interpreter):
             return None
         if node.target in MOVES:
             arguments = map_arg(node.args[1:], lambda one: self.env[one])
-            return Traced(
-                traced.origin, node.target(traced.index, *arguments, **node.kwargs), traced.shifts, traced.scale
-            )  # type: ignore[operator]
+            move: Any = node.target
+            return replace(traced, index=move(traced.index, *arguments, **node.kwargs))
         if node.target in RELUS:
             return Traced(traced.origin, traced.index, False, traced.scale)
         if node.target in SCALINGS and len(node.args) == 2 and isinstance(node.args[1], int | float):

@@ -62,7 +62,7 @@ def learn_clips(
             if not loss.item() > 0:
                 break
             optimizer.zero_grad()
-            (loss / loss.item()).backward()
+            (loss / loss.item()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():
                 for bound in bounds:

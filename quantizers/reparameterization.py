@@ -41,6 +41,8 @@ from edgekit.quantizers.rows import draw_rows
 from edgekit.quantizers.smoothing import REWRITE
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Where few rows were seen other data go beyond every channel's range, which all now end where the grid does.
+HEADROOMS = (1.0, 1.1, 1.25, 1.5)
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Change:
-    """What the channels of an activation go through, y = (x - centre) / factor; both [channels]."""
+    """What the channels of an activation go through, y = (x - centre) / factor; both [channels].
+
+    `low`, `high`: the range that the one grid of all is to span.
+    """
 
     centre: Tensor
     factor: Tensor
+    low: float = -1.0
+    high: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Reparameterize(Pass):
             seen = drawn[site.name]
             changes[site.name] = self.choose(seen.values, seen.low, seen.high, rows, site.may_shift)
             progress("reparameterize channels", done + 1, len(sites))
-        rewrite = _Rewrite(tuple((site, changes[site.name]) for site in sites))
+        rewrite = Rewrite(tuple((site, changes[site.name]) for site in sites))
         graph = model.copy_graph()
         rewrite(graph)
         return replace(model, module=graph), f"{len(sites)} activations"
@@ -95,36 +102,44 @@ class Reparameterize(Pass):
     def choose(self, value: Tensor, low: Tensor, high: Tensor, rows: Tensor, may_shift: bool) -> Change:
         """value: [R, C] drawn; low, high: [C] over all of it and more; rows: [O, C], weights of all that read it."""
         first, last = self.scheme.activation_range
-        levels, metric = last - first, rows.T @ rows
-        if not may_shift:
-            low = low.clamp(max=0.0)
+        levels = last - first
         if self.learn:
-            low, high = learn_clips(value, low, high, metric, levels)
-        centre, span = (low + high) / 2, (high - low).clamp_min(1e-6)
-        if not may_shift:
-            centre, low = torch.zeros_like(span), torch.minimum(low, torch.zeros_like(low))
-            span = torch.maximum(high, -low).clamp_min(1e-6)
-        best, chosen = float("inf"), Change(centre, torch.ones_like(span))
-        wanted = value @ rows.T
-        for power in self.powers:
-            factor = (span / span.log().mean().exp()) ** power
-            moved = (value - centre) / factor
-            reach = (span / factor).max() / (2 if may_shift else 1)
-            scaled = rows * factor
-            rounded_rows = on_grid(scaled, weight_grid(scaled, 0, self.scheme))
-            lower = -reach if may_shift or bool((low < 0).any()) else torch.zeros(())
-            rounded = round_between(moved, lower, reach, levels)
-            error = float((rounded @ rounded_rows.T + rows @ centre - wanted).square().sum())
-            if error < best:
-                best, chosen = error, Change(centre, factor)
-        return chosen
+            low, high = learn_clips(value, low, high, rows.T @ rows, levels)
+        seen, unseen = (value[::2], value[1::2]) if len(value) > 1 else (value, value)
+        ends = torch.maximum(seen.amin(0), low), torch.minimum(seen.amax(0), high)
+        choices = [(power, room) for power in self.powers for room in HEADROOMS]
+        tried = [_change(*ends, may_shift, power, room) for power, room in choices]
+        errors = [self._error(unseen, rows, change, levels) for change in tried]
+        return _change(low, high, may_shift, *choices[errors.index(min(errors))])
+
+    def _error(self, value: Tensor, rows: Tensor, change: Change, levels: int) -> float:
+        """The squared error of the layers' outputs with weights and activations rounded."""
+        scaled = rows * change.factor
+        moved = (value - change.centre) / change.factor
+        rounded = round_between(moved, torch.tensor(change.low), torch.tensor(change.high), levels)
+        rounded_rows = on_grid(scaled, weight_grid(scaled, 0, self.scheme))
+        return float((rounded @ rounded_rows.T - moved @ scaled.T).square().sum())
+
+
+def _change(low: Tensor, high: Tensor, may_shift: bool, power: float, room: float) -> Change:
+    if may_shift:
+        centre, half = (low + high) / 2, ((high - low) / 2).clamp_min(1e-6)
+    else:
+        centre, half = torch.zeros_like(low), torch.maximum(high, -low).clamp_min(1e-6)
+    factor = (half / half.log().mean().exp()) ** power
+    reach = float((half / factor).max()) * room
+    return Change(centre, factor, -reach if may_shift or bool((low < 0).any()) else 0.0, reach)
 
 
 @dataclass(frozen=True)
-class _Rewrite:
+class Rewrite:
     """What was done to a graph, for another copy of the same network."""
 
     changes: tuple[tuple[Site, Change], ...]
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        return {site.name: (change.low, change.high) for site, change in self.changes}
 
     def __call__(self, graph: GraphModule) -> None:
         for site, change in self.changes:

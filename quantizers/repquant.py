@@ -26,6 +26,7 @@ from edgekit.quantizers.grids import clipped_grid
 from edgekit.quantizers.placement import Placement, activation_grid
 from edgekit.quantizers.reparameterization import Reparameterize
 from edgekit.quantizers.rows import draw_rows
+from edgekit.quantizers.smoothing import REWRITE
 from edgekit.quantizers.static import StaticInt8
 
 
@@ -64,6 +65,9 @@ class RepQuant(StaticInt8):
         found = super().activation_grids(model, placement, progress)
         if self.learn_clips:
             found |= self._learned(model, placement, progress)
+        rewrite = model.graph.meta.get(REWRITE)
+        ranges = {} if rewrite is None else rewrite.ranges
+        found |= {name: activation_grid(*ranges[name], self.scheme) for name in ranges.keys() & found.keys()}
         wide = replace(self, scheme=replace(self.scheme, activation_bits=8))
         in_eight_bits = super(RepQuant, wide).activation_grids(model, placement, progress)
         return found | {name: in_eight_bits[name] for name in self._results(model, placement) & found.keys()}
@@ -86,12 +90,16 @@ class RepQuant(StaticInt8):
 
     def _learned(self, model: Model, placement: Placement, progress: Progress) -> dict[str, ActivationGrid]:
         """Of what only linear layers read, by the error of their outputs."""
+        rewrite = model.graph.meta.get(REWRITE)
+        known = set() if rewrite is None else rewrite.ranges.keys()
         groups: dict[str, list[torch.Tensor]] = {}
         for node in model.graph.graph.nodes:
             layer = weighted_layer(node)
             if layer is None or node.name not in placement.layers or layer.is_convolution or layer.axis is None:
                 continue
             weight = layer_weight(model.graph, layer).detach()
+            if layer.source.name in known:
+                continue
             groups.setdefault(layer.source.name, []).append(weight if layer.axis == 0 else weight.T)
         drawn = draw_rows(model, dict.fromkeys(groups, -1))
         first, last = self.scheme.activation_range

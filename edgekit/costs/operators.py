@@ -21,6 +21,7 @@ WEIGHT_BITS = {
     "int4-weight-only": 4,
     "w6a6": 8,
     "w4a8": 4,
+    "mxfp4": 4.25,
     "fp16": 16,
 }
 STATIC = ("int8", "w6a6", "w4a8")
@@ -190,7 +191,7 @@ def _segment(
     else:
         computed = "fp32"
     moved = sum(_bytes(program.values[name], name in integer_values, half) for name in {*group.reads, group.output})
-    quantized = computed != "fp32" or (precision.endswith("weight-only") and lead.kind == "matmul")
+    quantized = computed != "fp32" or (precision.endswith(("weight-only", "mxfp4")) and lead.kind == "matmul")
     bits = WEIGHT_BITS[precision] if quantized and lead.has_weights and lead.name not in kept else 32
     return Segment(lead.name, lead.kind, computed, group.flops, moved + lead.weight_elements * bits / 8)
 

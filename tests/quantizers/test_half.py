@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from torch import nn
 
+from edgekit.devices.device import load_device
+from edgekit.exporters.executorch_exporter import ExecutorchExporter
 from edgekit.model import Model
 from edgekit.passes.fold import FoldBatchNorm
 from edgekit.quantizers.half import Fp16
-from edgekit.quantizers.schemes import TENSORRT
+from edgekit.quantizers.schemes import ONNX_X86, TENSORRT
 from edgekit.quantizers.sensitivity import layer_sqnr
 from edgekit.report.metrics import sqnr_db
+
+from .conftest import captured
 
 
 def outputs(model: Model) -> np.ndarray:
@@ -45,3 +52,37 @@ def test_nothing_stays_float_where_everything_fits(transformer: Model) -> None:
     half = Fp16(TENSORRT)(transformer)
     assert half.quantization is not None
     assert half.quantization.fallbacks == ()
+
+
+class WrittenOut(nn.Module):
+    """A layer norm as many exports have it, operator by operator, over activations of some hundreds."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain, self.up, self.down = gain, nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = self.up(x) * self.gain
+        centred = wide - wide.mean(-1, keepdim=True)
+        variance = centred.pow(2).mean(-1, keepdim=True)
+        return self.down(centred / torch.sqrt(variance + 1e-5))
+
+
+def test_a_variance_beyond_fp16_ruins_the_unguarded_artifact_and_not_the_guarded(tmp_path: Path) -> None:
+    """In ExecuTorch, whose kernels keep what they compute in fp16; ONNX Runtime's on x86 go by way of float32."""
+    torch.manual_seed(0)
+    model = captured(WrittenOut(gain=2000.0), torch.randn(1, 6, 32), "variance")
+    wanted = np.concatenate([model.forward(sample)["y"].numpy() for sample in model.held_out])
+    reached = {}
+    for name, headroom in (("unguarded", float("inf")), ("guarded", 0.5)):
+        half = Fp16(ONNX_X86, headroom=headroom)(model)
+        folder = tmp_path / name
+        folder.mkdir()
+        artifact = ExecutorchExporter().export(half, folder, load_device("x86-server"))
+        with artifact.open(half) as session:
+            rows = [session.run({"x": sample["x"].numpy()})["y"] for sample in half.held_out]
+        got = np.concatenate(rows)
+        reached[name] = sqnr_db(wanted, got) if np.isfinite(got).all() else -np.inf
+    # 2^-11 a rounding, three of them in fp16: above 50 dB. A variance of infinity makes every token nought.
+    assert reached["guarded"] > 50
+    assert reached["unguarded"] < 5
