@@ -51,6 +51,7 @@ class Recipe:
 RECIPES = (
     Recipe("edgekit float", "fp32"),
     Recipe("edgekit int8", "int8"),
+    Recipe("edgekit int8-dynamic", "int8-dynamic"),
     Recipe("edgekit float, merge@0.7", "fp32", 0.7),
     Recipe("edgekit int8, merge@0.7", "int8", 0.7),
     Recipe("edgekit int8, merge@0.5", "int8", 0.5),
