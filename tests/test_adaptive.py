@@ -107,7 +107,7 @@ def test_exits_answer_as_their_parts_do_and_most_leave_early(bundle_path: Path, 
     with Coordinator(bundle_path, policy="local:exits", threads=1) as coordinator:
         answers = [coordinator.ask({"image": image[None]}) for image in images]
         together = coordinator.ask({"image": images})
-    with Coordinator(bundle_path, policy="local", threads=1) as coordinator:
+    with Coordinator(bundle_path, policy="local:onnx-fp32", threads=1) as coordinator:
         whole = coordinator.ask({"image": images}).outputs["logits"]
     logits = np.concatenate([answer.outputs["logits"] for answer in answers])
     early = np.array([answer.exited for answer in answers])
@@ -135,10 +135,14 @@ def image(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Path:
 
 def test_the_command_line_runs_a_variant_a_budget_and_a_low_battery(bundle_path: Path, image: Path) -> None:
     assert run(bundle_path, image, "--variant", "width-50")["variant"] == "width-50"
+    with Bundle.open(bundle_path) as bundle:
+        drops = {variant.name: variant.drop for variant in bundle.manifest.variants}
     ample = run(bundle_path, image, "--budget", "10s")
     assert ample["choice"] == "" and not ample["degraded"]
+    assert drops[ample["variant"]] == min(drops.values())
     low = run(bundle_path, image, "--battery", "10%")
-    assert low["variant"] != ample["variant"] and "the battery is low" in low["choice"]
+    assert low["variant"] != "onnx-fp32"
+    assert ("the battery is low" in low["choice"]) == (drops[low["variant"]] > min(drops.values()))
     late = run(bundle_path, image, "--budget", "0.1us")
     assert late["degraded"] and "is the nearest" in late["reason"]
 

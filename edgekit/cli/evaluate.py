@@ -87,14 +87,15 @@ def command(
         labels = manifest.postprocess.labels if manifest.postprocess is not None else ()
         names = [entry.name for entry in candidate_parts(manifest, part=part)[0].inputs]
         samples = read_samples(data, names, labels, getattr(manifest.preprocess, "kind", None)).spread(limit)
-        progress = stack.enter_context(out.working())
         if variants:
             if part is not None or reference is not None:
                 raise UsageError("--variants with --part or --reference", hint="give one of them")
-            found = judge_variants(opened, samples, threads, progress)
+            with out.working() as progress:
+                found = judge_variants(opened, samples, threads, progress)
             out.emit({"bundle": str(bundle), "data": str(data), **found})
             show_variants(out, found)
             return
+        progress = stack.enter_context(out.working())
         session = stack.enter_context(load(opened, part=part, threads=threads))
         predictor = Predictor(opened, session)
         float_answer, described = _reference(stack, predictor, opened, reference, samples, part, progress)

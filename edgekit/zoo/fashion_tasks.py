@@ -1,5 +1,5 @@
 """A small vision transformer of three tasks with experts in every second block, trained by
-samples/training/train_adaptive_experts.py: the class, the group that it belongs to, and how the picture is turned."""
+samples/training/train_adaptive_experts.py: the item, the group that it belongs to, and how the picture is turned."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgekit.model import Model
 from edgekit.passes.adaptive.experts import TaskExperts
 from edgekit.zoo.fashion import LABELS, EncoderBlock, FashionVit, fashion_sample
 
-TASKS = ("class", "group", "turn")
+TASKS = ("item", "group", "turn")
 GROUPS = ("top", "trousers", "dress", "shoe", "bag")
-GROUP_OF = (0, 1, 0, 2, 0, 3, 0, 3, 4, 3)  # by class
+GROUP_OF = (0, 1, 0, 2, 0, 3, 0, 3, 4, 3)  # by item
 TURNS = ("upright", "left", "upside down", "right")
 EXPERTS, UNITS, CHOSEN = 6, 64, 2
 
@@ -38,7 +38,7 @@ class FashionTasks(FashionVit):
 
     def __init__(self) -> None:
         super().__init__()
-        self.labels = {"class": LABELS, "group": GROUPS, "turn": TURNS}
+        self.labels = {"item": LABELS, "group": GROUPS, "turn": TURNS}
         for index in range(1, len(self.blocks), 2):
             self.blocks[index] = ExpertBlock(64, 4)
         self.classifier = nn.ModuleDict({task: nn.Linear(64, len(self.labels[task])) for task in TASKS})  # type: ignore[assignment]
@@ -62,8 +62,8 @@ def turned(image: Tensor, quarters: Tensor) -> Tensor:
 
 
 def fashion_tasks() -> Model:
-    """`image` float32 [batch, 1, 28, 28] -> `class` [batch, 10], `group` [batch, 5], `turn` [batch, 4]. Raises
+    """`image` float32 [batch, 1, 28, 28] -> `item` [batch, 10], `group` [batch, 5], `turn` [batch, 4]. Raises
     MissingExtraError."""
     model = fashion_sample("fashion-vit-tasks", FashionTasks())
-    judged = Postprocess(kind="classification", output="class", labels=LABELS)
+    judged = Postprocess(kind="classification", output="item", labels=LABELS)
     return model.evolve_quietly(output_names=TASKS, postprocess=judged)

@@ -244,7 +244,7 @@ def tasks(shop: Shop, data: FashionMnist, test: int) -> dict[str, Any]:
     upright = normalize(torch.from_numpy(data.test[:test]))
     quarters = torch.randint(0, 4, (len(upright),), generator=torch.Generator().manual_seed(0))
     truths = {
-        "class": data.test_labels[:test],
+        "item": data.test_labels[:test],
         "group": np.asarray(GROUP_OF)[data.test_labels[:test]],
         "turn": quarters.numpy(),
     }

@@ -1,4 +1,4 @@
-"""Trains fashion-vit-tasks: class, group and turn of a Fashion-MNIST picture, with experts that tasks choose.
+"""Trains fashion-vit-tasks: item, group and turn of a Fashion-MNIST picture, with experts that tasks choose.
 
 python -m samples.training.train_adaptive_experts -o fashion-vit-tasks.safetensors
 
@@ -67,7 +67,7 @@ def asked(task: str, images: Tensor, labels: Tensor, quarters: Tensor) -> tuple[
     """What a task is given, and what is right."""
     if task == "turn":
         return turned(images, quarters), quarters
-    return images, labels if task == "class" else torch.tensor(GROUP_OF)[labels]
+    return images, labels if task == "item" else torch.tensor(GROUP_OF)[labels]
 
 
 def counted(net: FashionTasks, images: Tensor) -> list[Tensor]:
@@ -107,7 +107,7 @@ def begin() -> FashionTasks:
     state = net.state_dict()
     state.update({name: value for name, value in whole.state_dict().items() if name in state})
     net.load_state_dict(state)
-    net.classifier["class"].load_state_dict(whole.classifier.state_dict())
+    net.classifier["item"].load_state_dict(whole.classifier.state_dict())
     with torch.no_grad():
         for block, old in zip(net.blocks, whole.blocks, strict=True):
             if isinstance(block, ExpertBlock):

@@ -39,10 +39,10 @@ class TaskExperts(nn.Module):
     def weights(self, tokens: Tensor, task: int) -> Tensor:
         """[B, T, C] -> [B, T, experts], what each counts for: 1 in all, 0 for those that are not the task's."""
         scores: Tensor = self.routers[task](tokens)
-        if self.is_chosen:
-            own = torch.zeros(self.experts, dtype=torch.bool).index_fill(0, self.chosen[task], True)
-            scores = scores.masked_fill(~own, float("-inf"))
-        return scores.softmax(-1)
+        # No branch on values: the whole model is captured as a graph too.
+        chosen = self.chosen[task].unsqueeze(1)
+        is_own = ((chosen == torch.arange(self.experts)) | (chosen < 0)).any(0)
+        return scores.masked_fill(~is_own, float("-inf")).softmax(-1)
 
     def choose(self, mass: Tensor) -> None:
         """`mass` [tasks, experts]: what each expert counted for; each task keeps those that counted most, in order."""

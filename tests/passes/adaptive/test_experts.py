@@ -76,4 +76,4 @@ def test_an_unknown_task_names_the_known_ones(several: Model) -> None:
 
 def test_a_model_of_one_task_has_none_to_keep() -> None:
     with pytest.raises(SourceError, match="no model of several tasks"):
-        KeepTask("class")(fashion_vit())
+        KeepTask("item")(fashion_vit())
