@@ -71,7 +71,7 @@ _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does no
     "--policy",
     heading=REMOTE,
     metavar="NAME",
-    help="auto, local, offload, split, cascade or three-tier; auto without it.",
+    help="auto, fit, local, offload, split, cascade or three-tier; auto without it.",
 )
 @option(
     "--refine", heading=REMOTE, is_flag=True, help="Send a coarse rate first, and more only where the answer is unsure."
