@@ -35,9 +35,9 @@ NORMS = {aten.layer_norm.default, aten.group_norm.default, aten.rms_norm.default
 class Fp16(Quantizer):
     """Inputs and outputs stay float32; casts stand at the boundaries and around what stays float32.
 
-    With calibration data a node stays float32 where a value, or a partial sum that it forms on the way (the squares
-    of a normalisation, the sum behind a mean, the products of a linear layer in absolute value), goes beyond
-    `headroom` times fp16's largest number. Without calibration only the weights are checked.
+    With calibration data a node stays float32 where a value that it makes or reads, or a partial sum that it forms on
+    the way (the squares of a normalisation, the sum behind a mean, the products of a linear layer in absolute value),
+    goes beyond `headroom` times fp16's largest number. Without calibration only the weights are checked.
     """
 
     headroom: float = 0.5
@@ -85,7 +85,8 @@ class _PeakWatcher(fx.Interpreter):
         value = super().run_node(n)
         if n.op == "call_function":
             sources = [self.env[source] for source in n.all_input_nodes]
-            peak = max(_magnitude(value), _partial_sums(n, sources))
+            # In fp16 a node also has to take its inputs: the root of 4e6 fits, 4e6 does not.
+            peak = max(_magnitude(value), _partial_sums(n, sources), *map(_magnitude, sources))
             self.peaks[n.name] = max(self.peaks.get(n.name, 0.0), peak)
         return value
 
