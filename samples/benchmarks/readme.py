@@ -117,6 +117,18 @@ def dinov2(result: dict[str, Any]) -> list[Row]:
     ]
 
 
+def tokens(result: dict[str, Any]) -> list[Row]:
+    """One row a family: latency of the merged encoder over the whole one by format, and what was lost."""
+    found = []
+    for family, rows in result["rows"].items():
+        merged = rows["merge"]
+        ratios = ", ".join(f"{format} {row['ratio']:.2f}x" for format, row in merged["formats"].items())
+        lost = f"; {merged['points_lost']:+.2f} points" if "points_lost" in merged else " (random weights)"
+        name = f"{family}, tokens merged to {result['flops']:g} of the encoder's FLOPs: latency over whole, loss"
+        found.append((name, "0.78x, 0.3 point", ratios + lost, "`samples/benchmarks/tokens.py`"))
+    return found
+
+
 def overhead(result: dict[str, Any]) -> list[Row]:
     text = "; ".join(
         f"{name.replace('efficientnet-lite0', 'lite0')} {100 * (row['overhead_ratio'] - 1):+.1f} %, "
@@ -243,6 +255,7 @@ SECTIONS = {
     "fashion": fashion,
     "minilm": minilm,
     "dinov2": dinov2,
+    "tokens": tokens,
     "overhead": overhead,
     "coverage": coverage,
     "latency_model": latency_model,

@@ -124,8 +124,8 @@ class CompressByQuery(Pass):
             wanted = whole.read(tokens, query)
 
         def error(index: Tensor | slice) -> Tensor:
-            answer = whole.read(compression(tokens[index], query[index]), query[index])
-            return (answer - wanted[index]).square().mean()
+            answer: Tensor = whole.read(compression(tokens[index], query[index]), query[index])
+            return nn.functional.mse_loss(answer, wanted[index])
 
         everything = slice(0, len(tokens))
         with torch.no_grad():
@@ -134,7 +134,7 @@ class CompressByQuery(Pass):
         optimizer = torch.optim.Adam(compression.parameters(), RATE)
         for epoch in range(self.epochs):
             progress("fit the compression", epoch, self.epochs)
-            for index in torch.randperm(len(tokens)).split(BATCH):
+            for index in torch.split(torch.randperm(len(tokens)), BATCH):
                 optimizer.zero_grad()
                 error(index).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

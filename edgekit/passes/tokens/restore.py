@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgekit.errors import UsageError
 from edgekit.model import Model, Sample
 from edgekit.passes.base import Pass
+from edgekit.passes.tokens.reducers import MergeSimilar
 from edgekit.passes.tokens.stack import ReducingStack
 from edgekit.passes.tokens.state import Tokens
 from edgekit.passes.transformer.block import EncoderBlock
@@ -28,14 +29,22 @@ class RestoreAttention(Pass):
     the constant into the bias behind the heads. Nothing is added to the graph.
 
     The frozen ratio of softmax denominators of Re-ttention (arXiv:2505.22918, section 3), found by block and head.
-    Behind PruneTokens. `slack`: how far a share may be from 1.
+    Behind PruneTokens where tokens are kept, not merged: merging loses no mass, and DINOv2's cosine fell by 0.01 with
+    it. Measured at 0.7 of the FLOPs on dinov2-small by class: mean cosine .9747 as before, the worst .939 to .963; by
+    accumulated attention .956 to .938; on fashion-vit 4 to 12 % less squared error at 0.6. Compare before you keep it.
+    `slack`: how far a share may be from 1.
     """
 
     slack: float = 0.3
 
     def requires(self, model: Model) -> None:
-        if not isinstance(find_encoder(model.module, model.name).run, ReducingStack):
+        run = find_encoder(model.module, model.name).run
+        if not isinstance(run, ReducingStack):
             raise UsageError(f"the tokens of {model.name} are not pruned", hint="PruneTokens comes before")
+        if isinstance(run.reducer, MergeSimilar):
+            raise UsageError(
+                f"the tokens of {model.name} are merged, and merging loses no attention", hint="leave it as it is"
+            )
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         module, found, blocks = opened(model.module, model.name)

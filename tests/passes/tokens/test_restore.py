@@ -87,7 +87,7 @@ def test_nothing_is_added_to_the_graph(vit: Model) -> None:
 
 
 def test_where_no_token_is_gone_nothing_changes(vit: Model) -> None:
-    whole = PruneTokens(flops=1.0)(vit)
+    whole = PruneTokens("class", flops=1.0)(vit)
     same = RestoreAttention()(whole)
     want, got = (run_model(model, vit.held_out[:8])["logits"] for model in (whole, same))
     assert np.array_equal(want, got) and "no block" in same.history[-1].detail
@@ -106,6 +106,8 @@ def test_padded_texts_are_restored_by_their_content() -> None:
     assert torch.isfinite(restored.forward(restored.calibration[3])["embedding"]).all()
 
 
-def test_a_model_with_all_its_tokens_is_refused(vit: Model) -> None:
+def test_where_no_mass_was_lost_it_is_refused(vit: Model) -> None:
     with pytest.raises(UsageError, match="not pruned"):
         RestoreAttention()(vit)
+    with pytest.raises(UsageError, match="merging loses no attention"):
+        RestoreAttention()(PruneTokens("merge", 0.7)(vit))
