@@ -1,81 +1,193 @@
-"""MiniLM-L6 sentence embeddings in dynamic int8: speed-up over float, cosine, beside ONNX Runtime's quantize_dynamic.
+"""MiniLM-L6 sentence embeddings in dynamic int8: size, latency, cosine, similarity of pairs and retrieval.
 
-python samples/benchmarks/minilm.py
+    python samples/benchmarks/minilm.py [--pairs 300]
+
+Beside the float file as torch.onnx writes it, and ONNX Runtime's quantize_dynamic of it. Pairs and documents come from
+the documentation of installed packages (samples/sentences.py), none of them calibrated on. One thread, all in turns.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
 from common import environment, medians_ms, rounded, save
 
+from edgekit.data import tokenize
 from edgekit.devices.device import load_device
+from edgekit.evaluation.disjoint import check_disjoint
+from edgekit.evaluation.embeddings import row_cosines
+from edgekit.evaluation.intervals import Interval, bootstrap, share, share_difference
+from edgekit.evaluation.retrieval import recall_hits
+from edgekit.evaluation.similarity import pair_auc, spearman
 from edgekit.exporters.onnx_exporter import OnnxExporter
-from edgekit.parity import run_model, run_session
+from edgekit.model import Model, Sample
 from edgekit.pipeline import prepare
 from edgekit.progress import silent
 from edgekit.quantizers.quantize import QuantizerOptions, quantize
-from edgekit.report.metrics import cosine
 from edgekit.runtimes.session import SessionOptions
-from edgekit.zoo.minilm import minilm
+from edgekit.zoo.minilm import LENGTH, minilm
+from samples.sentences import KINDS, Pairs, sentence_pairs
+
+PLAIN, FLOAT, INT8, PEER = "torch.onnx float", "edgekit float", "edgekit int8-dynamic", "ONNX Runtime quantize_dynamic"
+RECALL_AT = 1
+
+Run = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
-def measure() -> dict[str, Any]:
+def plain_sessions(original: Model, folder: Path) -> dict[str, tuple[Run, int]]:
+    """What one gets without edgekit: torch.onnx, and ONNX Runtime's own quantizer behind it."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    model, _ = prepare(minilm(), silent)
-    reference = run_model(model, model.held_out)["embedding"]
-    device, exporter, options = load_device("x86-server"), OnnxExporter(), SessionOptions(threads=1)
-    feeds = {name: value.numpy() for name, value in model.example_inputs.items()}
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        quantized = quantize(model, "int8-dynamic", exporter.scheme(device), QuantizerOptions(), (), silent)
-        whole, ours = exporter.export(model, folder, device), exporter.export(quantized, folder, device)
-        quant_pre_process(str(whole.path), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
-        theirs = folder / "peer.onnx"
-        quantize_dynamic(str(folder / "prepared.onnx"), str(theirs), per_channel=True, weight_type=QuantType.QInt8)
-        peer_options = onnxruntime.SessionOptions()
-        peer_options.intra_op_num_threads = 1
-        peer = onnxruntime.InferenceSession(str(theirs), peer_options, providers=["CPUExecutionProvider"])
-        with whole.open(model, options) as float_session, ours.open(quantized, options) as int8_session:
-            rows: dict[str, Any] = {}
-            for name, artifact, session in (
-                ("edgekit float", whole, float_session),
-                ("edgekit int8-dynamic", ours, int8_session),
-            ):
-                answers = run_session(session, model.held_out)["embedding"]
-                rows[name] = {"cosine": cosine(reference, answers), "size_bytes": artifact.size_bytes}
-            answers = np.concatenate(
-                [peer.run(None, {name: value.numpy() for name, value in one.items()})[0] for one in model.held_out]
-            )
-            rows["ONNX Runtime quantize_dynamic"] = {
-                "cosine": cosine(reference, answers),
-                "size_bytes": theirs.stat().st_size,
+    paths = {PLAIN: folder / "plain.onnx", PEER: folder / "peer.onnx"}
+    torch.onnx.export(
+        original.module,
+        tuple(original.example_inputs.values()),
+        paths[PLAIN],
+        dynamo=True,
+        input_names=list(original.example_inputs),
+        output_names=["sentence"],
+        external_data=False,
+        verbose=False,
+    )
+    quant_pre_process(str(paths[PLAIN]), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
+    quantize_dynamic(str(folder / "prepared.onnx"), str(paths[PEER]), per_channel=True, weight_type=QuantType.QInt8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    found: dict[str, tuple[Run, int]] = {}
+    for name, path in paths.items():
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        found[name] = (lambda feeds, session=session: session.run(None, dict(feeds))[0], path.stat().st_size)
+    return found
+
+
+def our_sessions(model: Model, folder: Path, stack: ExitStack) -> dict[str, tuple[Run, int]]:
+    device, exporter = load_device("x86-server"), OnnxExporter()
+    int8 = quantize(model, "int8-dynamic", exporter.scheme(device), QuantizerOptions(), (), silent)
+    found: dict[str, tuple[Run, int]] = {}
+    for name, made in ((FLOAT, model), (INT8, int8)):
+        artifact = exporter.export(made, folder, device)
+        session = stack.enter_context(artifact.open(made, SessionOptions(threads=1)))
+        found[name] = (lambda feeds, session=session: session.run(feeds)["embedding"], artifact.size_bytes)
+    return found
+
+
+def as_feeds(samples: list[Sample]) -> list[dict[str, np.ndarray]]:
+    return [{name: value.numpy() for name, value in sample.items()} for sample in samples]
+
+
+def embed(run: Run, feeds: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """float32 [N, 384], one sentence at a time, as a device would."""
+    return np.concatenate([run(one) for one in feeds])
+
+
+def judge(
+    pairs: Mapping[str, Pairs], embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], wanted: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Per kind of pairs: AUC of related against unrelated ones, recall, and the points lost against `wanted`, the
+    answers of the float model; `answers` are for the next call and no part of the result."""
+    answers: dict[str, Any] = {}
+    row: dict[str, Any] = {"answers": answers}
+    for kind in pairs:
+        first, second = embedded[kind]
+        count = len(first)
+        other = np.roll(second, 1, axis=0)  # no text stands twice, so that these are unrelated
+        scores = np.concatenate([row_cosines(first, second), row_cosines(first, other)])
+        related = np.arange(2 * count) < count
+        hits = recall_hits(first, second, np.arange(count), RECALL_AT)
+        answers[kind] = scores, hits
+        row[kind] = {"auc": pair_auc(scores, related), "recall": as_dict(share(hits))}
+        if wanted is not None:
+            before, before_hits = wanted[kind]
+
+            def lost(rows: np.ndarray, before: np.ndarray = before, scores: np.ndarray = scores) -> float:
+                both = np.concatenate([rows, rows + len(rows)])
+                mark = np.arange(len(both)) < len(rows)
+                return pair_auc(before[both], mark) - pair_auc(scores[both], mark)
+
+            row[kind] |= {
+                "spearman_with_float": spearman(scores, before),
+                "recall_lost": as_dict(share_difference(before_hits, hits)),
+                "auc_lost": as_dict(bootstrap(lost, count, 500)),
             }
-            times = medians_ms(
-                {
-                    "edgekit float": lambda: float_session.run(feeds),
-                    "edgekit int8-dynamic": lambda: int8_session.run(feeds),
-                    "ONNX Runtime quantize_dynamic": lambda: peer.run(None, feeds),
-                }
-            )
+    return row
+
+
+def as_dict(found: Interval) -> dict[str, float]:
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def measure(count: int) -> dict[str, Any]:
+    original = minilm()
+    model, _ = prepare(original, silent)
+    assert original.tokenizer is not None
+    pairs = {kind: sentence_pairs(kind, count) for kind in KINDS}
+    feeds = {
+        kind: tuple(
+            as_feeds(tokenize(side, original.tokenizer, list(model.example_inputs), LENGTH))
+            for side in (pairs[kind].first, pairs[kind].second)
+        )
+        for kind in KINDS
+    }
+    held_out = as_feeds(list(model.held_out))
+    calibration = as_feeds(list(model.calibration))
+    check_disjoint(calibration, [*held_out, *(one for sides in feeds.values() for side in sides for one in side)])
+    example = {name: value.numpy() for name, value in model.example_inputs.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        found = {**plain_sessions(original, Path(place)), **our_sessions(model, Path(place), stack)}
+        reference = embed(found[PLAIN][0], held_out)
+        wanted: dict[str, Any] | None = None
+        for name in (PLAIN, FLOAT, INT8, PEER):
+            run, size = found[name]
+            cosine = row_cosines(embed(run, held_out), reference)
+            embedded = {kind: (embed(run, feeds[kind][0]), embed(run, feeds[kind][1])) for kind in KINDS}
+            judged = judge(pairs, embedded, wanted)
+            answers = judged.pop("answers")
+            wanted = answers if wanted is None else wanted
+            rows[name] = {
+                "size_bytes": size,
+                "cosine": float(cosine.mean()),
+                "cosine_min": float(cosine.min()),
+                **judged,
+            }
+            print(f"judged {name}", flush=True)
+        times = medians_ms({name: (lambda run=run: run(example)) for name, (run, _) in found.items()})
     for name, p50 in times.items():
-        rows[name] |= {"p50_ms": p50, "speedup": times["edgekit float"] / p50}
-    return {"sentences": len(model.held_out), "tokens": int(feeds["input_ids"].shape[1]), "rows": rows}
+        rows[name] |= {"p50_ms": p50, "speedup": times[PLAIN] / p50, "speedup_own": times[FLOAT] / p50}
+    return {"sentences": len(held_out), "pairs": count, "tokens": int(example["input_ids"].shape[1]), "rows": rows}
 
 
 def main() -> None:
-    torch.set_num_threads(2)
-    result = rounded(measure(), 5)
-    print(f"{result['sentences']} sentences, {result['tokens']} tokens\n{'':32}  cosine   p50 ms   speed-up")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=300, help="of each kind")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    result = rounded(measure(asked.pairs), 5)
+    print(f"{result['sentences']} sentences, {result['pairs']} pairs of a kind, {result['tokens']} tokens")
     for name, row in result["rows"].items():
-        print(f"{name:32} {row['cosine']:7.4f} {row['p50_ms']:8.2f} {row['speedup']:8.2f}x")
+        print(
+            f"{name:30} {row['size_bytes'] / 1e6:5.1f} MB {row['p50_ms']:6.2f} ms, {row['speedup']:.2f}x plain float, "
+            f"cosine {row['cosine']:.4f} / {row['cosine_min']:.4f}"
+        )
+        for kind in KINDS:
+            one = row[kind]
+            lost = one.get("recall_lost")
+            print(
+                f"    {kind:10} recall@{RECALL_AT} {one['recall']['value']:.3f}, AUC {one['auc']:.4f}"
+                + (f"; lost {lost['value']:+.4f} [{lost['low']:+.4f}, {lost['high']:+.4f}]" if lost else "")
+            )
     print("\nwritten:", save("minilm", {**environment(1), **result}))
 
 
