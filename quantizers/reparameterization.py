@@ -173,7 +173,7 @@ def _site(
     if followed is None:
         return None
     traced, rows = followed
-    names = _scaled_by(traced.origin)
+    names = scaled_by(traced.origin)
     is_read = trace.read_by(traced.origin, rows) == {layer.node for layer in layers}
     if names is None or not all(map(alone, names)) or not is_read or traced.scale != 1.0:
         return None
@@ -187,7 +187,7 @@ def _takes(layer: WeightedLayer, alone: Callable[[str], bool]) -> bool:
     return own and layer.axis is not None and layer.groups == 1 and (layer.axis == 0 or not layer.is_convolution)
 
 
-def _scaled_by(origin: Node) -> tuple[str, str] | None:
+def scaled_by(origin: Node) -> tuple[str, str] | None:
     """The names of what scales and what shifts the channels that `origin` makes."""
     if origin.target is aten.layer_norm.default:
         gain, offset = argument(origin, 2, "weight", None), argument(origin, 3, "bias", None)

@@ -26,6 +26,7 @@ from edgekit.quantizers.grids import clipped_grid
 from edgekit.quantizers.placement import Placement, activation_grid
 from edgekit.quantizers.reparameterization import Reparameterize
 from edgekit.quantizers.rows import draw_rows
+from edgekit.quantizers.sign_folding import FoldSigns
 from edgekit.quantizers.smoothing import REWRITE
 from edgekit.quantizers.static import StaticInt8
 
@@ -38,6 +39,7 @@ class RepQuant(StaticInt8):
     reparameterize: bool = True
     learn_clips: bool = True
     attention: bool = False
+    fold_signs: bool = True
     samples: int = 64
 
     def rewritten(self, model: Model, keep: set[str], progress: Progress) -> Model:
@@ -46,6 +48,8 @@ class RepQuant(StaticInt8):
             model = Reparameterize(self.scheme, frozenset(keep), self.learn_clips)(model, progress)
         if self.attention:
             model = OpenAttention()(model, progress)
+        if self.attention and self.fold_signs:
+            model = FoldSigns()(model, progress)
         return model
 
     def placed(self, model: Model, keep: set[str]) -> Placement:
