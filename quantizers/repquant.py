@@ -70,8 +70,10 @@ class RepQuant(StaticInt8):
         if self.learn_clips:
             found |= self._learned(model, placement, progress)
         rewrite = model.graph.meta.get(REWRITE)
-        ranges = {} if rewrite is None else rewrite.ranges
-        found |= {name: activation_grid(*ranges[name], self.scheme) for name in ranges.keys() & found.keys()}
+        ranges: dict[str, tuple[float, float]] = {} if rewrite is None else rewrite.ranges
+        for name in ranges.keys() & found.keys():
+            low, high = ranges[name]
+            found[name] = activation_grid(low, high, self.scheme)
         wide = replace(self, scheme=replace(self.scheme, activation_bits=8))
         in_eight_bits = super(RepQuant, wide).activation_grids(model, placement, progress)
         return found | {name: in_eight_bits[name] for name in self._results(model, placement) & found.keys()}

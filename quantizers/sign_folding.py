@@ -74,9 +74,9 @@ def _pairs(trace: ChannelTrace, one: Attention) -> tuple[Tensor, Tensor] | None:
     rows = query.index.narrow(-2, 0, 1).squeeze(-2), key.index.narrow(-1, 0, 1).squeeze(-1)  # [.., D]
     if not bool((query.index == rows[0].unsqueeze(-2)).all() and (key.index == rows[1].unsqueeze(-1)).all()):
         return None
-    flat = torch.stack([rows[0].reshape(-1), rows[1].reshape(-1)], 1).unique(dim=0)
-    queries, keys = flat[:, 0], flat[:, 1]
-    if len(set(queries.tolist())) != len(flat) or len(set(keys.tolist())) != len(flat):
+    pairs = sorted(set(zip(rows[0].flatten().tolist(), rows[1].flatten().tolist(), strict=True)))
+    queries, keys = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    if len(set(queries.tolist())) != len(pairs) or len(set(keys.tolist())) != len(pairs):
         return None
     read = trace.read_by(query.origin, queries) | trace.read_by(key.origin, keys)
     return (queries, keys) if read == {one.scores} else None

@@ -129,6 +129,28 @@ def tokens(result: dict[str, Any]) -> list[Row]:
     return found
 
 
+def low_bits(result: dict[str, Any]) -> list[Row]:
+    rows = result["rows"]
+    ours, command = rows["RepQuant W6A6"], "`samples/benchmarks/low_bits.py`"
+    plains = "; ".join(
+        f"{name} {row['sqnr_db']:.1f} dB" for name, row in rows.items() if "W6A6" in name and "Rep" not in name
+    )
+    others = "; ".join(
+        f"{name} {row['sqnr_db']:.1f} dB, {row['lost_points']:+.2f}, {row['size_bytes'] / 1e3:.0f} kB"
+        for name, row in rows.items()
+        if "W6A6" not in name and "sqnr_db" in row
+    )
+    return [
+        (
+            f"small ViT in W6A6, RepQuant: SQNR of the logits; points lost on {result['test']:,} images; plain",
+            "6 dB above plain; 1 point",
+            f"{ours['sqnr_db']:.1f} dB; {ours['lost_points']:+.2f}; {plains}",
+            command,
+        ),
+        ("the same at other bits: SQNR, points lost, size", "", others, command),
+    ]
+
+
 def overhead(result: dict[str, Any]) -> list[Row]:
     text = "; ".join(
         f"{name.replace('efficientnet-lite0', 'lite0')} {100 * (row['overhead_ratio'] - 1):+.1f} %, "
@@ -255,6 +277,7 @@ SECTIONS = {
     "fashion": fashion,
     "minilm": minilm,
     "dinov2": dinov2,
+    "low_bits": low_bits,
     "tokens": tokens,
     "overhead": overhead,
     "coverage": coverage,
