@@ -31,8 +31,8 @@ from edgekit.search.workshop import Workshop
 
 # Shares of the content tokens between which schedules choose, and those at which the error is measured.
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.25)
-HEAD_SHARES = (0.75, 0.5)
-UNIT_SHARES = (0.75, 0.5, 0.25)
+HEAD_SHARES = (0.5,)
+UNIT_SHARES = (0.5, 0.25)
 PROBED = (0.8, 0.65, 0.5, 0.25)
 FLOAT_ERROR = 1e-9
 ROUNDED_SAMPLES = 16
@@ -195,7 +195,7 @@ class Knobs:
             units.append({most_units: 0.0, **{count: alone(block, (most_heads, count)) for count in narrower[::-1]}})
             gone.append(alone(block, GONE) if block else np.inf)
         # Blocks narrowed a little, all of them: what errors do that come one behind another.
-        mild = tuple((max(heads[b]), sorted(units[b])[-2]) for b in range(len(whole)))
+        mild = tuple((max(heads[b]), sorted(units[b])[-2:][0]) for b in range(len(whole)))
         together = self._narrowed(variant, mild)
         summed = sum(units[b][part[1]] for b, part in enumerate(mild))
         return WidthTable(whole, tuple(heads), tuple(units), tuple(gone), (*probes, together), ((summed, together),))

@@ -208,17 +208,19 @@ class Search:
         return {name: limit for name, limit in found.items() if limit < float("inf")}
 
     def _next(self) -> Proposal | None:
-        """What to build next: the best that is expected to meet the limits, where it may beat the best so far; with
-        that known, the widest open place of the front."""
+        """What to build next: before anything meets the limits, what surely does; then the best that is expected to,
+        where it may beat the best so far; with that known, the widest open place of the front."""
         best = self._best()
-        proposals = self._proposals(self._bounds())
-        if not proposals and best is None:
-            # Nothing is expected to meet them all: the model may be wrong, and the nearest is to be named.
-            proposals = self._proposals(self._bounds(with_drop=False)) or self._proposals({}, "latency_ms")
-            proposals = proposals if sum(not one.failed for one in self.verified.values()) < 2 * FRONT_VERIFIED else []
-        if proposals:
-            first = min(proposals, key=self._worth)
-            if best is None or self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
+        if best is None:
+            proposals = self._proposals(self._bounds(), "error")
+            if not proposals and len(self._built()) < 2 * FRONT_VERIFIED:
+                # Nothing is expected to meet them all: the model may be wrong, and the nearest is to be named.
+                proposals = self._proposals(self._bounds(with_drop=False)) or self._proposals({}, "latency_ms")
+            if proposals:
+                return min(proposals, key=lambda one: one.error)
+        else:
+            first = min(self._proposals(self._bounds()), key=self._worth, default=None)
+            if first is not None and self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
                 return first
         open_points = [one for one in self._expected_front() if one.configuration not in self.verified]
         explored = sum(1 for one in self.verified.values() if not one.failed)

@@ -19,7 +19,7 @@ from edgekit.passes.weights.stacks import blocks_of, plain, stack_path, with_blo
 # By block: (heads, hidden units) that stay; (0, 0): the block goes.
 Shape = tuple[tuple[int, int], ...]
 GONE = (0, 0)
-FITTED = 128
+FITTED = 64
 
 
 def whole_shape(model: Model) -> Shape:
