@@ -1,6 +1,6 @@
 """The joint search on fashion-vit against the best recipe that turns one knob, under the same limits on five devices.
 
-    python samples/benchmarks/search.py [--budget 60s] [--devices NAME ...]
+    python samples/benchmarks/search.py [--budget 70s] [--devices NAME ...]
 
 One-knob recipes: each precision that the device runs; tokens merged, or kept by the class token's attention, down to
 nine to five tenths of the FLOPs; heads and hidden units of every block; whole blocks. Limits are shares of the float
@@ -227,7 +227,7 @@ def is_better(result: dict[str, Any], limits: SearchLimits) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", default="60s")
+    parser.add_argument("--budget", default="70s")
     parser.add_argument("--devices", nargs="*", default=[pair.device for pair in PAIRS])
     asked = parser.parse_args()
     torch.set_num_threads(1)
