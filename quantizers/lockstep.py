@@ -96,7 +96,7 @@ def fake_quantize(value: Tensor, grid: ActivationGrid) -> Tensor:
     return (steps.clamp_(grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale
 
 
-def _picked_alike(node: Node, value: Tensor, picked: Any) -> Any:
+def _picked_alike(node: Node, value: Any, picked: Any) -> Any:
     """What `node` gives of `value` where it takes the indices in `picked`, its result for another value."""
     if node.target in INDICES_ALONE:
         return picked
