@@ -21,6 +21,7 @@ from edgekit.passes.bottleneck.coders import pretrained
 from edgekit.passes.bottleneck.information import answers_of, information_plane, receive
 from edgekit.passes.bottleneck.learned import LearnedBottleneck
 from edgekit.passes.bottleneck.tokens import TokenBottleneck
+from edgekit.passes.bottleneck.tokens_checkpoint import PREFIX as TOKENS
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
 from edgekit.passes.partition.split import split
 from edgekit.passes.partition.stages import Cut
@@ -152,7 +153,9 @@ class Splitter:
         """Those to try, by name; a trained one only with data or a checkpoint that fits."""
         wanted = self.recipe.bottleneck
         trainable = self.recipe.train is not None or pretrained(head, tail) is not None
-        names = [wanted] if wanted != "auto" else ["transform", *(["learned"] if trainable else [])]
+        known = pretrained(head, tail, prefix=TOKENS) is not None
+        usual = ["transform", *(["learned"] if trainable else []), *(["tokens"] if known else [])]
+        names = [wanted] if wanted != "auto" else usual
         made: list[tuple[str, Bottleneck]] = []
         for name in names:
             kind: type[Bottleneck] = BOTTLENECKS.load(name)
