@@ -53,7 +53,8 @@ class Mxfp4(Quantizer):
                 replace_tensor(graph, layer.weight, decode(codes, scales))
                 exponents = torch.from_numpy(scales.astype(np.int32)) - BIAS
                 points = torch.zeros(scales.shape, dtype=torch.int64)
-                weights[layer.weight] = WeightGrid(torch.ldexp(torch.ones(()), exponents), points, 1, 4, BLOCK)
+                # Every element is a whole number of halves, 12 at most: a uniform grid of 5 bits holds them exactly.
+                weights[layer.weight] = WeightGrid(torch.ldexp(torch.tensor(0.5), exponents), points, 1, 5, BLOCK)
             layers.append(layer.node.name)
             progress("round weights", len(layers), len(candidates))
         if not layers:

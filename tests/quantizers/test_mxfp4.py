@@ -14,6 +14,7 @@ from edgekit.exporters.onnx_exporter import OnnxExporter
 from edgekit.model import Model
 from edgekit.parity import run_session
 from edgekit.quantizers.mxfp4 import BLOCK, VALUES, Mxfp4, decode, encode, pack, unpack
+from edgekit.quantizers.quantize import simulate
 from edgekit.quantizers.schemes import ONNX_X86
 from edgekit.report.metrics import sqnr_db
 
@@ -88,6 +89,14 @@ def test_the_file_holds_four_and_a_quarter_bits_and_runs(transformer: Model, tmp
     assert sqnr_db(wanted, answers) > 100  # the decoder is exact; float32 products are added in another order
     exact = np.concatenate([transformer.forward(sample)["y"].numpy() for sample in model.held_out])
     assert 15 < sqnr_db(exact, answers) < 60
+
+
+def test_the_simulation_has_the_same_weights(transformer: Model) -> None:
+    model = Mxfp4(ONNX_X86)(transformer)
+    for sample in model.held_out[:2]:
+        torch.testing.assert_close(
+            simulate(model).forward(sample)["y"], model.forward(sample)["y"], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_widths_that_no_block_divides_stay_float() -> None:
