@@ -110,8 +110,8 @@ class _Rewriter:
             raise ExportError(f"the table {weight.name!r} has zero points", hint="quantize embeddings symmetrically")
         indices = node.inputs[1]
         assert indices is not None
-        table = self._initializer(f"{weight.name}_int8", quantized)
-        scales = self._initializer(f"{weight.name}_scale", grid.scale.numpy().astype(np.float32).reshape(-1, 1))
+        table = self._initializer(f"{weight.name}_rows_int8", quantized)
+        scales = self._initializer(f"{weight.name}_row_scale", grid.scale.numpy().astype(np.float32).reshape(-1, 1))
         rows = ir.node("Gather", [table, indices], attributes={"axis": 0}, name=f"{node.name}_rows")
         row_scales = ir.node("Gather", [scales, indices], attributes={"axis": 0}, name=f"{node.name}_scales")
         cast = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT}, name=f"{node.name}_cast")

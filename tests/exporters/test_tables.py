@@ -50,3 +50,27 @@ def test_the_file_holds_the_table_once_in_bytes_and_gives_its_numbers(exporter: 
     # the head's own run-time rounding: one step of the largest activation, a half on each value
     step = float(model.forward(model.example_inputs)["logits"].abs().max()) / 64
     assert float((want - got).abs().max()) < step
+
+
+class Tied(nn.Module):
+    """The table is the last layer's weight too, as in gpt2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(48, 16), nn.Linear(16, 48, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.table(tokens))
+
+
+def test_onnx_keeps_a_tied_table_and_its_transpose_apart(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    device, exporter = load_device("x86-server"), OnnxExporter()
+    model = Capture()(Model("tied", Tied().eval(), {"tokens": torch.arange(0, 48, 5)[None]}, ("logits",)))
+    quantized = DynamicInt8(exporter.scheme(device))(model)
+    artifact = exporter.export(quantized, tmp_path, device)
+    want = quantized.forward(model.example_inputs)["logits"]
+    with artifact.open(quantized) as session:
+        got = torch.from_numpy(session.run({"tokens": model.example_inputs["tokens"].numpy()})["logits"])
+    assert float((want - got).abs().max()) < float(want.abs().max()) / 32
