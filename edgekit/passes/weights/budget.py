@@ -62,7 +62,7 @@ class Costs:
 class Scores:
     """How much each part is worth, by block: `heads` float [H], `units` float [F], `layers` float [L].
 
-    Parts of all blocks compare. A layer's own score bounds those of its parts.
+    Parts of all blocks compare. A layer's own score, where it is below 0, bounds those of its parts.
     """
 
     heads: tuple[np.ndarray, ...]
@@ -70,8 +70,9 @@ class Scores:
     layers: np.ndarray
 
     def bounded(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """Where a layer is worth less than nothing: elsewhere all its parts would tie, and go at once."""
         return tuple(
-            (np.minimum(heads, layer), np.minimum(units, layer))
+            (np.minimum(heads, layer), np.minimum(units, layer)) if layer < 0 else (heads, units)
             for heads, units, layer in zip(self.heads, self.units, self.layers, strict=True)
         )
 

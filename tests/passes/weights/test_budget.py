@@ -52,6 +52,13 @@ def test_a_layer_that_carries_nothing_goes_with_all_its_parts() -> None:
     assert not kept[0].whole_block_goes and not kept[2].whole_block_goes
 
 
+def test_layers_that_carry_something_do_not_take_their_parts_along() -> None:
+    scores = _scores(0)
+    tied = Scores(tuple(5 + h for h in scores.heads), tuple(5 + u for u in scores.units), np.array([0.3, 0.2, 0.1]))
+    share = _costs().share(within(tied, _costs(), 0.5))
+    assert 0.3 < share <= 0.5
+
+
 def test_the_whole_budget_keeps_everything() -> None:
     costs = _costs()
     assert costs.share(within(_scores(0), costs, 1.0)) == costs.share(evenly(_scores(0), costs, 1.0)) == 1.0
