@@ -127,8 +127,8 @@ def ratio_of(pair: dict[str, Model], format: str) -> dict[str, float]:
 
 
 def accuracy(model: Model, images: Tensor, truth: np.ndarray) -> float:
-    with torch.no_grad():
-        answers = [model.module(images[start : start + 500]).argmax(1) for start in range(0, len(images), 500)]
+    samples = [{"image": images[start : start + 500]} for start in range(0, len(images), 500)]
+    answers = [model.forward(sample)["logits"].argmax(1) for sample in samples]
     return float((torch.cat(answers).numpy() == truth).mean())
 
 

@@ -66,8 +66,16 @@ def sizes_of(bias: Tensor | None) -> Tensor | None:
 
 
 def rows(values: Tensor, indices: Tensor) -> Tensor:
-    """`values` [N, T, C] at `indices` [N, K] -> [N, K, C]."""
-    return values.gather(1, indices.unsqueeze(2).expand(-1, -1, values.shape[2]))
+    """`values` [N, T, C] at `indices` [N, K] -> [N, K, C].
+
+    Whole rows of one long table: runtimes copy these, where they would look up each of C numbers by an index of its
+    own. The places have 32 bits, as indices have in LiteRT.
+    """
+    batch, count, width = values.shape
+    start = torch.arange(batch, device=values.device, dtype=torch.int32) * count
+    places = indices.to(torch.int32) + start.unsqueeze(1)
+    table = values.reshape(batch * count, width)
+    return table.index_select(0, places.flatten()).reshape(batch, indices.shape[1], width)
 
 
 def nearest(values: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
