@@ -190,4 +190,5 @@ def squeeze_tokens(head: Model, tail: Model, trained: Trained, detail: str) -> S
     """Head and tail with trained coders in between."""
     coders = trained.coders
     below, above = with_coders(head, tail, coders.encoder, coders.decoder, coders.tail.merged())
-    return Squeezed(below, above, "transform", trained.tables, len(trained.steps), f"bottleneck tokens, {detail}")
+    told = f"{max(trained.facts['counts'])} nested vectors and fewer, {detail}"
+    return Squeezed(below, above, "transform", trained.tables, len(trained.steps), told)
