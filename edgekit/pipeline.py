@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import edgekit
-from edgekit.bundle import Bundle
-from edgekit.bundle.cache import cache_root
+from edgekit.bundle import Bundle, check_folder, check_output
 from edgekit.candidates import Bench
 from edgekit.devices.device import Device, load_device
-from edgekit.errors import EdgekitError, OutputError, UsageError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.exporters.base import Exporter
 from edgekit.model import Model
 from edgekit.packing import installed_versions, pack
@@ -33,8 +27,10 @@ from edgekit.recipe import Recipe
 from edgekit.registry import EXPORTERS
 from edgekit.reporting import Evidence
 from edgekit.selection import Built, Candidate, choose, float_twin
+from edgekit.shrinking import check_shrinking, forget_recovery, keep_task, shorten, shrink
 from edgekit.sources import resolve
 from edgekit.split_outcome import SplitOutcome
+from edgekit.unfinished import full_disk_told, unfinished_folder
 
 if TYPE_CHECKING:
     from edgekit.search.loop import Outcome
@@ -92,9 +88,7 @@ def export_recipe(
     device = load_device(recipe.device)
     _formats(recipe, device)
     _refuse_idle_split(recipe)
-    _check_pruning(recipe)
-    if recipe.prune_weights not in ("none", "auto"):
-        _check_weights(recipe)
+    check_shrinking(recipe)
     progress("load the model and its data", 0, 0)
     original = resolve(
         module if module is not None else recipe.source,
@@ -103,24 +97,20 @@ def export_recipe(
         calibration_samples=recipe.calibration_samples,
         name=recipe.name,
     )
-    if recipe.keep_task is not None:
-        original = _keep_task(recipe.keep_task, original, progress)
+    original = keep_task(recipe, original, progress)
     output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
-    check_output(output, recipe.force)
+    check_output(output, force=recipe.force)
+    check_folder(output)
     adapts = recipe.widths is not None or recipe.exits != "none"
     if adapts:
         _check_adaptive(recipe, original)
-    before: Outputs | None = None
-    if recipe.length is not None or recipe.prune_tokens != "none":
-        original, before = _fix_length(recipe, original, progress)
-    if recipe.prune_weights != "none":
-        original, before = _prune_weights(recipe, original, before, progress)
+    original, before = shrink(recipe, original, progress)
     if recipe.searches:
         return _searched(recipe, original, before, output, fresh, start, progress)
     model, steps = prepare(original, progress)
     if recipe.prune_tokens != "none" or recipe.prune_heads != "none":
         before = run_model(model, judged_samples(model)) if before is None else before
-        model, steps = prepare(_prune_tokens(recipe, original, progress), progress)
+        model, steps = prepare(shorten(recipe, original, progress), progress)
     if recipe.channels_last:
         model = TakeChannelsLast()(model, progress)
         original = original.evolve_quietly(
@@ -132,7 +122,7 @@ def export_recipe(
         )
     if recipe.edge or recipe.cloud:
         _check_split(recipe, model)
-    with TemporaryDirectory(prefix="edgekit-") as folder, _unfinished(recipe, original) as unfinished:
+    with TemporaryDirectory(prefix="edgekit-") as folder, unfinished_folder(recipe, original) as unfinished:
         bench = Bench(
             model=model,
             device=device,
@@ -143,7 +133,7 @@ def export_recipe(
             progress=progress,
             original=before,
         )
-        with _full_disk_told(folder):
+        with full_disk_told(folder):
             built = _build(recipe, bench)
         winner, outcome = choose(built, device)
         split = _split(recipe, bench, winner) if recipe.edge or recipe.cloud else SplitOutcome()
@@ -165,8 +155,7 @@ def export_recipe(
         )
         progress("measure and pack", 0, 0)
         bundle, summary = pack(recipe, output, evidence, split)
-    if recipe.prune_weights != "none":
-        shutil.rmtree(_trained_weights(recipe, original), ignore_errors=True)
+    forget_recovery(recipe, original)
     return ExportResult(bundle, tuple(outcome), summary)
 
 
@@ -184,8 +173,8 @@ def _searched(
 
     device = load_device(recipe.device)
     exporters = _installed(recipe, device)
-    with TemporaryDirectory(prefix="edgekit-") as folder, _unfinished(recipe, original) as unfinished:
-        with _full_disk_told(folder):
+    with TemporaryDirectory(prefix="edgekit-") as folder, unfinished_folder(recipe, original) as unfinished:
+        with full_disk_told(folder):
             place = Path(folder)
             found = search(
                 recipe, original, device, exporters, place, progress, rounding=unfinished, before=before, fresh=fresh
@@ -251,73 +240,6 @@ def _check_split(recipe: Recipe, model: Model) -> None:
     check_split(recipe, model)
 
 
-def _check_weights(recipe: Recipe) -> None:
-    from edgekit.weight_pruning import parse
-
-    parse(recipe.prune_weights)
-
-
-def _prune_weights(
-    recipe: Recipe, original: Model, before: Outputs | None, progress: Progress
-) -> tuple[Model, Outputs]:
-    """The smaller Model, and the answers of the whole one, from which the quality is counted."""
-    from edgekit.weight_pruning import prune_weights
-
-    if before is None:
-        whole, _ = prepare(original, progress)
-        before = run_model(whole, judged_samples(whole))
-    pruned = prune_weights(
-        original,
-        recipe.prune_weights,
-        minutes=recipe.recover,
-        train=recipe.train,
-        max_drop=recipe.max_drop,
-        progress=progress,
-        checkpoint=_trained_weights(recipe, original),
-        seed=recipe.seed,
-    )
-    return pruned, before
-
-
-def _trained_weights(recipe: Recipe, original: Model) -> Path:
-    """Where a recovery is kept until its export is done: a limit that was missed may be asked for otherwise."""
-    asked = (recipe.prune_weights, recipe.recover, recipe.train, recipe.calibration, recipe.length, recipe.seed)
-    facts = (edgekit.__version__, original.source.digest, asked)
-    return cache_root() / "unfinished" / f"weights-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}"
-
-
-def _check_pruning(recipe: Recipe) -> None:
-    """Before a model is loaded. Raises UsageError or UnknownNameError for options that cannot be."""
-    if {recipe.prune_tokens, recipe.prune_heads} <= {"none", "auto"}:
-        return
-    from edgekit.token_pruning import parse, parse_heads
-
-    if recipe.prune_tokens not in ("none", "auto"):
-        parse(recipe.prune_tokens)
-    if recipe.prune_heads not in ("none", "auto"):
-        parse_heads(recipe.prune_heads)
-
-
-def _fix_length(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, Outputs | None]:
-    from edgekit.token_pruning import fix_length
-
-    return fix_length(original, recipe.length, progress)
-
-
-def _prune_tokens(recipe: Recipe, original: Model, progress: Progress) -> Model:
-    """And heads before them. Imported here: most exports prune none."""
-    from edgekit.token_pruning import prune_heads, prune_tokens
-
-    headed = prune_heads(original, recipe.prune_heads, recipe.max_drop, progress)
-    return prune_tokens(headed, recipe.prune_tokens, recipe.max_drop, progress)
-
-
-def _keep_task(task: str, original: Model, progress: Progress) -> Model:
-    from edgekit.passes.adaptive.tasks import KeepTask
-
-    return KeepTask(task)(original, progress)
-
-
 def _check_adaptive(recipe: Recipe, original: Model) -> None:
     from edgekit.adaptive import check_adaptive
 
@@ -335,46 +257,6 @@ def _split(recipe: Recipe, bench: Bench, winner: Built) -> SplitOutcome:
     from edgekit.splitting import Splitter
 
     return Splitter(recipe, bench, winner).run()
-
-
-@contextmanager
-def _unfinished(recipe: Recipe, original: Model) -> Iterator[Path]:
-    """A folder that outlives an interruption, for the next export of the same model with the same options."""
-    asked = (edgekit.__version__, original.source.digest, sorted(recipe.provenance().items()))
-    folder = cache_root() / "unfinished" / hashlib.sha256(repr(asked).encode()).hexdigest()[:24]
-    try:
-        yield folder
-    except EdgekitError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _full_disk_told(folder: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OutputError(
-            f"no space left in {Path(folder).parent}, where the candidates are built",
-            hint="free some space, or set TMPDIR to a place that has it",
-        ) from error
-
-
-def check_output(output: Path, force: bool) -> None:
-    """Raises OutputError now rather than after minutes of work."""
-    if output.exists() and not force:
-        raise OutputError(f"{output} exists", hint="--force replaces it, -o names another")
-    folder = output.resolve().parent
-    if not folder.is_dir():
-        raise OutputError(f"there is no folder {folder}", hint=f"mkdir -p {folder}")
-    try:
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(f"{folder} is not writable: {error.strerror}", hint="-o names another place") from error
 
 
 def _formats(recipe: Recipe, device: Device) -> list[str]:

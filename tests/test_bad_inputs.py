@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import torch
 from PIL import Image
 
 import edgekit
-from edgekit import pipeline
 from edgekit.cli import main as command_line
 from edgekit.errors import EdgekitError, InputError
 
@@ -227,14 +227,14 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(
     fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "locked").mkdir()
-    real = pipeline.TemporaryFile  # root may write everywhere, so that the system's own answer would be yes
+    real = tempfile.TemporaryFile  # root may write everywhere, so that the system's own answer would be yes
 
     def locked(dir: Path) -> Any:
         if dir.name == "locked":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return real(dir=dir)
 
-    monkeypatch.setattr(pipeline, "TemporaryFile", locked)
+    monkeypatch.setattr(tempfile, "TemporaryFile", locked)
     assert "not writable" in fail("models:net", *ONNX, "-o", "locked/out.edgekit", code=10)
 
 

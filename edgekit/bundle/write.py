@@ -90,6 +90,18 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} is a folder that holds no bundle", hint="it is never replaced: choose another name")
 
 
+def check_folder(path: Path) -> None:
+    """Raises OutputError where the folder of `path` is missing or cannot be written; call it before long work."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"there is no folder {folder}", hint=f"mkdir -p {folder}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder} is not writable: {error.strerror}", hint="choose another place") from error
+
+
 def _assemble(
     manifest: Manifest, files: Files, report: Mapping[str, Any], report_html: str, sign_key: Path | None, origin: str
 ) -> dict[str, Path | bytes]:

@@ -18,7 +18,8 @@ from edgekit.cli.search_front import search_shapes, show_search
 from edgekit.cli.wording import count_text, db_text, ms_text, percent_text, quality_text, size_text
 from edgekit.devices.device import load_device
 from edgekit.errors import UsageError
-from edgekit.recipe import Option, Recipe, read_recipe, recipe_options
+from edgekit.option import Option
+from edgekit.recipe import Recipe, read_recipe, recipe_options
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle

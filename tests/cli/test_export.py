@@ -69,7 +69,7 @@ class FakePipeline:
     error: Exception | None = None
     recipes: list[Recipe] = field(default_factory=list)
 
-    def export_recipe(self, recipe: Recipe, *, progress: Progress) -> Any:
+    def export_recipe(self, recipe: Recipe, *, fresh: bool = False, progress: Progress) -> Any:
         self.recipes.append(recipe)
         print("chatter of a library")  # noqa: T201
         progress("calibrate", 1, 2)
@@ -77,7 +77,8 @@ class FakePipeline:
             raise self.error
         bundle = Bundle.open(self.path)
         bundle.report = REPORT.to_json()
-        return SimpleNamespace(bundle=bundle, to_json=lambda: {"bundle": str(self.path), "parts": []})
+        told = {"bundle": str(self.path), "parts": []}
+        return SimpleNamespace(bundle=bundle, search=None, to_json=lambda: told)
 
 
 @pytest.fixture

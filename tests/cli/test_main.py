@@ -250,7 +250,7 @@ def test_a_signal_ends_with_130_after_cleaning_up(tmp_path: Path, kind: signal.S
         "from tempfile import TemporaryDirectory\n"
         "from edgekit.cli.main import main\n"
         "class Slow:\n"
-        "    def export_recipe(recipe, progress):\n"
+        "    def export_recipe(recipe, fresh, progress):\n"
         f"        with TemporaryDirectory(dir={str(tmp_path)!r}):\n"
         "            progress('started', 0, 0)\n"
         "            time.sleep(60)\n"

@@ -1,0 +1,81 @@
+"""What makes the user's module smaller before it is captured: one task of it, one length, fewer weights, fewer tokens.
+
+Each is imported where it is asked for: most exports ask for none.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from edgekit.model import Model
+from edgekit.parity import Outputs, judged_samples, run_model
+from edgekit.preparation import prepare
+from edgekit.progress import Progress
+from edgekit.recipe import Recipe
+from edgekit.unfinished import recovery_folder
+
+
+def check_shrinking(recipe: Recipe) -> None:
+    """Before a model is loaded. Raises UsageError or UnknownNameError for options that cannot be."""
+    if recipe.prune_tokens not in ("none", "auto"):
+        from edgekit.token_pruning import parse as parse_tokens
+
+        parse_tokens(recipe.prune_tokens)
+    if recipe.prune_heads not in ("none", "auto"):
+        from edgekit.token_pruning import parse_heads
+
+        parse_heads(recipe.prune_heads)
+    if recipe.prune_weights not in ("none", "auto"):
+        from edgekit.weight_pruning import parse as parse_weights
+
+        parse_weights(recipe.prune_weights)
+
+
+def keep_task(recipe: Recipe, original: Model, progress: Progress) -> Model:
+    if recipe.keep_task is None:
+        return original
+    from edgekit.passes.adaptive.tasks import KeepTask
+
+    return KeepTask(recipe.keep_task)(original, progress)
+
+
+def shrink(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, Outputs | None]:
+    """One length and fewer weights, and the whole model's answers, from which the quality is counted; None where
+    neither is asked for."""
+    before: Outputs | None = None
+    if recipe.length is not None or recipe.prune_tokens != "none":
+        from edgekit.token_pruning import fix_length
+
+        original, before = fix_length(original, recipe.length, progress)
+    if recipe.prune_weights == "none":
+        return original, before
+    from edgekit.weight_pruning import prune_weights
+
+    if before is None:
+        whole, _ = prepare(original, progress)
+        before = run_model(whole, judged_samples(whole))
+    pruned = prune_weights(
+        original,
+        recipe.prune_weights,
+        minutes=recipe.recover,
+        train=recipe.train,
+        max_drop=recipe.max_drop,
+        progress=progress,
+        checkpoint=recovery_folder(recipe, original),
+        seed=recipe.seed,
+    )
+    return pruned, before
+
+
+def shorten(recipe: Recipe, original: Model, progress: Progress) -> Model:
+    """Fewer heads, then fewer tokens from block to block."""
+    from edgekit.token_pruning import prune_heads, prune_tokens
+
+    headed = prune_heads(original, recipe.prune_heads, recipe.max_drop, progress)
+    return prune_tokens(headed, recipe.prune_tokens, recipe.max_drop, progress)
+
+
+def forget_recovery(recipe: Recipe, original: Model) -> None:
+    """Once its export is done."""
+    if recipe.prune_weights != "none":
+        shutil.rmtree(recovery_folder(recipe, original), ignore_errors=True)
