@@ -128,7 +128,12 @@ def layer_mflops(graph: GraphModule, layer: WeightedLayer) -> float:
     """Of one inference."""
     weight, value = layer_weight(graph, layer), layer.node.meta["val"]
     channels = weight.shape[layer.axis or 0]
-    return 2 * weight.numel() / channels * math.prod(int(size) for size in value.shape) / 1e6
+    return 2 * weight.numel() / channels * math.prod(_counted(size) for size in value.shape) / 1e6
+
+
+def _counted(size: int | torch.SymInt) -> int:
+    """A dynamic size as the example had it. int() of it would fix it to that in every graph that shares it."""
+    return int(size.node.hint or 1) if isinstance(size, torch.SymInt) else size
 
 
 def argument(node: Node, position: int, name: str, default: Any) -> Any:
