@@ -1,4 +1,4 @@
-"""Quantities on the command line: `300ms`, `2s`, `20MB`, `15%`, or a bare number in the option's unit; `10mbps,20ms`."""
+"""Quantities on the command line: `300ms`, `2s`, `20MB`, `15%`, or a bare number in its unit; `10mbps,20ms`."""
 
 from __future__ import annotations
 
