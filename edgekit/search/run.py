@@ -125,6 +125,15 @@ def _refuse(recipe: Recipe, original: Model, device: Device, limits: SearchLimit
             f"a limit on energy, and the profile {device.name} knows no power",
             hint="add power_w.load to the profile, or limit the latency",
         )
+    for name, asked, left in (
+        ("prune-tokens", recipe.prune_tokens, ("none", "auto")),
+        ("prune-heads", recipe.prune_heads, ("none",)),
+    ):
+        if asked not in left:
+            raise UsageError(
+                f"--{name} {asked} with a search, which sets tokens and heads itself",
+                hint=f"leave --{name} out, or --limit and --budget",
+            )
     if recipe.channels_last:
         raise UsageError("a search takes images as NCHW", hint="search without --channels-last, then export the recipe")
     if original.onnx_path is not None:

@@ -84,6 +84,8 @@ def test_what_cannot_be_searched_is_told_at_once(tmp_path: Path) -> None:
     for recipe, model, device_, words in (
         (replace(RECIPE, limit="bytes=1kB"), small(), device, "bytes without --edge"),
         (replace(RECIPE, limit="energy=1mJ"), small(), replace(device, power_w={}), "knows no power"),
+        (replace(RECIPE, budget="9s", prune_tokens="merge@0.7"), small(), device, "sets tokens and heads itself"),
+        (replace(RECIPE, budget="9s", prune_heads="0.75"), small(), device, "--prune-heads 0.75 with a search"),
         (replace(RECIPE, budget="9s", channels_last=True), small(), device, "NCHW"),
         (replace(RECIPE, budget="9s"), small().evolve_quietly(onnx_path=tmp_path / "a.onnx"), device, "trained .onnx"),
     ):
