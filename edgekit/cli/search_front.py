@@ -49,7 +49,6 @@ SHOWN_DROPS = 5
 
 def show_search(out: Output, outcome: Outcome) -> None:
     out.table(Table(COLUMNS, [_row(one, outcome) for one in outcome.front], "Pareto front, verified"))
-    out.remark(outcome.told())
 
 
 def _row(one: Verified, outcome: Outcome) -> tuple[Cell, ...]:
