@@ -109,7 +109,7 @@ def dinov2(result: dict[str, Any]) -> list[Row]:
             f"DINOv2 ViT-S/14, {name}: cosine mean / min; points lost by k-NN, by a linear probe; latency over float",
             goals.get(name, ""),
             f"{row['cosine_mean']:.4f} / {row['cosine_min']:.3f}; {100 * (whole['knn'] - row['knn']):+.1f}, "
-            f"{100 * (whole['probe'] - row['probe']):+.1f}; {row['times_float']:.2f}x ({row['p50_ms']:.1f} ms)",
+            f"{100 * (whole['probe'] - row['probe']):+.1f}; {row['times_float']:.3f}x ({row['p50_ms']:.1f} ms)",
             "`samples/benchmarks/dinov2.py`",
         )
         for name, row in result["rows"].items()
