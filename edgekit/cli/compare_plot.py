@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.cli.drawing import COLORS, INK, RIGHT, TOP, WIDTH, Dot, Shape, Text, sheet, ticks
+from edgekit.cli.drawing import COLORS, Dot, Shape, legend, sheet, ticks
 from edgekit.cli.wording import size_text
 
 if TYPE_CHECKING:
@@ -26,14 +26,12 @@ def comparison_shapes(rows: Sequence[Compared], title: str) -> list[Shape]:
     where = "latency on the device, predicted, ms" if on_device else "latency here, measured, ms"
     x, y, shapes = sheet(x_ticks, y_ticks, title, where)
     largest = max(row.size_bytes for row in rows)
+    named = []
     for index, (row, (latency, lost)) in enumerate(zip(rows, figures, strict=True)):
         color = COLORS[index % len(COLORS)]
-        name = row.bundle if len(row.bundle) <= LONGEST_NAME else f"{row.bundle[: LONGEST_NAME - 1]}…"
-        shapes.append(Dot(WIDTH - RIGHT + 20, TOP + 10 + 22 * index, 5, color))
-        shapes.append(Text(WIDTH - RIGHT + 32, TOP + 14 + 22 * index, name, INK))
+        named.append((row.bundle if len(row.bundle) <= LONGEST_NAME else f"{row.bundle[: LONGEST_NAME - 1]}…", color))
         if latency is not None and lost is not None:
             words = f"{row.bundle}: {latency:.3g} ms, {lost:.2f} points, {size_text(row.size_bytes)}"
             radius = 4 + 10 * math.sqrt(row.size_bytes / largest)
             shapes.append(Dot(x(latency), y(lost), radius, color, words))
-    shapes.append(Text(WIDTH - RIGHT + 15, TOP + 22 * len(rows) + 26, "area: size of the artifact"))
-    return shapes
+    return shapes + legend(named, ("area: size of the artifact",))

@@ -14,6 +14,7 @@ from edgekit.errors import OutputError, UsageError
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 500, 64, 210, 62, 56
 PAPER, INK, SOFT, LINE, BOUND = "#ffffff", "#14181f", "#565e6c", "#e1e5ea", "#0f7b4f"
 COLORS = ("#1d5fd1", "#c2570c", "#0b7f74", "#8a3ffc", "#b4235a", "#5d6b1f", "#566274")
+Scale = Callable[[float], float]
 SUFFIXES = (".svg", ".html", ".png")
 
 
@@ -75,7 +76,7 @@ def draw(path: Path, shapes: Sequence[Shape], title: str) -> None:
 
 def sheet(
     x_ticks: Sequence[float], y_ticks: Sequence[float], title: str, across: str
-) -> tuple[Callable[[float], float], Callable[[float], float], list[Shape]]:
+) -> tuple[Scale, Scale, list[Shape]]:
     """(where a value lies across, where upwards, the grid with its numbers); upwards are points lost."""
     x, y = axis(x_ticks, LEFT, WIDTH - RIGHT), axis(y_ticks, HEIGHT - BOTTOM, TOP)
     shapes: list[Shape] = [Text(LEFT, 22, title, INK)]
@@ -88,6 +89,26 @@ def sheet(
     shapes.append(Text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, across, anchor="middle"))
     shapes.append(Text(8, TOP - 16, "points lost"))
     return x, y, shapes
+
+
+def limit_lines(x: Scale, y: Scale, latency_ms: float | None, drop: float | None) -> list[Shape]:
+    """Dashed: what may not be passed, across and upwards."""
+    shapes: list[Shape] = []
+    if latency_ms is not None:
+        shapes.append(Line(x(latency_ms), TOP, x(latency_ms), HEIGHT - BOTTOM, BOUND, True))
+    if drop is not None:
+        shapes.append(Line(LEFT, y(drop), WIDTH - RIGHT, y(drop), BOUND, True))
+    return shapes
+
+
+def legend(rows: Sequence[tuple[str, str]], remarks: Sequence[str] = ()) -> list[Shape]:
+    """Beside the sheet: a dot for each (name, color), and below them what else the picture means."""
+    shapes: list[Shape] = []
+    for row, (name, color) in enumerate(rows):
+        shapes.append(Dot(WIDTH - RIGHT + 20, TOP + 10 + 22 * row, 5, color))
+        shapes.append(Text(WIDTH - RIGHT + 32, TOP + 14 + 22 * row, name, INK))
+    below = TOP + 22 * len(rows) + 26
+    return shapes + [Text(WIDTH - RIGHT + 15, below + 18 * line, words) for line, words in enumerate(remarks)]
 
 
 def to_svg(shapes: Sequence[Shape], words: str) -> str:
@@ -158,7 +179,7 @@ def _dashes(line: Line) -> list[tuple[float, float, float, float]]:
     return [(line.x1 + a * dx, line.y1 + a * dy, line.x1 + b * dx, line.y1 + b * dy) for a, b in steps]
 
 
-def axis(ticks: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+def axis(ticks: Sequence[float], start: float, end: float) -> Scale:
     low, high = ticks[0], ticks[-1]
     return lambda value: start + (end - start) * (value - low) / (high - low)
 

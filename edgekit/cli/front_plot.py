@@ -6,19 +6,16 @@ import math
 from collections.abc import Sequence
 
 from edgekit.cli.drawing import (
-    BOTTOM,
-    BOUND,
     COLORS,
-    HEIGHT,
     INK,
-    LEFT,
     RIGHT,
     TOP,
     WIDTH,
     Dot,
-    Line,
     Shape,
     Text,
+    legend,
+    limit_lines,
     sheet,
     ticks,
 )
@@ -37,10 +34,7 @@ def front_shapes(front: Sequence[Plan], chosen: Plan, limits: PlanLimits, title:
     if beyond:
         words = f"not drawn: {beyond} that lose over {ceiling:g} points"
         shapes.append(Text(WIDTH - RIGHT, TOP - 16, words, anchor="end"))
-    if limits.latency_ms is not None:
-        shapes.append(Line(x(limits.latency_ms), TOP, x(limits.latency_ms), HEIGHT - BOTTOM, BOUND, True))
-    if limits.drop is not None:
-        shapes.append(Line(LEFT, y(limits.drop), WIDTH - RIGHT, y(limits.drop), BOUND, True))
+    shapes += limit_lines(x, y, limits.latency_ms, limits.drop)
     most = max((plan.bytes_sent for plan in front), default=0.0) or 1.0
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(dict.fromkeys(plan.variant for plan in front))}
     for plan in front:
@@ -50,8 +44,4 @@ def front_shapes(front: Sequence[Plan], chosen: Plan, limits: PlanLimits, title:
         shapes.append(Dot(x(plan.latency_ms), y(plan.drop), radius, colors[plan.variant], words))
         if plan == chosen:
             shapes.append(Dot(x(plan.latency_ms), y(plan.drop), radius + 4, INK, "chosen", ring=2.0))
-    for row, (name, color) in enumerate(colors.items()):
-        shapes.append(Dot(WIDTH - RIGHT + 20, TOP + 10 + 22 * row, 5, color))
-        shapes.append(Text(WIDTH - RIGHT + 32, TOP + 14 + 22 * row, name, INK))
-    shapes.append(Text(WIDTH - RIGHT + 15, TOP + 22 * len(colors) + 26, "area: bytes sent; ring: chosen"))
-    return shapes
+    return shapes + legend(list(colors.items()), ("area: bytes sent; ring: chosen",))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from edgekit.cli.drawing import (
-    BOTTOM,
-    BOUND,
     COLORS,
-    HEIGHT,
     INK,
-    LEFT,
-    RIGHT,
     SOFT,
-    TOP,
-    WIDTH,
     Dot,
     Line,
+    Scale,
     Shape,
-    Text,
+    legend,
+    limit_lines,
     sheet,
     ticks,
 )
@@ -30,8 +25,6 @@ from edgekit.cli.wording import ms_text, size_text
 if TYPE_CHECKING:
     from edgekit.search.loop import Outcome
     from edgekit.search.verify import Verified
-
-Scale = Callable[[float], float]
 
 COLUMNS = (
     Column("recipe", style="cyan"),
@@ -85,10 +78,7 @@ def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
     ]
     shapes += _joined(inside, x, y, SOFT, dashed=True)
     shapes += _joined([(one.latency_ms, one.drop) for one in outcome.front if one in shown], x, y, INK, dashed=False)
-    if limits.latency_ms is not None:
-        shapes.append(Line(x(limits.latency_ms), TOP, x(limits.latency_ms), HEIGHT - BOTTOM, BOUND, True))
-    if limits.drop is not None:
-        shapes.append(Line(LEFT, y(limits.drop), WIDTH - RIGHT, y(limits.drop), BOUND, True))
+    shapes += limit_lines(x, y, limits.latency_ms, limits.drop)
     names = dict.fromkeys(f"{one.configuration.family.format} {one.configuration.family.precision}" for one in shown)
     colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(names)}
     for one in shown:
@@ -97,13 +87,7 @@ def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
         shapes.append(Dot(x(one.latency_ms), y(one.drop), 5, colors[f"{family.format} {family.precision}"], words))
         if one.configuration == outcome.chosen.configuration:
             shapes.append(Dot(x(one.latency_ms), y(one.drop), 9, INK, "chosen", ring=2.0))
-    for row, (name, color) in enumerate(colors.items()):
-        shapes.append(Dot(WIDTH - RIGHT + 20, TOP + 10 + 22 * row, 5, color))
-        shapes.append(Text(WIDTH - RIGHT + 32, TOP + 14 + 22 * row, name, INK))
-    below = TOP + 22 * len(colors) + 26
-    for line, words in enumerate(("ring: chosen", "dashed grey: expected front", "green: limits")):
-        shapes.append(Text(WIDTH - RIGHT + 15, below + 18 * line, words))
-    return shapes
+    return shapes + legend(list(colors.items()), ("ring: chosen", "dashed grey: expected front", "green: limits"))
 
 
 def _joined(points: Sequence[tuple[float, float]], x: Scale, y: Scale, color: str, *, dashed: bool) -> list[Line]:

@@ -9,15 +9,11 @@ most. Written in half precision.
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,8 +27,8 @@ from edgekit.zoo.fashion_tasks import (
     FashionTasks,
     turned,
 )
-from samples.data import FashionMnist, fashion_mnist
-from samples.training.trainer import Options, Trainer
+from samples.data import fashion_mnist
+from samples.training.trainer import Options, Trainer, finished, publish
 
 BALANCE = 0.05
 NOISE = 0.02
@@ -140,20 +136,6 @@ def task_accuracies(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str,
     return {task: count / len(images) for task, count in right.items()}
 
 
-def report(net: FashionTasks, trainer: Trainer, data: FashionMnist, words: list[str]) -> dict[str, Any]:
-    test, labels = torch.from_numpy(data.test), torch.from_numpy(data.test_labels)
-    return {
-        "test_accuracy": {task: round(value, 4) for task, value in task_accuracies(net, test, labels).items()},
-        "test_images": len(test),
-        "experts": [str(layer.chosen.tolist()) for layer in _experts(net)],
-        "training_seconds": round(trainer.seconds),
-        "threads": trainer.options.threads,
-        "torch": torch.__version__,
-        "dataset": "Fashion-MNIST (Debian dataset-fashion-mnist)",
-        "command": shlex.join(["python", "-m", "samples.training.train_adaptive_experts", *words]),
-    }
-
-
 @click.command(help=__doc__)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Validations.")
@@ -178,17 +160,14 @@ def main(output: Path, rounds: int, steps: int, learning_rate: float, seed: int,
         steps=steps,
     )
     trainer = ExpertTrainer(begin(), data, options)
-    if resume:
-        trainer.load_state()
-    trainer.run()
-    trainer.module.load_state_dict(trainer.best_weights)
-    state = trainer.module.state_dict()
-    save_file({n: (v.half() if v.is_floating_point() else v).contiguous() for n, v in state.items()}, output)
-    net: Any = trainer.module
-    sidecar = report(net, trainer, data, [word for word in sys.argv[1:] if word != "--resume"])
-    output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
-    trainer.state_path.unlink()
-    print(json.dumps(sidecar, indent=2))
+    net: Any = finished(trainer)
+    test, labels = torch.from_numpy(data.test), torch.from_numpy(data.test_labels)
+    told = {
+        "test_accuracy": {task: round(value, 4) for task, value in task_accuracies(net, test, labels).items()},
+        "test_images": len(test),
+        "experts": [str(layer.chosen.tolist()) for layer in _experts(net)],
+    }
+    publish(trainer, net.state_dict(), told, half=True)
 
 
 if __name__ == "__main__":

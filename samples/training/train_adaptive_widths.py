@@ -9,15 +9,11 @@ distillation: Yu and Huang, arXiv:1903.05134, sections 3.1 and 3.3). Written in 
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +25,7 @@ from edgekit.passes.transformer.families import PlainStack
 from edgekit.zoo.fashion import FashionVit, fashion_vit
 from edgekit.zoo.fashion_adaptive import EXITS, WIDTHS, AdaptiveFashionVit
 from samples.data import FashionMnist, fashion_mnist
-from samples.training.trainer import Options, Trainer, accuracy
+from samples.training.trainer import Options, Trainer, accuracy, finished, publish
 
 EXIT_WEIGHT = 0.5
 
@@ -151,30 +147,9 @@ def main(output: Path, rounds: int, steps: int, learning_rate: float, seed: int,
         steps=steps,
     )
     trainer = AdaptiveTrainer(begin(), data, options)
-    if resume:
-        trainer.load_state()
-    trainer.run()
-    trainer.module.load_state_dict(trainer.best_weights)
-    whole = joined(trainer.module)
-    save_file({name: _half(value) for name, value in whole.state_dict().items()}, output)
-    sidecar = {
-        "test_accuracy": accuracies(trainer.module, data),
-        "test_images": len(data.test),
-        "training_seconds": round(trainer.seconds),
-        "threads": threads,
-        "torch": torch.__version__,
-        "dataset": "Fashion-MNIST (Debian dataset-fashion-mnist)",
-        "command": shlex.join(
-            ["python", "-m", "samples.training.train_adaptive_widths", *(a for a in sys.argv[1:] if a != "--resume")]
-        ),
-    }
-    output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
-    trainer.state_path.unlink()
-    print(json.dumps(sidecar, indent=2))
-
-
-def _half(value: Tensor) -> Tensor:
-    return (value.half() if value.is_floating_point() else value).contiguous()
+    net = finished(trainer)
+    told = {"test_accuracy": accuracies(net, data), "test_images": len(data.test)}
+    publish(trainer, joined(net).state_dict(), told, half=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,21 +196,38 @@ def train(kind: type[nn.Module], options: Options) -> float:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     data = fashion_mnist()
-    module = kind()
-    trainer = Trainer(module, data, options)
-    if options.resume:
-        trainer.load_state()
-    trainer.run()
-    module.load_state_dict(trainer.best_weights)
+    trainer = Trainer(kind(), data, options)
+    module = finished(trainer)
     test = accuracy(module, torch.from_numpy(data.test), torch.from_numpy(data.test_labels))
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, options.output)
-    given = [word for word in sys.argv[1:] if word != "--resume"]  # the result is that of an unbroken run
-    sidecar = {
+    told = {
         "test_accuracy": round(test, 4),
         "test_images": len(data.test),
         "validation_accuracy": round(trainer.best, 4),
         "parameters": sum(value.numel() for value in module.parameters()),
         "epochs": trainer.epoch,
+    }
+    publish(trainer, module.state_dict(), told)
+    return test
+
+
+def finished(trainer: Trainer) -> nn.Module:
+    """The module with the best weights of the whole run, of which some may be done."""
+    if trainer.options.resume:
+        trainer.load_state()
+    trainer.run()
+    trainer.module.load_state_dict(trainer.best_weights)
+    return trainer.module
+
+
+def publish(trainer: Trainer, state: Mapping[str, Tensor], told: Mapping[str, Any], *, half: bool = False) -> None:
+    """Writes the weights (`half`: in half precision) and beside them a .json of what is `told` and how they were made;
+    what the run would have continued from goes."""
+    options = trainer.options
+    weights = {name: value.half() if half and value.is_floating_point() else value for name, value in state.items()}
+    save_file({name: value.contiguous() for name, value in weights.items()}, options.output)
+    given = [word for word in sys.argv[1:] if word != "--resume"]  # the result is that of an unbroken run
+    sidecar = {
+        **told,
         "training_seconds": round(trainer.seconds),
         "threads": options.threads,
         "torch": torch.__version__,
@@ -219,4 +237,3 @@ def train(kind: type[nn.Module], options: Options) -> float:
     options.output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
     trainer.state_path.unlink()
     print(json.dumps(sidecar, indent=2))
-    return test
