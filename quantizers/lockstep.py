@@ -72,7 +72,7 @@ def walk(
             before(node, floats[source], (on_grid if node in readers else values).get(source, values[source]))
         over = ends.get(node, [])
         twin = twins.get(node.name, node)
-        if twin is node and _is_cast(node):  # fp16 put it in: the float network stays as it is
+        if node.name not in twins and _is_cast(node):  # fp16 put it in: the float network stays as it is
             floats[node] = list(floats[node.all_input_nodes[0]])
         else:
             floats[node] = _run(exact, twin, node, floats, floats, samples, over)

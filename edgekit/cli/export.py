@@ -81,7 +81,7 @@ def recipe_parameters(function: Callable[..., None]) -> Callable[..., None]:
     edgekit export ./my-huggingface-model --device android --format executorch
     edgekit export detector.onnx --device jetson --quantize fp16
     edgekit export --recipe release.toml --device raspberry-pi-4
-    edgekit export minilm --device raspberry-pi-5 --limit latency=8ms --max-drop 0.5 --plot front.png
+    edgekit export fashion-vit --device raspberry-pi-5 --limit latency=1.2ms --plot front.png
     """,
     name="export",
 )
