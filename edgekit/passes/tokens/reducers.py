@@ -12,8 +12,6 @@ from edgekit.passes.tokens.scores import AccumulatedAttention, Scorer
 from edgekit.passes.tokens.state import IGNORED, Tokens, rows, unit
 from edgekit.passes.transformer.block import Attended
 
-PROTECTED = 1e6
-
 
 class Reducer(ABC):
     """`fewest_share`: of the content tokens, what one step leaves at least."""
@@ -138,9 +136,20 @@ class SelectDiverse(KeepBest):
 
 
 def best(scores: Tensor, sizes: Tensor | None, keep: int, protected: int) -> Tensor:
-    """int64 [N, keep]: the protected tokens, then those of the highest `scores` [N, T]; padding last."""
+    """int64 [N, keep]: the protected tokens, then those of the highest `scores` [N, T], 0 and above; padding last."""
     if sizes is not None:
         scores = torch.where(sizes > 0, scores, torch.full_like(scores, IGNORED))
-    # The protected ones by a score of their own, in their order: LiteRT cannot join its indices with others.
+    return protected_first(scores, protected).topk(keep, dim=1).indices
+
+
+def protected_first(scores: Tensor, protected: int) -> Tensor:
+    """`scores` [N, T] with the protected tokens above all others, in their order.
+
+    By a few times the highest score, not by a number of its own: float16 has no larger one to spare, and an 8-bit grid
+    over all of them still tells the others apart. By scores at all, since LiteRT cannot join their indices with others.
+    """
+    if not protected:
+        return scores
     rank = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
-    return torch.where(rank < protected, rank * -1.0 + PROTECTED, scores).topk(keep, dim=1).indices
+    highest = scores[:, protected:].amax(1, keepdim=True)
+    return torch.where(rank < protected, highest * (protected + 2.0 - rank), scores)

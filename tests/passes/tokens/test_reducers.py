@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgekit.passes.tokens.reducers import KeepBest, MergeSimilar, Reducer, SelectDiverse
+from edgekit.passes.tokens.reducers import KeepBest, MergeSimilar, Reducer, SelectDiverse, best, protected_first
 from edgekit.passes.tokens.scores import AccumulatedAttention, ClassAttention, NeighbourAware
 from edgekit.passes.tokens.state import Tokens
 from edgekit.passes.transformer.block import Attended
@@ -120,3 +120,31 @@ def test_diverse_tokens_are_preferred_over_copies() -> None:
     found = reducer.reduce(reducer.observe(Tokens(values), seen, 1), seen, 3, 1)
 
     assert found.values[0, 2].tolist() == [1.0, -0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 500.0])
+def test_protected_tokens_lead_in_their_order_in_any_precision(dtype: torch.dtype, scale: float) -> None:
+    """Seven of them, as many as DINOv2 with registers and more; the class token may attend to itself above all."""
+    scores = (scale * torch.rand(3, 197, generator=torch.Generator().manual_seed(0))).to(dtype)
+    scores[:, 0] = 8 * scale
+    sizes = torch.ones(3, 197, dtype=dtype)
+    sizes[1, 150:] = 0
+    ranked = protected_first(scores, 7)
+
+    assert ranked.isfinite().all()
+    assert (ranked[:, :7].diff(dim=1) < 0).all()
+    assert (ranked[:, 6] > ranked[:, 7:].amax(1)).all()
+    for content in (None, sizes):
+        kept = best(scores, content, 100, 7)
+        assert kept[:, :7].tolist() == [list(range(7))] * 3
+    assert best(scores, sizes, 150, 7)[1].max() == 149
+
+
+def test_eight_bits_still_tell_scores_apart() -> None:
+    scores = torch.linspace(0, 1, 26).flip(0).unsqueeze(0)
+    ranked = protected_first(scores, 1)
+    step = ranked.max() / 255
+    rounded = torch.round(ranked / step) * step
+
+    assert rounded.topk(26).indices.tolist() == [list(range(26))]
