@@ -17,56 +17,32 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgekit.errors import DataError, PlanError, UnknownNameError
 from edgekit.model import Model, flatten_outputs
-from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
+from edgekit.passes.bottleneck.base import Squeezed
 from edgekit.passes.bottleneck.coders import Coders, Trained, load_trained, pretrained
-from edgekit.passes.bottleneck.crossing import Crossing, has_open_batch, with_coders
+from edgekit.passes.bottleneck.crossing import Crossing, with_coders
 from edgekit.passes.bottleneck.deltas import AdaptedTail
-from edgekit.passes.bottleneck.features import FeatureSet, compute_features
+from edgekit.passes.bottleneck.features import FeatureSet
 from edgekit.passes.bottleneck.ladder import find_steps, spread
-from edgekit.passes.bottleneck.losses import LOSSES
+from edgekit.passes.bottleneck.learning import FIT_SAMPLES, LADDER_SAMPLES, TABLE_SAMPLES, LearningBottleneck
 from edgekit.passes.bottleneck.objective import RateObjective
 from edgekit.passes.bottleneck.rate import LaplaceRate
-from edgekit.passes.bottleneck.training import Schedule, train
+from edgekit.passes.bottleneck.training import train
 from edgekit.passes.bottleneck.transform import fit_coders, fit_tables
 from edgekit.passes.partition.candidates import cuts
 from edgekit.progress import Progress, silent
 
-FIT_SAMPLES, TABLE_SAMPLES, LADDER_SAMPLES, ANSWER_BATCH = 1500, 3000, 128, 64
-FEWEST_SAMPLES = 8
+ANSWER_BATCH = 64
 
 
 @dataclass(frozen=True)
-class LearnedBottleneck(Bottleneck):
-    """`train`: a folder of pictures, labelled by class folders or not, or of arrays; None: the calibration samples.
-    `crops`: of all pictures together. `feature_epochs` of the first stage, `epochs` of the second; `patience`: epochs
-    without a better validation. `loss`: distillation, labels, mse or cauchy-schwarz. `rate_weight`: per cent of
-    distortion that a per cent of rate is worth. `hidden`: width of the learned blocks, None for the number of
-    channels. `adapter_rank`: of the changes to the tail's matrices. `tail_drop`: share of samples that lose their last
-    components. `errors`: shares of the outputs' variance that the finest and the coarsest step cost before training.
-    `shipped`: take the package's checkpoint for this cut where there is one.
-    """
+class LearnedBottleneck(LearningBottleneck):
+    """Without `train` on the calibration samples. `feature_epochs` of the first stage, `epochs` of the second.
+    `tail_drop`: share of samples that lose their last components."""
 
     needs_training: ClassVar[bool] = True
-    train: Path | None = None
-    crops: int = 4000
-    rates: int = 12
     feature_epochs: int = 1
-    epochs: int = 5
-    patience: int = 3
-    batch: int = 64
-    learning_rate: float = 3e-4
-    loss: str = "distillation"
-    rate_weight: float = 1.5
-    hidden: int | None = None
-    adapter_rank: int = 8
     tail_drop: float = 0.1
-    errors: tuple[float, float] = (4e-3, 0.5)
-    regularization: float = 0.02
-    rounding: float = 0.45
-    seed: int = 0
-    shipped: bool = True
 
     def insert(
         self, head: Model, tail: Model, *, checkpoint: Path | None = None, progress: Progress = silent
@@ -79,13 +55,7 @@ class LearnedBottleneck(Bottleneck):
         if shipped is not None:
             return squeeze(head, tail, load_trained(shipped, head, tail), f"checkpoint {shipped.stem}")
         Crossing.of(tail)
-        if not (has_open_batch(head) and has_open_batch(tail)):
-            raise PlanError(
-                f"{tail.name} takes batches of one size alone, and training needs batches",
-                hint="declare the batch dynamic in the Model, or --bottleneck transform",
-            )
-        folder = None if checkpoint is None else checkpoint / "features"
-        data = compute_features(head, tail, self.train, folder, crops=self.crops, seed=self.seed, progress=progress)
+        data = self.features(head, tail, checkpoint, progress, otherwise="--bottleneck transform")
         trained = self.fit(head, tail, data, checkpoint=checkpoint, progress=progress)
         return squeeze(head, tail, trained, f"trained on {len(data)} samples")
 
@@ -112,7 +82,7 @@ class LearnedBottleneck(Bottleneck):
         progress: Progress = silent,
     ) -> Trained:
         """`fit` for a ladder of given `steps`, finest first; None finds them."""
-        self._check(data)
+        self.check(data)
         crossing = Crossing.of(tail)
         coders, found = self._begin(tail, crossing, data)
         steps = steps or found
@@ -133,47 +103,23 @@ class LearnedBottleneck(Bottleneck):
             tail_drop=self.tail_drop,
             seed=self.seed,
         )
-        schedule = Schedule(self.epochs, self.batch, self.learning_rate, patience=self.patience, seed=self.seed)
         if self.feature_epochs:
             graph = with_taps(tail)
             first = replace(objective, name="features", frozen_tail=graph, teacher=None)
             train(
                 first,
-                replace(schedule, epochs=self.feature_epochs),
+                replace(self.schedule, epochs=self.feature_epochs),
                 checkpoint=None if checkpoint is None else checkpoint / "stage-1",
                 progress=progress,
             )
         run = train(
-            objective, schedule, checkpoint=None if checkpoint is None else checkpoint / "stage-2", progress=progress
+            objective,
+            self.schedule,
+            checkpoint=None if checkpoint is None else checkpoint / "stage-2",
+            progress=progress,
         )
-        facts = {
-            "hidden": self._hidden(crossing),
-            "adapter_rank": self.adapter_rank,
-            "epochs": run.epoch,
-            "best_epoch": run.best_epoch,
-            "samples": len(data),
-            "loss": self.loss,
-            "seed": self.seed,
-        }
         coders.round_to_half()
-        return finish(coders, crossing, data, steps, self.rounding, facts)
-
-    def _check(self, data: FeatureSet) -> None:
-        if self.loss not in LOSSES:
-            raise UnknownNameError("loss", self.loss, LOSSES)
-        if len(data) < FEWEST_SAMPLES:
-            raise DataError(
-                f"{len(data)} training samples, allowed {FEWEST_SAMPLES} and more (some thousand are better)",
-                hint="--train takes a folder of typical pictures, without labels",
-            )
-        if self.loss == "labels" and data.labels is None:
-            raise DataError(
-                "the training data have no labels",
-                hint="put pictures into folders named after their classes, or train by distillation",
-            )
-
-    def _hidden(self, crossing: Crossing) -> int:
-        return sum(crossing.channels) if self.hidden is None else self.hidden
+        return finish(coders, crossing, data, steps, self.rounding, self.facts(run, data, crossing))
 
     def _begin(self, tail: Model, crossing: Crossing, data: FeatureSet) -> tuple[Coders, list[float]]:
         """The training-free transform of the same data, and the ladder that fits it."""
@@ -181,7 +127,7 @@ class LearnedBottleneck(Bottleneck):
             torch.manual_seed(self.seed)
             features = data.take(spread(len(data), FIT_SAMPLES))
             encoder, decoder = fit_coders(
-                tail, crossing, features, self.regularization, self.seed, self._hidden(crossing)
+                tail, crossing, features, self.regularization, self.seed, self.width(crossing)
             )
         with torch.no_grad():
             components = encoder(*crossing.part(features))

@@ -9,63 +9,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import DataError, PlanError, UnknownNameError
 from edgekit.model import Model
-from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
+from edgekit.passes.bottleneck.base import Squeezed
 from edgekit.passes.bottleneck.coders import Coders, Trained, load_trained, pretrained
-from edgekit.passes.bottleneck.crossing import Crossing, has_open_batch, row_by_row, with_coders
+from edgekit.passes.bottleneck.crossing import Crossing, row_by_row, with_coders
 from edgekit.passes.bottleneck.deltas import AdaptedTail
-from edgekit.passes.bottleneck.features import FeatureSet, compute_features
+from edgekit.passes.bottleneck.features import FeatureSet
 from edgekit.passes.bottleneck.ladder import find_steps, spread
-from edgekit.passes.bottleneck.learned import FEWEST_SAMPLES, answers
-from edgekit.passes.bottleneck.losses import LOSSES
+from edgekit.passes.bottleneck.learned import answers
+from edgekit.passes.bottleneck.learning import FIT_SAMPLES, LADDER_SAMPLES, TABLE_SAMPLES, LearningBottleneck
 from edgekit.passes.bottleneck.rate import LaplaceRate
 from edgekit.passes.bottleneck.tokens_checkpoint import PREFIX, empty_coders
 from edgekit.passes.bottleneck.tokens_coding import TOKEN_MODE, token_coders, token_crossing
 from edgekit.passes.bottleneck.tokens_ladder import Rung, check_counts, rungs, token_tables
 from edgekit.passes.bottleneck.tokens_objective import TokenObjective
-from edgekit.passes.bottleneck.training import Schedule, train
+from edgekit.passes.bottleneck.training import train
 from edgekit.progress import Progress, silent
 
-FIT_SAMPLES, TABLE_SAMPLES, LADDER_SAMPLES, CHUNK = 1500, 3000, 128, 64
+CHUNK = 64
 COUNTS = (16, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True)
-class TokenBottleneck(Bottleneck):
-    """`counts`: the numbers of vectors that cross, most first; `rates`: the ladder's length, dealt to them evenly.
-
-    `train`: a folder of pictures or arrays, labels not needed; None: the closed form, or the package's checkpoint for
-    this cut where `shipped` and there is one. `crops`: of all pictures together. `patience`: epochs without a better
-    validation. `loss`: see losses.py. `rate_weight`: per cent of distortion that a per cent of rate is worth.
-    `hidden`: width of the decoder's block, None for the number of channels. `adapter_rank`: of the changes to the
-    tail's matrices. `errors`: shares of the outputs' variance that the finest and the coarsest step cost, all vectors
-    sent, before training.
+class TokenBottleneck(LearningBottleneck):
+    """`counts`: the numbers of vectors that cross, most first, to which the `rates` are dealt evenly. Without `train`
+    the closed form, or the package's checkpoint. `errors` with all vectors sent.
     """
 
-    needs_training: ClassVar[bool] = False
     counts: tuple[int, ...] = COUNTS
     rates: int = 10
-    train: Path | None = None
-    crops: int = 4000
-    epochs: int = 5
-    patience: int = 3
-    batch: int = 64
     learning_rate: float = 1e-3
-    loss: str = "distillation"
     rate_weight: float = 1.0
-    hidden: int | None = None
-    adapter_rank: int = 8
     errors: tuple[float, float] = (3e-3, 0.05)
-    regularization: float = 0.02
-    rounding: float = 0.45
-    seed: int = 0
-    shipped: bool = True
 
     def insert(
         self, head: Model, tail: Model, *, checkpoint: Path | None = None, progress: Progress = silent
@@ -82,13 +61,7 @@ class TokenBottleneck(Bottleneck):
             return squeeze_tokens(head, tail, trained, f"checkpoint {stored.stem}")
         if self.train is None:
             return self._closed_form(head, tail, progress)
-        if not (has_open_batch(head) and has_open_batch(tail)):
-            raise PlanError(
-                f"{tail.name} takes batches of one size alone, and training needs batches",
-                hint="declare the batch dynamic in the Model, or leave --train away",
-            )
-        folder = None if checkpoint is None else checkpoint / "features"
-        data = compute_features(head, tail, self.train, folder, crops=self.crops, seed=self.seed, progress=progress)
+        data = self.features(head, tail, checkpoint, progress, otherwise="leave --train away")
         trained = self.fit(head, tail, data, checkpoint=checkpoint, progress=progress)
         return squeeze_tokens(head, tail, trained, f"trained on {len(data)} samples")
 
@@ -98,7 +71,7 @@ class TokenBottleneck(Bottleneck):
         features = crossing.features(tail.calibration)
         check_counts(self.counts, features.shape[TOKEN_MODE])
         encoder, decoder = token_coders(
-            tail, crossing, features, self.counts[0], self.regularization, self.seed, self._hidden(crossing)
+            tail, crossing, features, self.counts[0], self.regularization, self.seed, self.width(crossing)
         )
         below, above = with_coders(head, tail, encoder, decoder)
         components = encode_all(encoder, crossing, features)
@@ -119,13 +92,7 @@ class TokenBottleneck(Bottleneck):
         progress: Progress = silent,
     ) -> Trained:
         """Trains on features at hand. Raises DataError for fewer than 8, UnknownNameError, UsageError."""
-        if self.loss not in LOSSES:
-            raise UnknownNameError("loss", self.loss, LOSSES)
-        if len(data) < FEWEST_SAMPLES:
-            raise DataError(
-                f"{len(data)} training samples, allowed {FEWEST_SAMPLES} and more (some thousand are better)",
-                hint="--train takes a folder of typical pictures, without labels",
-            )
+        self.check(data)
         crossing = token_crossing(tail)
         check_counts(self.counts, data.features.shape[TOKEN_MODE])
         coders, steps = self._begin(tail, crossing, data)
@@ -143,31 +110,18 @@ class TokenBottleneck(Bottleneck):
             classifies="classification" in tail.task,
             rate_weight=self.rate_weight,
         )
-        schedule = Schedule(self.epochs, self.batch, self.learning_rate, patience=self.patience, seed=self.seed)
-        run = train(objective, schedule, checkpoint=checkpoint and checkpoint / "tokens", progress=progress)
+        run = train(objective, self.schedule, checkpoint=checkpoint and checkpoint / "tokens", progress=progress)
         coders.round_to_half()
-        facts = {
-            "counts": [rung.count for rung in ladder],
-            "hidden": self._hidden(crossing),
-            "adapter_rank": self.adapter_rank,
-            "epochs": run.epoch,
-            "best_epoch": run.best_epoch,
-            "samples": len(data),
-            "loss": self.loss,
-            "seed": self.seed,
-        }
+        facts = {"counts": [rung.count for rung in ladder], **self.facts(run, data, crossing)}
         some = data.take(spread(len(data), TABLE_SAMPLES))
         tables = token_tables(encode_all(coders.encoder, crossing, some), ladder, self.rounding)
         return Trained(coders, tuple(steps), tables, facts)
-
-    def _hidden(self, crossing: Crossing) -> int:
-        return sum(crossing.channels) if self.hidden is None else self.hidden
 
     def _begin(self, tail: Model, crossing: Crossing, data: FeatureSet) -> tuple[Coders, list[float]]:
         """The closed form on the same data, and the steps that fit it."""
         features = data.take(spread(len(data), FIT_SAMPLES))
         encoder, decoder = token_coders(
-            tail, crossing, features, self.counts[0], self.regularization, self.seed, self._hidden(crossing)
+            tail, crossing, features, self.counts[0], self.regularization, self.seed, self.width(crossing)
         )
         components = encode_all(encoder, crossing, features)
         adapted = AdaptedTail(tail.graph, self.adapter_rank, self.seed)

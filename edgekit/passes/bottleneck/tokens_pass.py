@@ -17,7 +17,7 @@ from edgekit.data import load_data
 from edgekit.errors import DataError, UsageError
 from edgekit.model import Model, Sample, flatten_outputs, forward_arguments
 from edgekit.passes.base import Pass
-from edgekit.passes.bottleneck.learned import FEWEST_SAMPLES
+from edgekit.passes.bottleneck.learning import FEWEST_SAMPLES
 from edgekit.passes.bottleneck.losses import distances
 from edgekit.passes.bottleneck.token_pooling import PooledStack, TokenPool, heads_for, segment_means
 from edgekit.passes.bottleneck.training import Run, Schedule, train
