@@ -42,7 +42,10 @@ def parse_widths(text: str) -> tuple[float, ...]:
         raise UsageError(f"--widths {text!r}, allowed shares of 1", hint="--widths 1.0,0.75,0.5") from None
     for width in widths:
         check_width(width)
-    return tuple(sorted(set(widths) - {1.0}, reverse=True))
+    narrower = set(widths) - {1.0}
+    if not narrower:
+        raise UsageError(f"--widths {text} is the whole model alone", hint="name a narrower one: --widths 1.0,0.75,0.5")
+    return tuple(sorted(narrower, reverse=True))
 
 
 def parse_exits(text: str) -> tuple[int, ...] | None:

@@ -14,8 +14,9 @@ import torch
 from edgekit.bundle import Bundle, check_folder, check_output
 from edgekit.candidates import Bench
 from edgekit.devices.device import Device, load_device
-from edgekit.errors import EdgekitError, UsageError
+from edgekit.errors import EdgekitError
 from edgekit.exporters.base import Exporter
+from edgekit.idle import refuse_idle
 from edgekit.model import Model
 from edgekit.packing import installed_versions, pack
 from edgekit.parity import Limits, Outputs, judged_samples, run_model
@@ -86,8 +87,7 @@ def export_recipe(
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     device = load_device(recipe.device)
-    _formats(recipe, device)
-    _refuse_idle_split(recipe)
+    refuse_idle(recipe, _formats(recipe, device))
     check_shrinking(recipe)
     progress("load the model and its data", 0, 0)
     original = resolve(
@@ -216,22 +216,6 @@ def _installed(recipe: Recipe, device: Device) -> dict[str, Exporter]:
     if not found:
         raise missing[0]
     return found
-
-
-def _refuse_idle_split(recipe: Recipe) -> None:
-    """Raises UsageError for options that say how to split and no tier to split with."""
-    if recipe.edge or recipe.cloud:
-        return
-    asked = {
-        "split": recipe.split not in ("auto", "none"),
-        "bottleneck": recipe.bottleneck != "auto",
-        "train": recipe.train and recipe.prune_weights == "none",
-    }
-    for name, given in asked.items():
-        if given:
-            raise UsageError(
-                f"--{name} without --edge or --cloud", hint="name the profile that takes over: --edge x86-server"
-            )
 
 
 def _check_split(recipe: Recipe, model: Model) -> None:

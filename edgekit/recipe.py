@@ -34,7 +34,7 @@ def _quantizers() -> list[str]:
 
 
 def _bottlenecks() -> list[str]:
-    return ["auto", "none", *BOTTLENECKS]
+    return ["auto", *BOTTLENECKS]
 
 
 def _devices() -> list[str]:
@@ -95,10 +95,11 @@ class Recipe:
         metavar="auto|none|METHOD[@SHARE]",
         suggestions=lambda: ["auto", "none", "vib", "magnitude", "layers"],
     )
-    recover: float = option(
-        "minutes that the pruned model learns from the whole one, on --train or on the calibration inputs; resumable",
+    recover: float | None = option(
+        "minutes that the pruned model learns from the whole one, on --train or on the calibration inputs; resumable; "
+        "5 without it",
         "Weights",
-        default=5.0,
+        default=None,
         metavar="MINUTES",
         minimum=0,
     )
@@ -201,7 +202,9 @@ class Recipe:
         metavar="DIR",
         is_path=True,
     )
-    epochs: int = option("how many times training sees the folder, at most", "Split", default=5, metavar="N", minimum=1)
+    epochs: int | None = option(
+        "how many times training sees the folder, at most; 5 without it", "Split", default=None, metavar="N", minimum=1
+    )
     max_drop: float = option(
         "refuse where more than this many points (percent) are lost: of accuracy where labels are known, of expected "
         "accuracy for other classifiers, of 100 x (1 - cosine) for the rest",

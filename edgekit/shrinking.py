@@ -49,7 +49,7 @@ def shrink(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, 
         original, before = fix_length(original, recipe.length, progress)
     if recipe.prune_weights == "none":
         return original, before
-    from edgekit.weight_pruning import prune_weights
+    from edgekit.weight_pruning import USUAL_MINUTES, prune_weights
 
     if before is None:
         whole, _ = prepare(original, progress)
@@ -57,7 +57,7 @@ def shrink(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, 
     pruned = prune_weights(
         original,
         recipe.prune_weights,
-        minutes=recipe.recover,
+        minutes=USUAL_MINUTES if recipe.recover is None else recipe.recover,
         train=recipe.train,
         max_drop=recipe.max_drop,
         progress=progress,

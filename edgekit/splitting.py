@@ -13,14 +13,13 @@ from edgekit.bundle.manifest import Preprocess, Tier, Variant
 from edgekit.candidates import Bench
 from edgekit.cascades import cascade
 from edgekit.devices.device import Device
-from edgekit.errors import DataError, ExportError, PlanError, QualityError, SessionError, UnknownNameError
+from edgekit.errors import DataError, ExportError, PlanError, QualityError, SessionError, UnknownNameError, UsageError
 from edgekit.ladders import Arrays
 from edgekit.model import Model
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
 from edgekit.passes.bottleneck.coders import pretrained
 from edgekit.passes.bottleneck.information import answers_of, information_plane, receive
-from edgekit.passes.bottleneck.learned import LearnedBottleneck
-from edgekit.passes.bottleneck.tokens import TokenBottleneck
+from edgekit.passes.bottleneck.learning import LearningBottleneck
 from edgekit.passes.bottleneck.tokens_checkpoint import PREFIX as TOKENS
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
 from edgekit.passes.partition.split import split
@@ -159,9 +158,10 @@ class Splitter:
         made: list[tuple[str, Bottleneck]] = []
         for name in names:
             kind: type[Bottleneck] = BOTTLENECKS.load(name)
-            if kind is LearnedBottleneck or kind is TokenBottleneck:
+            if issubclass(kind, LearningBottleneck):
                 folder = Path(self.recipe.train) if self.recipe.train is not None else None
-                made.append((name, kind(train=folder, epochs=self.recipe.epochs, seed=self.recipe.seed)))
+                epochs = self.recipe.epochs or kind.epochs
+                made.append((name, kind(train=folder, epochs=epochs, seed=self.recipe.seed)))
             else:
                 made.append((name, kind()))
         return made
@@ -218,11 +218,12 @@ class Splitter:
 
 
 def check_split(recipe: Recipe, model: Model) -> None:
-    """Before minutes of work. Raises UnknownNameError for a cut that `model` lacks, DeviceError for a profile that
-    cannot serve, DataError for a training folder without samples or a model without calibration data, SourceError for
-    a model without a torch graph."""
+    """Before minutes of work. Raises UnknownNameError for a cut that `model` lacks, UsageError for training data that
+    nothing learns from, DeviceError for a profile that cannot serve, DataError for a training folder without samples or
+    a model without calibration data, SourceError for a model without a torch graph."""
     if recipe.train is not None:
         sample_files(recipe.train)
+        refuse_idle_training(recipe)
     for reference in (recipe.edge, recipe.cloud):
         if reference is not None:
             server_profile(reference)
@@ -234,6 +235,14 @@ def check_split(recipe: Recipe, model: Model) -> None:
             "(some hundred are better)",
             hint="--calibration FOLDER: a bottleneck is fitted to what crosses the cut",
         )
+
+
+def refuse_idle_training(recipe: Recipe) -> None:
+    """Raises UsageError for training data of which nothing learns."""
+    learns = recipe.bottleneck == "auto" or issubclass(BOTTLENECKS.load(recipe.bottleneck), LearningBottleneck)
+    if recipe.prune_weights == "none" and (recipe.split == "none" or not learns):
+        idle = "--split none" if recipe.split == "none" else f"--bottleneck {recipe.bottleneck}"
+        raise UsageError(f"--train with {idle}, which learns nothing", hint="leave one of them out")
 
 
 def named_cuts(model: Model, names: str) -> tuple[Cut, ...]:

@@ -17,6 +17,7 @@ from edgekit.passes.weights.prune import METHODS, PruneWeights
 from edgekit.progress import Progress
 
 USUAL_SHARE = 0.5
+USUAL_MINUTES = 5.0
 # Of what may be lost in all, pruning may take this much: quantization follows.
 SHARE_OF_DROP = 0.5
 # Shares that auto tries, from the mildest; each with this part of the minutes, the last that is good with all of them.

@@ -24,10 +24,15 @@ from edgekit.zoo.fashion_adaptive import EXITS, WIDTHS, fashion_vit_adaptive
 
 
 @pytest.mark.parametrize(
-    ("text", "widths"), [("1.0,0.75,0.5", (0.75, 0.5)), ("0.5", (0.5,)), ("0.5,1,0.75", (0.75, 0.5)), ("1.0", ())]
+    ("text", "widths"), [("1.0,0.75,0.5", (0.75, 0.5)), ("0.5", (0.5,)), ("0.5,1,0.75", (0.75, 0.5))]
 )
 def test_the_whole_width_is_there_anyway(text: str, widths: tuple[float, ...]) -> None:
     assert parse_widths(text) == widths
+
+
+def test_the_whole_width_alone_asks_for_nothing() -> None:
+    with pytest.raises(UsageError, match="the whole model alone"):
+        parse_widths("1.0")
 
 
 @pytest.mark.parametrize("text", ["", "half", "0.5;0.25", "0", "1.5,0.5", "-0.5"])

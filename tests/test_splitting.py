@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.bundle import Bundle
-from edgekit.errors import PlanError, UnknownNameError
+from edgekit.errors import PlanError, UnknownNameError, UsageError
 from edgekit.model import Model
 from edgekit.passes.bottleneck.vector import VectorBottleneck
 from edgekit.pipeline import export_recipe
@@ -18,6 +18,7 @@ from edgekit.recipe import Recipe
 from edgekit.report.model import EvaluationReport
 from edgekit.runtimes.codecs.base import open_codec
 from edgekit.runtimes.load import load
+from edgekit.splitting import refuse_idle_training
 from edgekit.zoo.fashion import fashion_cnn
 
 
@@ -121,3 +122,16 @@ def test_split_none_packs_the_whole_model_for_the_server_alone(model: Model, tmp
     found = export(model, tmp_path / "whole.edgekit", split="none").manifest
     assert [part.tier for part in found.parts] == ["device", "edge"]
     assert [variant.name for variant in found.variants][1:] == ["offload"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"bottleneck": "transform"}, "--train with --bottleneck transform"), ({"split": "none"}, "--train with --split")],
+)
+def test_training_data_of_which_nothing_learns_are_refused(options: dict[str, str], told: str) -> None:
+    recipe = Recipe("net", "raspberry-pi-4", edge="x86-server", train="photos", **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=told):
+        refuse_idle_training(recipe)
+    for other in ({"bottleneck": "auto", "split": "auto"}, {"bottleneck": "tokens", "split": "auto"}):
+        refuse_idle_training(replace(recipe, **other))
+    refuse_idle_training(replace(recipe, prune_weights="vib"))
