@@ -13,13 +13,17 @@ from edgekit.quantization import Scheme
 
 @dataclass(frozen=True)
 class Quantizer(Pass):
-    """`scheme`: how the target wants its integers. `keep`: names of graph nodes that stay float, and why."""
+    """`scheme`: how the target wants its integers. `keep`: names of graph nodes that stay float, and why.
+
+    `reads_scheme`: False where the result is the same in each.
+    """
 
     scheme: Scheme
     keep: tuple[tuple[str, str], ...] = ()
 
     method: ClassVar[str]
     needs_calibration: ClassVar[bool] = False
+    reads_scheme: ClassVar[bool] = True
 
     def requires(self, model: Model) -> None:
         _ = model.graph

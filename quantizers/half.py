@@ -43,6 +43,7 @@ class Fp16(Quantizer):
     headroom: float = 0.5
 
     method: ClassVar[str] = "fp16"
+    reads_scheme: ClassVar[bool] = False
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         model = FoldBatchNorm()(model, progress)
@@ -62,32 +63,45 @@ class Fp16(Quantizer):
     @staticmethod
     def _peaks(model: Model, progress: Progress) -> dict[str, float]:
         """The largest magnitude that each node has to hold, by node name."""
-        peaks: dict[str, float] = {}
-        for node in model.graph.graph.nodes:
-            for source in node.all_input_nodes:
-                if source.op == "get_attr" and node.op == "call_function":
-                    value = _magnitude(attribute_named(model.graph, str(source.target)))
-                    peaks[node.name] = max(peaks.get(node.name, 0.0), value)
-        watcher = _PeakWatcher(model.graph, peaks)
+        watcher = _PeakWatcher(model.graph)
         with torch.no_grad():
             for done, sample in enumerate(model.calibration):
                 watcher.run(*sample.values())
                 progress("measure range", done + 1, len(model.calibration))
-        return peaks
+        return watcher.peaks
 
 
 class _PeakWatcher(fx.Interpreter):
-    def __init__(self, graph: GraphModule, peaks: dict[str, float]) -> None:
+    """Looks through each value once, when it is made, and through each weight once for all samples.
+
+    All samples are taken: the largest value of a node may come with the last of them (of MiniLM-L6's 114 sentences the
+    first 64 leave one node at 0.83 of its peak, the first 32 leave one at 0), and this costs little more than twice
+    what the model alone does.
+    """
+
+    def __init__(self, graph: GraphModule) -> None:
         super().__init__(graph)
-        self.peaks = peaks
+        nodes = list(graph.graph.nodes)
+        self._magnitudes: dict[Node, float] = {
+            node: _magnitude(attribute_named(graph, str(node.target))) for node in nodes if node.op == "get_attr"
+        }
+        weights = self._magnitudes
+        self.peaks: dict[str, float] = {
+            node.name: max((weights.get(source, 0.0) for source in node.all_input_nodes), default=0.0)
+            for node in nodes
+            if node.op == "call_function"
+        }
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
+        if n.op == "get_attr":
+            return value
+        self._magnitudes[n] = _magnitude(value)
         if n.op == "call_function":
             sources = [self.env[source] for source in n.all_input_nodes]
             # In fp16 a node also has to take its inputs: the root of 4e6 fits, 4e6 does not.
-            peak = max(_magnitude(value), _partial_sums(n, sources), *map(_magnitude, sources))
-            self.peaks[n.name] = max(self.peaks.get(n.name, 0.0), peak)
+            taken = (self._magnitudes[source] for source in n.all_input_nodes)
+            self.peaks[n.name] = max(self.peaks[n.name], self._magnitudes[n], _partial_sums(n, sources), *taken)
         return value
 
 
@@ -95,11 +109,14 @@ def _magnitude(value: object) -> float:
     """Largest finite |value|; minus infinity as a mask is exact in fp16."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return 0.0
-    magnitude = value.detach().abs()
-    finite = magnitude[torch.isfinite(magnitude)]
     # Masks are the lowest float32: they become fp16's lowest, which softmax treats alike.
-    finite = finite[finite < torch.finfo(torch.float32).max / 4]
-    return float(finite.max()) if finite.numel() else 0.0
+    mask = torch.finfo(torch.float32).max / 4
+    low, high = (float(end) for end in torch.aminmax(value.detach()))
+    if max(-low, high) < mask:  # never, where there is a NaN
+        return max(-low, high)
+    magnitude = value.detach().abs()
+    kept = magnitude[magnitude < mask]
+    return float(kept.max()) if kept.numel() else 0.0
 
 
 def _partial_sums(node: Node, sources: list[Any]) -> float:

@@ -56,14 +56,18 @@ def quantize(
 ) -> Model:
     """`model` quantized by the method that `precision` names; `keep` lists (layer, why) that stay float.
 
-    `siblings`: what the same call gave in other schemes; rounding that would end the same is taken from there.
+    `siblings`: what the same call gave in other schemes; what would end the same is taken from there.
     """
     method: type[Quantizer] = QUANTIZERS.load(precision)
     own = {field.name for field in fields(method)}
     chosen = {field.name: getattr(options, field.name) for field in fields(options) if field.name in own}
     quantizer = method(scheme=scheme, keep=keep, **chosen)
-    if siblings and {"learned_rounding", "bias_correction"} <= own:
-        grids_alone: dict[str, Any] = {"learned_rounding": False, "bias_correction": False}
+    if siblings and not method.reads_scheme:
+        record = siblings[0].quantization
+        assert record is not None
+        return replace(siblings[0], quantization=replace(record, scheme=scheme))
+    grids_alone: dict[str, Any] = dict.fromkeys(own & {"learned_rounding", "bias_correction"}, False)
+    if siblings and grids_alone:
         plain = replace(quantizer, **grids_alone)(model, silent)
         for sibling in siblings:
             if _rounds_alike(plain, sibling):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -10,7 +12,7 @@ from edgekit.devices.device import load_device
 from edgekit.exporters.executorch_exporter import ExecutorchExporter
 from edgekit.model import Model
 from edgekit.passes.fold import FoldBatchNorm
-from edgekit.quantizers.half import Fp16
+from edgekit.quantizers.half import Fp16, _magnitude
 from edgekit.quantizers.schemes import ONNX_X86, TENSORRT
 from edgekit.quantizers.sensitivity import layer_sqnr
 from edgekit.report.metrics import sqnr_db
@@ -52,6 +54,23 @@ def test_nothing_stays_float_where_everything_fits(transformer: Model) -> None:
     half = Fp16(TENSORRT)(transformer)
     assert half.quantization is not None
     assert half.quantization.fallbacks == ()
+
+
+@pytest.mark.parametrize("poured", [(), (float("nan"),), (float("inf"), -float("inf")), (torch.finfo().min,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_range_passes_over_masks_and_what_is_no_number(poured: tuple[float, ...], dtype: torch.dtype) -> None:
+    for values in ([-3.5, 2.0, 1.0], [0.25, 7.0, 0.0], []):
+        tensor = torch.tensor([*values, *poured], dtype=dtype)
+        assert _magnitude(tensor) == max(map(abs, values), default=0.0)
+    assert _magnitude(torch.arange(5)) == 0.0
+
+
+def test_one_sample_whose_squares_overflow_is_enough_to_keep_a_normalisation_float(transformer: Model) -> None:
+    *usual, last = transformer.calibration
+    loud = {name: value * 1e4 for name, value in last.items()}
+    half = Fp16(TENSORRT)(replace(transformer, calibration=(*usual, loud)))
+    assert half.quantization is not None
+    assert half.quantization.fallbacks
 
 
 class WrittenOut(nn.Module):

@@ -44,6 +44,21 @@ def test_rounding_taken_from_another_scheme_is_what_it_would_have_been(convoluti
     assert all(torch.equal(value, wanted[name]) for name, value in integers(shared).items())
 
 
+@pytest.mark.parametrize("precision", ["int8-dynamic", "fp16"])
+def test_what_no_grid_of_activations_enters_is_made_once_for_all_schemes(precision: str) -> None:
+    torch.manual_seed(0)
+    products = captured(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), (1, 8))
+    first = quantize(products, precision, LITERT, QuantizerOptions(), (), silent)
+    shared = quantize(products, precision, ONNX_ARM, QuantizerOptions(), (), silent, [first])
+    alone = quantize(products, precision, ONNX_ARM, QuantizerOptions(), (), silent)
+    assert shared.module is first.module
+    assert shared.quantization is not None and alone.quantization is not None
+    assert shared.quantization.scheme == ONNX_ARM
+    assert shared.quantization.layers == alone.quantization.layers
+    wanted = integers(alone)
+    assert all(torch.equal(value, wanted[name]) for name, value in integers(shared).items())
+
+
 def test_a_scheme_with_other_grids_is_rounded_anew(convolutions: Model) -> None:
     first = quantize(convolutions, "int8", LITERT, QuantizerOptions(), (), silent)
     assert quantize(convolutions, "int8", ONNX_X86, QuantizerOptions(), (), silent, [first]).module is not first.module
