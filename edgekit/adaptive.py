@@ -70,6 +70,7 @@ def check_adaptive(recipe: Recipe, model: Model) -> None:
         )
     others = {
         "--prune-tokens": recipe.prune_tokens != "none",
+        "--compress-tokens": recipe.compress_tokens != "none",
         "--prune-weights": recipe.prune_weights != "none",
         "--channels-last": recipe.channels_last,
         "a search (--limit, --plot)": recipe.searches,

@@ -32,13 +32,18 @@ def refuse_idle(recipe: Recipe, formats: Collection[str]) -> None:
 def _needs(recipe: Recipe, formats: Collection[str]) -> Iterator[Need]:
     splits = recipe.edge is not None or recipe.cloud is not None
     prunes = recipe.prune_weights != "none"
+    compressor = recipe.compress_tokens.partition("@")[0]
     quantizes = recipe.quantize != "none"
     tier = "name the profile that takes over: --edge x86-server"
     yield Need("split", splits or recipe.split == "none", "without --edge or --cloud", tier)
     yield Need("bottleneck", splits, "without --edge or --cloud", tier)
-    yield Need("train", splits or prunes, "without --edge, --cloud or --prune-weights", tier)
-    learns = splits and (recipe.train is not None or recipe.bottleneck == "learned")
-    yield Need("epochs", learns, "without a bottleneck that learns", "add --train DIR, and --edge or --cloud")
+    pools = compressor == "pool"
+    yield Need(
+        "train", splits or prunes or pools, "without --edge, --cloud, --prune-weights or --compress-tokens pool", tier
+    )
+    squeezes = splits and (recipe.train is not None or recipe.bottleneck == "learned")
+    learns = squeezes or pools or compressor == "query"
+    yield Need("epochs", learns, "without a bottleneck or tokens that learn", "add --train DIR, and --edge or --cloud")
     yield Need("recover", prunes, "without --prune-weights", "say what is pruned: --prune-weights vib@0.5")
     for option in ("observer", "equalize"):
         yield Need(option, quantizes, "with --quantize none", "leave one of them out")

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 from edgekit.devices.device import ALIASES, profile_names
 from edgekit.errors import UnknownNameError, UsageError
 from edgekit.option import Option, Scalar, option
-from edgekit.registry import BOTTLENECKS, EXPORTERS, OBSERVERS, QUANTIZERS, SAMPLES, TOKEN_METHODS
+from edgekit.registry import BOTTLENECKS, EXPORTERS, OBSERVERS, QUANTIZERS, SAMPLES, TOKEN_COMPRESSORS, TOKEN_METHODS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -85,6 +85,14 @@ class Recipe:
         default="none",
         metavar="auto|none|METHOD[@SHARE]",
         suggestions=lambda: ["auto", "none", *TOKEN_METHODS],
+    )
+    compress_tokens: str = option(
+        "to a number instead of a share, learned from the whole model: pool@16 (of an encoder's tokens, behind half of "
+        "its blocks), query@9 (of a QueryReader's picture, for one question), frames@8 (of a ClipEncoder's clip)",
+        "Tokens",
+        default="none",
+        metavar="none|METHOD@NUMBER",
+        suggestions=lambda: ["none", *TOKEN_COMPRESSORS],
     )
     prune_weights: str = option(
         "of a transformer encoder: auto finds the smallest within half of --max-drop, or a method with the share of "

@@ -130,6 +130,15 @@ BOTTLENECKS = Registry(
     },
 )
 
+TOKEN_COMPRESSORS = Registry(
+    "token compressor",
+    {
+        "pool": "edgekit.passes.bottleneck.tokens_pass:PoolTokens",
+        "query": "edgekit.passes.tokens.query:CompressByQuery",
+        "frames": "edgekit.passes.tokens.frames:SelectFrames",
+    },
+)
+
 TOKEN_METHODS = Registry(
     "token method",
     {

@@ -21,6 +21,10 @@ def check_shrinking(recipe: Recipe) -> None:
         from edgekit.token_pruning import parse as parse_tokens
 
         parse_tokens(recipe.prune_tokens)
+    if recipe.compress_tokens != "none":
+        from edgekit.token_compression import check_compression
+
+        check_compression(recipe)
     if recipe.prune_heads not in ("none", "auto"):
         from edgekit.token_pruning import parse_heads
 
@@ -40,31 +44,41 @@ def keep_task(recipe: Recipe, original: Model, progress: Progress) -> Model:
 
 
 def shrink(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, Outputs | None]:
-    """One length and fewer weights, and the whole model's answers, from which the quality is counted; None where
-    neither is asked for."""
+    """One length, fewer weights and a number of tokens, and the whole model's answers, from which the quality is
+    counted; None where none of them is asked for."""
     before: Outputs | None = None
     if recipe.length is not None or recipe.prune_tokens != "none":
         from edgekit.token_pruning import fix_length
 
         original, before = fix_length(original, recipe.length, progress)
-    if recipe.prune_weights == "none":
+    if not _learns(recipe):
         return original, before
-    from edgekit.weight_pruning import USUAL_MINUTES, prune_weights
-
     if before is None:
         whole, _ = prepare(original, progress)
         before = run_model(whole, judged_samples(whole))
-    pruned = prune_weights(
-        original,
-        recipe.prune_weights,
-        minutes=USUAL_MINUTES if recipe.recover is None else recipe.recover,
-        train=recipe.train,
-        max_drop=recipe.max_drop,
-        progress=progress,
-        checkpoint=recovery_folder(recipe, original),
-        seed=recipe.seed,
-    )
-    return pruned, before
+    place = recovery_folder(recipe, original)
+    if recipe.prune_weights != "none":
+        from edgekit.weight_pruning import USUAL_MINUTES, prune_weights
+
+        original = prune_weights(
+            original,
+            recipe.prune_weights,
+            minutes=USUAL_MINUTES if recipe.recover is None else recipe.recover,
+            train=recipe.train,
+            max_drop=recipe.max_drop,
+            progress=progress,
+            checkpoint=place,
+            seed=recipe.seed,
+        )
+    if recipe.compress_tokens != "none":
+        from edgekit.token_compression import compress_tokens
+
+        original = compress_tokens(recipe, original, place / "tokens", progress)
+    return original, before
+
+
+def _learns(recipe: Recipe) -> bool:
+    return recipe.prune_weights != "none" or recipe.compress_tokens != "none"
 
 
 def shorten(recipe: Recipe, original: Model, progress: Progress) -> Model:
@@ -77,5 +91,5 @@ def shorten(recipe: Recipe, original: Model, progress: Progress) -> Model:
 
 def forget_recovery(recipe: Recipe, original: Model) -> None:
     """Once its export is done."""
-    if recipe.prune_weights != "none":
+    if _learns(recipe):
         shutil.rmtree(recovery_folder(recipe, original), ignore_errors=True)

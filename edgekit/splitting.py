@@ -240,7 +240,8 @@ def check_split(recipe: Recipe, model: Model) -> None:
 def refuse_idle_training(recipe: Recipe) -> None:
     """Raises UsageError for training data of which nothing learns."""
     learns = recipe.bottleneck == "auto" or issubclass(BOTTLENECKS.load(recipe.bottleneck), LearningBottleneck)
-    if recipe.prune_weights == "none" and (recipe.split == "none" or not learns):
+    others = recipe.prune_weights != "none" or recipe.compress_tokens.startswith("pool")
+    if not others and (recipe.split == "none" or not learns):
         idle = "--split none" if recipe.split == "none" else f"--bottleneck {recipe.bottleneck}"
         raise UsageError(f"--train with {idle}, which learns nothing", hint="leave one of them out")
 

@@ -30,8 +30,10 @@ def unfinished_folder(recipe: Recipe, original: Model) -> Iterator[Path]:
 
 
 def recovery_folder(recipe: Recipe, original: Model) -> Path:
-    """Of pruned weights that learn: also kept when an export is refused, since a limit may be asked for otherwise."""
-    asked = (recipe.prune_weights, recipe.recover, recipe.train, recipe.calibration, recipe.length, recipe.seed)
+    """Of pruned weights and compressed tokens that learn: also kept when an export is refused, since a limit may be
+    asked for otherwise."""
+    fewer = recipe.prune_weights, recipe.recover, recipe.compress_tokens, recipe.epochs, recipe.length
+    asked = (*fewer, recipe.train, recipe.calibration, recipe.seed)
     return _folder("weights-", original, asked)
 
 

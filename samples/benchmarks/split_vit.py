@@ -149,8 +149,8 @@ def pooled(trained_on: int, count: int) -> list[Row]:
     hits = whole.argmax(1).numpy() == labels
     models, rows = {"whole": model}, []
     for block, vectors in POOLED:
-        made = PoolTokens(block, vectors, epochs=0)(model)
-        PoolTokens(block, vectors, epochs=2, batch=128).fit(model, made, training, silent)
+        made = PoolTokens(vectors, block, epochs=0)(model)
+        PoolTokens(vectors, block, epochs=2, batch=128).fit(model, made, training, silent)
         answers = torch.cat([outputs_of(made, {"image": part})[0] for part in images.split(CHUNK)])
         detail = made.history[-1].detail
         click.echo(detail)

@@ -23,6 +23,7 @@ from edgekit.passes.bottleneck.token_pooling import PooledStack, TokenPool, head
 from edgekit.passes.bottleneck.training import Run, Schedule, train
 from edgekit.passes.tokens.length import open_lengths
 from edgekit.passes.tokens.schedule import Shape
+from edgekit.passes.tokens.stack import ReducingStack
 from edgekit.passes.tokens.statistics import watch
 from edgekit.passes.transformer.families import find_encoder, with_stack
 from edgekit.progress import Progress
@@ -35,15 +36,16 @@ BLOCK_SCALE = 0.2
 
 @dataclass(frozen=True)
 class PoolTokens(Pass):
-    """`block`: so many blocks see all tokens. `count`: vectors behind them, beside the class token and its like.
+    """`count`: vectors that are left, beside the class token and its like. `block`: so many blocks see all tokens, half
+    of them for None.
 
     Trained by distillation without labels, the vectors and the blocks behind them: on `train` (a folder of pictures or
     arrays), else on the calibration samples; `epochs` 0 leaves the means of neighbouring tokens. `checkpoint`: a
     folder, from which an interrupted training goes on.
     """
 
-    block: int
-    count: int
+    count: int = 16
+    block: int | None = None
     train: Path | None = None
     epochs: int = 4
     patience: int = 3
@@ -63,8 +65,15 @@ class PoolTokens(Pass):
             )
         if open_lengths(model):
             raise UsageError(f"{model.name} takes inputs of any length, and pooling has one", hint="FixLength() first")
-        if not 1 <= self.block < len(found.blocks):
-            raise UsageError(f"tokens pooled behind block {self.block}, allowed 1 to {len(found.blocks) - 1}")
+        if isinstance(found.run, PooledStack | ReducingStack):
+            raise UsageError(f"the tokens of {model.name} are fewer already", hint="pool or prune them, not both")
+        block = self.behind(len(found.blocks))
+        if not 1 <= block < len(found.blocks):
+            raise UsageError(f"tokens pooled behind block {block}, allowed 1 to {len(found.blocks) - 1}")
+
+    def behind(self, blocks: int) -> int:
+        """How many of an encoder's `blocks` see all tokens."""
+        return blocks // 2 if self.block is None else self.block
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         progress("count tokens", 0, 0)
@@ -74,7 +83,8 @@ class PoolTokens(Pass):
         if not 1 <= self.count < content:
             raise UsageError(f"tokens pooled to {self.count}, allowed 1 to {content - 1} of {content}")
         pooled = self._insert(model, shape)
-        told = f"{shape.tokens} tokens to {shape.protected} + {self.count} behind block {self.block}"
+        block = self.behind(shape.blocks)
+        told = f"{shape.tokens} tokens to {shape.protected} + {self.count} behind block {block}"
         told += f", {self.flops(shape) / shape.flops():.2f} of the encoder's FLOPs"
         if self.epochs:
             run = self.fit(model, pooled, self._data(model), progress)
@@ -92,14 +102,9 @@ class PoolTokens(Pass):
 
     def flops(self, shape: Shape) -> float:
         """Of the pooled encoder, one sample."""
-        inner = shape.protected + self.count
-        below = replace(shape, attention=shape.attention[: self.block], feed_forward=shape.feed_forward[: self.block])
-        above = replace(
-            shape,
-            tokens=inner,
-            attention=shape.attention[self.block :],
-            feed_forward=shape.feed_forward[self.block :],
-        )
+        inner, block = shape.protected + self.count, self.behind(shape.blocks)
+        below = replace(shape, attention=shape.attention[:block], feed_forward=shape.feed_forward[:block])
+        above = replace(shape, tokens=inner, attention=shape.attention[block:], feed_forward=shape.feed_forward[block:])
         heads, width, length = heads_for(shape.width), shape.width, shape.tokens
         pooling = 2.0 * length * width * (width + self.count * heads + 2 * self.count) + 2.0 * self.count * width**2
         return below.flops() + pooling + above.flops()
@@ -107,6 +112,7 @@ class PoolTokens(Pass):
     def _insert(self, model: Model, shape: Shape) -> Model:
         module = copy.deepcopy(model.module).eval().requires_grad_(False)
         found = find_encoder(module, model.name)
+        block = self.behind(shape.blocks)
         mixing = torch.cat(
             [
                 torch.zeros(self.count, shape.protected),
@@ -118,7 +124,7 @@ class PoolTokens(Pass):
             torch.manual_seed(self.seed)
             pool = TokenPool(mixing, shape.width, heads_for(shape.width))
         pooled = model.evolve_quietly(
-            module=with_stack(module, found, PooledStack(found.blocks, self.block, pool, shape.protected))
+            module=with_stack(module, found, PooledStack(found.blocks, block, pool, shape.protected))
         )
         before, after = outputs_of(model, model.example_inputs), outputs_of(pooled, model.example_inputs)
         if [value.shape for value in before] != [value.shape for value in after]:

@@ -1,4 +1,5 @@
-"""Which frames of a clip are worth encoding: the encoder sees few of them, and of each fewer tokens."""
+"""Which frames of a clip are worth encoding: the encoder sees few of them, and of each fewer tokens where PruneTokens
+follows (`--compress-tokens frames@8 --prune-tokens merge@0.7`)."""
 
 from __future__ import annotations
 
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import SourceError, UsageError
 from edgekit.model import Model
-from edgekit.passes.base import Pass, Pipeline
-from edgekit.passes.tokens.prune import PruneTokens
+from edgekit.passes.base import Pass
 from edgekit.passes.tokens.state import rows, unit
 from edgekit.progress import Progress
 
@@ -100,7 +100,11 @@ def shares(described: Tensor, chosen: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SelectFrames(Pass):
-    """Of a ClipEncoder's clips `count` frames are encoded; `uniform`: which share of them is evenly spread."""
+    """Of a ClipEncoder's clips `count` frames are encoded; `uniform`: which share of them is evenly spread.
+
+    A function of the user's that returns `Model("clips", ClipEncoder(encoder), {"clip": clip}, ("logits",))` is a
+    source for `edgekit export package.module:function --compress-tokens frames@8`.
+    """
 
     count: int = 8
     uniform: float = 0.5
@@ -127,8 +131,3 @@ class SelectFrames(Pass):
         frames = next(iter(model.example_inputs.values())).shape[1]
         module = SelectiveClipEncoder(encoder, self.count, self.uniform).eval()
         return model.evolve_quietly(module=module), f"{frames} frames to {self.count}"
-
-
-def compress_clips(count: int, flops: float, method: str = "merge") -> Pipeline:
-    """Frames chosen, then tokens merged within each of them: `flops` of the frame encoder's are left."""
-    return Pipeline([SelectFrames(count), PruneTokens(method, flops)])

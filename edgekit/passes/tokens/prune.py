@@ -17,7 +17,7 @@ from edgekit.passes.tokens.reducers import Reducer
 from edgekit.passes.tokens.schedule import by_mass, even, for_share, limited, tokens_for_mass
 from edgekit.passes.tokens.stack import ReducingStack
 from edgekit.passes.tokens.statistics import Statistics, watch
-from edgekit.passes.transformer.families import find_encoder, with_stack
+from edgekit.passes.transformer.families import PlainStack, find_encoder, with_stack
 from edgekit.progress import Progress
 from edgekit.registry import TOKEN_METHODS
 
@@ -47,8 +47,11 @@ class PruneTokens(Pass):
                 f"{model.name} takes inputs of any length ({told}), and a graph with fewer tokens is static",
                 hint="FixLength() gives it one length; edgekit export does so by itself, --length N chooses it",
             )
-        if isinstance(find_encoder(model.module, model.name).run, ReducingStack):
-            raise UsageError(f"the tokens of {model.name} are pruned already", hint="ask once, for the share wanted")
+        run = find_encoder(model.module, model.name).run
+        if run is not None and not isinstance(run, PlainStack):
+            raise UsageError(
+                f"the tokens of {model.name} are pruned already, or pooled", hint="ask once, for the share wanted"
+            )
 
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         # The number of tokens follows from one sample: no length is open. The mass of attention wants more.

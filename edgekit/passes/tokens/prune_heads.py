@@ -1,4 +1,4 @@
-"""Passes that take whole heads and blocks out of an encoder. Shapes shrink; with pruned tokens in either order."""
+"""The pass that takes whole heads out of an encoder. Shapes shrink; with pruned tokens in either order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from edgekit.errors import UsageError
 from edgekit.model import Model, Sample
 from edgekit.passes.base import Pass
 from edgekit.passes.tokens.heads import Moments, activity, cascade, columns_of, refit, strongest
-from edgekit.passes.tokens.stack import ReducingStack
 from edgekit.passes.tokens.state import MASKED
 from edgekit.passes.transformer.block import EncoderBlock, SelfAttention
-from edgekit.passes.transformer.families import PlainStack, find_encoder, opened, with_stack
+from edgekit.passes.transformer.families import find_encoder, opened
 from edgekit.progress import Progress
 
 WATCHED = 32
@@ -68,39 +67,6 @@ class PruneHeads(Pass):
         return [[head for head in stay if head < len(row)] for stay, row in zip(kept, rows, strict=True)]
 
 
-@dataclass(frozen=True)
-class DropInactiveBlocks(Pass):
-    """The `count` blocks that change the tokens least are gone: the median of |behind - before| / |behind|. The last
-    one stays.
-
-    After the inactive layers of Zhang et al., Treat Visual Tokens as Text, arXiv:2410.06169. Where tokens are pruned,
-    the next block takes over the reduction.
-    """
-
-    count: int = 1
-
-    def requires(self, model: Model) -> None:
-        found = find_encoder(model.module, model.name)
-        if not 0 < self.count < len(found.blocks):
-            raise UsageError(f"{self.count} blocks to drop, allowed 1 to {len(found.blocks) - 1}")
-
-    def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
-        module, found, blocks = opened(model.module, model.name)
-        progress("watch blocks", 0, 0)
-        changes = watch_blocks(model, _samples(model))
-        order = sorted(range(len(blocks) - 1), key=lambda block: changes[block])
-        gone = sorted(order[: self.count])
-        stay = [index for index in range(len(blocks)) if index not in gone]
-        kept = [block for index in stay if isinstance(block := blocks[index], EncoderBlock)]
-        run: nn.Module = PlainStack(tuple(kept))
-        if isinstance(found.run, ReducingStack):
-            keep = [found.run.keep[index] for index in stay]
-            run = ReducingStack(kept, found.run.reducer, keep, found.protected, restores=found.run.restores)
-        with_stack(module, found, run)
-        named = ", ".join(f"{index} (changes tokens by {changes[index]:.2f})" for index in gone)
-        return model.evolve_quietly(module=module), f"{len(blocks)} blocks to {len(kept)}, without {named}"
-
-
 def watch_heads(model: Model, blocks: Sequence[EncoderBlock], samples: Sequence[Sample]) -> list[Moments]:
     """By block, over the content tokens of `samples`. `blocks` are those that run in the model's module."""
     found = [Moments.none(block.attention.value.out_features, block.attention.heads) for block in blocks]
@@ -125,26 +91,6 @@ def watch_heads(model: Model, blocks: Sequence[EncoderBlock], samples: Sequence[
         for handle in handles:
             handle.remove()
     return found
-
-
-def watch_blocks(model: Model, samples: Sequence[Sample]) -> list[float]:
-    """By block, how much it changes its tokens; all tokens run, also where an earlier pass prunes them."""
-    module, found, blocks = opened(model.module, model.name)
-    own = [block for block in blocks if isinstance(block, EncoderBlock)]
-    with_stack(module, found, PlainStack(tuple(own)))
-    seen: list[list[Tensor]] = [[] for _ in own]
-
-    def see(index: int, _: nn.Module, args: tuple[Any, ...], behind: Tensor) -> None:
-        change = (behind - args[0]).norm(dim=-1) / behind.norm(dim=-1).clamp(min=1e-9)
-        bias = args[1] if len(args) > 1 else None
-        seen[index].append(change.flatten() if bias is None else change[(bias[:, 0, 0, :] > MASKED).expand_as(change)])
-
-    for index, block in enumerate(own):
-        block.register_forward_hook(partial(see, index))
-    watched = model.evolve_quietly(module=module)
-    for sample in samples:
-        watched.forward(sample)
-    return [float(torch.cat(rows).median()) for rows in seen]
 
 
 def shrunk(block: EncoderBlock, seen: Moments, kept: list[int], refits: bool) -> SelfAttention:

@@ -79,10 +79,15 @@ def regions(side: int, rows: int) -> Tensor:
 
 @dataclass(frozen=True)
 class CompressByQuery(Pass):
-    """A QueryReader reads `rows` x `rows` tokens instead of all. `epochs`: the compression alone is fitted to the whole
-    reader's answers on the calibration samples so often; 0 leaves the mean of each region, which no query changes."""
+    """A QueryReader reads `count` tokens, a square number, instead of all. `epochs`: the compression alone is fitted to
+    the whole reader's answers on the calibration samples so often; 0 leaves the mean of each region, which no query
+    changes.
 
-    rows: int = 3
+    A function of the user's that returns `Model("reader", QueryReader(see, read, protected), inputs, ("score",))` is a
+    source for `edgekit export package.module:function --compress-tokens query@9`.
+    """
+
+    count: int = 9
     epochs: int = 8
     seed: int = 0
 
@@ -104,14 +109,16 @@ class CompressByQuery(Pass):
             tokens: Tensor = whole.see(model.args[0])
         count = tokens.shape[1] - whole.protected
         side = math.isqrt(count)
-        if side * side != count or not 1 <= self.rows <= side:
+        rows = math.isqrt(max(self.count, 0))
+        if side * side != count or rows * rows != self.count or not 1 <= rows <= side:
+            squares = ", ".join(str(row * row) for row in range(1, side + 1))
             raise UsageError(
-                f"{self.rows} x {self.rows} tokens of {count}, allowed 1 to {side} a side of a square grid"
+                f"{self.count} tokens of {count}, allowed squares of a square grid: {squares}", hint="query@9"
             )
         torch.manual_seed(self.seed)
-        compression = QueryCompression(tokens.shape[2], side, self.rows, whole.protected)
+        compression = QueryCompression(tokens.shape[2], side, rows, whole.protected)
         lost = self._fit(model, whole, compression, progress) if self.epochs else math.nan
-        told = f"{count} visual tokens to {self.rows**2} by query"
+        told = f"{count} visual tokens to {self.count} by query"
         fitted = f", {lost:.3f} of the untrained error left" if self.epochs else ""
         return model.evolve_quietly(module=CompressedReader(whole, compression).eval()), told + fitted
 

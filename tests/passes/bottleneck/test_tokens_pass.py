@@ -84,25 +84,25 @@ def test_it_captures_into_a_static_graph_with_an_open_batch(vit: Model, pictures
 @pytest.mark.parametrize("block", [0, 3])
 def test_a_block_that_leaves_nothing_on_one_side_is_an_error(vit: Model, block: int) -> None:
     with pytest.raises(UsageError, match="allowed 1 to 2"):
-        PoolTokens(block, 4)(vit)
+        PoolTokens(4, block)(vit)
 
 
 @pytest.mark.parametrize("count", [0, 49])
 def test_a_count_that_pools_nothing_or_all_is_an_error(vit: Model, count: int) -> None:
     with pytest.raises(UsageError, match="allowed 1 to 48 of 49"):
-        PoolTokens(1, count)(vit)
+        PoolTokens(count, 1)(vit)
 
 
 def test_a_model_without_attention_is_an_error() -> None:
     model = Model("flat", nn.Linear(4, 2), {"x": torch.zeros(1, 4)}, ("y",))
     with pytest.raises(SourceError, match="no encoder of a known family"):
-        PoolTokens(1, 4)(model)
+        PoolTokens(4, 1)(model)
 
 
 def test_too_few_samples_are_an_error(vit: Model, pictures: Pictures, tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", image=pictures(1).numpy())
     with pytest.raises(DataError, match="training samples, allowed 8"):
-        PoolTokens(1, 4, train=tmp_path, epochs=1)(vit)
+        PoolTokens(4, 1, train=tmp_path, epochs=1)(vit)
 
 
 def test_a_family_with_padding_is_an_error() -> None:
@@ -113,4 +113,4 @@ def test_a_family_with_padding_is_an_error() -> None:
     module = transformers.BertModel(config).eval()
     model = Model("words", module, {"input_ids": torch.ones(1, 6, dtype=torch.int64)}, ("a", "b"))
     with pytest.raises(UsageError, match="family BERT"):
-        PoolTokens(1, 2)(model)
+        PoolTokens(2, 1)(model)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from edgekit.errors import SourceError, UsageError
 from edgekit.model import Model, Sample
 from edgekit.parity import run_model
+from edgekit.passes.base import Pipeline
 from edgekit.passes.capture import Capture
-from edgekit.passes.tokens.frames import ClipEncoder, SelectFrames, choose_frames, compress_clips, describe, shares
+from edgekit.passes.tokens.frames import ClipEncoder, SelectFrames, choose_frames, describe, shares
+from edgekit.passes.tokens.prune import PruneTokens
 from edgekit.zoo.fashion import fashion_vit
 
 
@@ -110,7 +112,7 @@ def test_the_work_is_really_less(model: Model) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     counts = []
-    compressed = compress_clips(4, 0.8)(model)
+    compressed = Pipeline([SelectFrames(4), PruneTokens("merge", 0.8)])(model)
     assert [entry.name for entry in compressed.history] == ["SelectFrames", "PruneTokens"]
     for one in (model, compressed):
         with FlopCounterMode(display=False) as counter:

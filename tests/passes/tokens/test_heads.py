@@ -15,7 +15,7 @@ from edgekit.parity import run_model
 from edgekit.passes.capture import Capture
 from edgekit.passes.tokens.heads import Moments, activity, cascade, refit, strongest
 from edgekit.passes.tokens.prune import PruneTokens
-from edgekit.passes.tokens.prune_heads import DropInactiveBlocks, PruneHeads, watch_heads
+from edgekit.passes.tokens.prune_heads import PruneHeads, watch_heads
 from edgekit.passes.tokens.stack import ReducingStack
 from edgekit.passes.transformer.block import EncoderBlock, SelfAttention
 from edgekit.passes.transformer.families import opened
@@ -119,36 +119,6 @@ def test_heads_and_tokens_are_pruned_in_either_order(vit: Model) -> None:
         assert stack.keep[-1] < 50
 
 
-def test_blocks_that_change_little_are_gone(vit: Model) -> None:
-    dropped = DropInactiveBlocks(1)(vit)
-    assert sum(isinstance(child, EncoderBlock) for child in dropped.module.modules()) == 5
-    assert dropped.size_bytes < 0.9 * vit.size_bytes and "6 blocks to 5" in dropped.history[-1].detail
-    want, got = (run_model(model, vit.held_out)["logits"].argmax(1) for model in (vit, dropped))
-    assert (want == got).mean() > 0.85
-
-
-def test_a_block_that_does_nothing_is_the_one_to_go(vit: Model) -> None:
-    module, _, blocks = opened(vit.module, "vit")
-    idle = blocks[2]
-    assert isinstance(idle, EncoderBlock)
-    with torch.no_grad():
-        for layer in (idle.attention.output, idle.feed_forward.contract):
-            layer.weight.zero_()
-            layer.bias.zero_()
-    model = vit.evolve_quietly(module=module)
-    dropped = DropInactiveBlocks(1)(model)
-    want, got = (run_model(one, vit.held_out)["logits"] for one in (model, dropped))
-    assert "without 2 (" in dropped.history[-1].detail
-    assert np.abs(want - got).max() < 1e-5
-
-
-def test_the_next_block_takes_over_the_reduction(vit: Model) -> None:
-    dropped = DropInactiveBlocks(2)(PruneTokens(keep=(45, 40, 35, 30, 25, 20))(vit))
-    (stack,) = (child for child in dropped.module.modules() if isinstance(child, ReducingStack))
-    assert len(stack.keep) == len(stack.blocks) == 4 and stack.keep[-1] == 20
-    dropped.forward(dropped.held_out[0])
-
-
 def test_tokens_are_pruned_once(vit: Model) -> None:
     with pytest.raises(UsageError, match="pruned already"):
         PruneTokens()(PruneTokens()(vit))
@@ -164,7 +134,6 @@ def test_the_graph_is_captured_with_an_open_batch(vit: Model) -> None:
 def test_the_given_model_is_left_as_it_was(vit: Model) -> None:
     before = run_model(vit, vit.held_out[:4])["logits"]
     PruneHeads(0.5)(vit)
-    DropInactiveBlocks(1)(vit)
     assert np.array_equal(run_model(vit, vit.held_out[:4])["logits"], before)
 
 
@@ -173,7 +142,5 @@ def test_what_cannot_be_is_refused(vit: Model) -> None:
         PruneHeads(0.0)(vit)
     with pytest.raises(UsageError, match="allowed activity or cascade"):
         PruneHeads(0.5, "size")(vit)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="allowed 1 to 5"):
-        DropInactiveBlocks(6)(vit)
     with pytest.raises(SourceError, match="no encoder"):
         PruneHeads()(fashion_cnn())

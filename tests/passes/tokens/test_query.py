@@ -93,7 +93,7 @@ def test_a_query_moves_the_weights_within_a_region_alone() -> None:
 
 def test_fitted_queries_tell_more_than_the_mean_of_regions(reader: Model) -> None:
     want = run_model(reader, reader.held_out)["score"]
-    plain, fitted = CompressByQuery(3, epochs=0)(reader), CompressByQuery(3)(reader)
+    plain, fitted = CompressByQuery(9, epochs=0)(reader), CompressByQuery(9)(reader)
     errors = [np.square(run_model(model, reader.held_out)["score"] - want).mean() for model in (plain, fitted)]
     assert errors[1] < 0.9 * errors[0]
     assert "49 visual tokens to 9 by query" in fitted.history[-1].detail
@@ -101,29 +101,30 @@ def test_fitted_queries_tell_more_than_the_mean_of_regions(reader: Model) -> Non
 
 
 def test_as_many_regions_as_tokens_is_the_same_answer(reader: Model) -> None:
-    same = CompressByQuery(7, epochs=0)(reader)
+    same = CompressByQuery(49, epochs=0)(reader)
     want, got = (run_model(model, reader.held_out[:16])["score"] for model in (reader, same))
     assert np.abs(want - got).max() < 1e-4
 
 
 def test_the_given_reader_is_left_as_it_was(reader: Model) -> None:
     before = run_model(reader, reader.held_out[:8])["score"]
-    CompressByQuery(3, epochs=1)(reader)
+    CompressByQuery(9, epochs=1)(reader)
     assert np.array_equal(run_model(reader, reader.held_out[:8])["score"], before)
     assert all(value.requires_grad for value in reader.module.parameters())
 
 
 def test_the_graph_is_captured_with_both_inputs(reader: Model) -> None:
-    compressed = CompressByQuery(3, epochs=1)(reader)
+    compressed = CompressByQuery(9, epochs=1)(reader)
     captured = Capture()(compressed)
     want, got = (run_model(model, reader.held_out[:16])["score"] for model in (compressed, captured))
     assert np.abs(want - got).max() < 1e-4
 
 
 def test_what_cannot_be_is_refused(reader: Model) -> None:
-    with pytest.raises(UsageError, match="allowed 1 to 7 a side"):
-        CompressByQuery(8)(reader)
+    for count in (0, 8, 64):
+        with pytest.raises(UsageError, match="squares of a square grid: 1, 4, 9, 16, 25, 36, 49"):
+            CompressByQuery(count)(reader)
     with pytest.raises(UsageError, match="no calibration samples"):
-        CompressByQuery(3)(reader.evolve_quietly(calibration=()))
+        CompressByQuery(9)(reader.evolve_quietly(calibration=()))
     with pytest.raises(SourceError, match="allowed a QueryReader"):
-        CompressByQuery(3)(fashion_vit())
+        CompressByQuery(9)(fashion_vit())
