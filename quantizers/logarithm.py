@@ -1,4 +1,4 @@
-"""The log-sqrt2 grid of probabilities, and its form for shifts by whole bits.
+"""The log-sqrt2 grid of probabilities, and the choice of its base.
 
 Li et al. 2023, RepQ-ViT, arXiv:2212.08254, section 3.3; RepQuant, arXiv:2402.05628, section 3.2. Probabilities crowd
 near zero, where a uniform grid has one step: codes are q = round(-2 log2(p / s)), values s 2^(-q/2). The scale
@@ -10,8 +10,6 @@ codes q = round(-t log2 p); `best_base` takes the one with the least error of pr
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -30,13 +28,6 @@ def encode(probabilities: Tensor, bits: int, scale: float = 1.0, base: int = 2) 
 def decode(codes: Tensor, scale: float = 1.0, base: int = 2) -> Tensor:
     """scale x 2^(-codes / base), float32."""
     return scale * torch.exp2(-codes.float() / base)
-
-
-def decode_by_shifts(codes: Tensor, scale: float = 1.0) -> Tensor:
-    """`decode` in base sqrt2 as the reparameterized form has it: a shift by whole bits, one of two scales."""
-    shift = (codes.int() + 1) // 2
-    scales = torch.where(codes % 2 == 1, scale * math.sqrt(2), scale)
-    return torch.ldexp(scales, -shift)
 
 
 def best_base(probabilities: Tensor, values: Tensor, bits: int, bases: tuple[int, ...] = BASES) -> int:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edgekit.quantizers.logarithm import best_base, decode, decode_by_shifts, encode
+from edgekit.quantizers.logarithm import best_base, decode, encode
 
 
 @pytest.mark.parametrize("base", [1, 2, 4])
@@ -13,12 +13,6 @@ def test_values_err_by_half_a_step_of_the_logarithm(base: int) -> None:
     probabilities = torch.exp2(-torch.rand(4096, generator=torch.Generator().manual_seed(0)) * (63 / base))
     ratio = decode(encode(probabilities, 6, base=base), base=base) / probabilities
     assert (ratio.log2().abs() <= 0.5 / base + 1e-4).all()
-
-
-@pytest.mark.parametrize("scale", [1.0, 0.37])
-def test_shifts_by_whole_bits_give_the_same_values(scale: float) -> None:
-    codes = torch.arange(64, dtype=torch.uint8)
-    torch.testing.assert_close(decode_by_shifts(codes, scale), decode(codes, scale), rtol=1e-6, atol=0)
 
 
 def test_zero_and_one_take_the_ends() -> None:
