@@ -4,7 +4,7 @@ sums on calibration data (least squares, one layer after the other, each on what
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,9 @@ from edgekit.progress import Progress, silent
 RIDGE = 0.1
 # Attention masks add something this low or lower to the scores of padding.
 PADDING_BELOW = -1e3
+
+# Tokens [N, T, C] and the bias of the attention to tokens.
+Part = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def refit(
@@ -35,20 +38,35 @@ def refit(
     """
     made = student.evolve_quietly(module=copy.deepcopy(student.module).eval())
     whole, own = blocks_of(teacher), blocks_of(made)
-    states = entering(teacher, samples)
-    ours = list(states)
+    theirs = entering(teacher, samples)
+    ours = theirs
     done = 0
     with torch.no_grad():
         for twin, block in zip(twins, own, strict=True):
             progress("refit", twins.index(twin), len(twins))
             for other in whole[done:twin]:
-                states = [state.through(other) for state in states]
-            for wide, narrow in zip(mixing_layers(whole[twin]), mixing_layers(block), strict=True):
-                _fit(whole[twin], block, wide, narrow, states, ours)
-            states = [state.through(whole[twin]) for state in states]
-            ours = [state.through(block) for state in ours]
+                theirs = [state.through(other) for state in theirs]
+            if ours is theirs and _same(whole[twin], block):
+                # Nothing was cut so far: nothing is to be taken over.
+                theirs = ours = [state.through(block) for state in ours]
+            else:
+                theirs, ours = _refit_block(whole[twin], block, theirs, ours)
             done = twin + 1
     return made
+
+
+def _same(whole: EncoderBlock, block: EncoderBlock) -> bool:
+    ours, theirs = block.state_dict(), whole.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def _refit_block(
+    whole: EncoderBlock, block: EncoderBlock, theirs: Sequence[Entering], ours: Sequence[Entering]
+) -> tuple[list[Entering], list[Entering]]:
+    """Fits `block` to `whole`, first its attention, then its feed-forward part; what leaves each of them."""
+    wide, narrow = mixing_layers(whole), mixing_layers(block)
+    behind = _fit(_attending(whole), _attending(block), wide[0], narrow[0], theirs, ours)
+    return _fit(_transforming(whole), _transforming(block), wide[1], narrow[1], *behind)
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class Entering:
     tokens: Tensor
     bias: Tensor | None = None
 
-    def through(self, block: nn.Module) -> Entering:
+    def through(self, block: Part) -> Entering:
         return Entering(block(self.tokens, self.bias), self.bias)
 
     def content(self, values: Tensor) -> Tensor:
@@ -88,15 +106,24 @@ def mixing_layers(block: EncoderBlock) -> tuple[nn.Linear, nn.Linear]:
     return block.attention.output, block.feed_forward.contract
 
 
+def _attending(block: EncoderBlock) -> Part:
+    return lambda tokens, bias: block.attend(tokens, bias)[0]
+
+
+def _transforming(block: EncoderBlock) -> Part:
+    return lambda tokens, _: block.transform(tokens)
+
+
 def _fit(
-    wide: nn.Module,
-    narrow: nn.Module,
+    wide: Part,
+    narrow: Part,
     target: nn.Linear,
     layer: nn.Linear,
     theirs: Sequence[Entering],
     ours: Sequence[Entering],
-) -> None:
-    """Ridge regression of what `target` gives on what `layer` gets, towards the weights that it has."""
+) -> tuple[list[Entering], list[Entering]]:
+    """Ridge regression of what `target` gives (within `wide`) on what `layer` gets (within `narrow`), towards the
+    weights that it has. What then leaves `wide` and `narrow`."""
     size = layer.in_features + 1
     gram, cross = torch.zeros(size, size), torch.zeros(size, layer.out_features)
     caught: dict[str, Tensor] = {}
@@ -104,9 +131,10 @@ def _fit(
         target.register_forward_hook(lambda _, __, answer: caught.update(wanted=answer)),
         layer.register_forward_hook(lambda _, given, __: caught.update(given=given[0])),
     ]
+    behind = []
     try:
         for before, own in zip(theirs, ours, strict=True):
-            before.through(wide)
+            behind.append(before.through(wide))
             own.through(narrow)
             rows = own.content(caught["given"])
             rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
@@ -123,3 +151,4 @@ def _fit(
     solved = torch.cholesky_solve(cross.double() + lift @ had, factor).float().T
     layer.weight.copy_(solved[:, :-1])
     layer.bias = nn.Parameter(solved[:, -1].contiguous())
+    return behind, [own.through(narrow) for own in ours]
