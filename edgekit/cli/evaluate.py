@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,29 @@ if TYPE_CHECKING:
 
     # a sample as the user has it -> the float model's judged output
     Answer = Callable[[Source], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Points of accuracy against the float model on the same samples, with their 95 % interval. `p_value`: of "both are
+    right equally often" (McNemar, exact)."""
+
+    points: float
+    low: float
+    high: float
+    p_value: float
+
+    @classmethod
+    def of(cls, before: np.ndarray, after: np.ndarray) -> Lost:
+        """Whether each answer is right, bool [N] twice."""
+        from edgekit.evaluation.intervals import mcnemar, share_difference
+
+        found = share_difference(before, after)
+        return cls(100 * found.value, 100 * found.low, 100 * found.high, mcnemar(before, after))
+
+    def __str__(self) -> str:
+        interval = f"95 %: {self.low:+.2f} to {self.high:+.2f}"
+        return f"{self.points:+.2f} points lost ({interval}; McNemar's p {self.p_value:.2g})"
 
 
 @make_command(
@@ -73,7 +97,8 @@ def command(
     """Judge BUNDLE on data: accuracy where it tells the classes, else agreement with the float model.
 
     Classes are told by sub-folders named after the labels (or their numbers), or by an array `labels` in a .npz file.
-    Accuracy needs no float model; where --reference gives one, both are reported. Intervals are 95 % (Wilson).
+    Accuracy needs no float model; where --reference gives one, both are reported, with what is lost between them on
+    the same samples. Intervals are 95 % (Wilson, Newcombe).
     """
     from edgekit.bundle import Bundle
     from edgekit.cli.evaluate_variants import judge_variants, show_variants
@@ -99,17 +124,18 @@ def command(
         session = stack.enter_context(load(opened, part=part, threads=threads))
         predictor = Predictor(opened, session)
         float_answer, described = _reference(stack, predictor, opened, reference, samples, part, progress)
-        quality, inference_ms = _judge(predictor, manifest, samples, float_answer, described, progress)
+        quality, lost, inference_ms = _judge(predictor, manifest, samples, float_answer, described, progress)
     out.emit(
         {
             "bundle": str(bundle),
             "data": str(data),
             "format": session.format,
             "quality": plain(quality),
+            "lost": plain(lost),
             "latency_ms": {"inference_p50": inference_ms},
         }
     )
-    _show(out, quality, inference_ms, data)
+    _show(out, quality, lost, inference_ms, data)
 
 
 def _judge(
@@ -119,8 +145,8 @@ def _judge(
     float_answer: Answer | None,
     described: str,
     progress: Progress,
-) -> tuple[Quality, float]:
-    """The quality, and the median inference time in ms."""
+) -> tuple[Quality, Lost | None, float]:
+    """The quality, what is lost to the float model where the classes are known, and the median inference time in ms."""
     import numpy as np
 
     from edgekit.report.evaluate import evaluate_accuracy, evaluate_agreement
@@ -136,13 +162,17 @@ def _judge(
         progress("evaluate", number, len(samples.sources))
     answers = np.stack([np.asarray(row) for row in actual])
     references = np.stack([np.asarray(row).reshape(answers[0].shape) for row in wanted]) if wanted else None
+    lost = None
     if samples.classes is not None:
         quality = evaluate_accuracy(samples.classes, _flat(answers), None if references is None else _flat(references))
+        if references is not None:
+            truth = np.asarray(samples.classes)
+            lost = Lost.of(*(_flat(rows).argmax(-1) == truth for rows in (references, answers)))
     else:
         assert references is not None, "_reference refuses data without classes and without a float model"
         task = manifest.postprocess.kind if manifest.postprocess is not None else manifest.task
         quality = evaluate_agreement(_flat(references), _flat(answers), task=task, reference_name=described)
-    return quality, statistics.median(laps)
+    return quality, lost, statistics.median(laps)
 
 
 def _flat(rows: np.ndarray) -> np.ndarray:
@@ -253,14 +283,13 @@ def _channels_first(value: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def _show(out: Output, quality: Quality, inference_ms: float, data: Path) -> None:
+def _show(out: Output, quality: Quality, lost: Lost | None, inference_ms: float, data: Path) -> None:
     rows: list[tuple[str, str | Cell]] = [
         ("data", f"{data}, {count_text(quality.samples, 'sample')}"),
         ("quality", Cell(quality_text(quality), "bold")),
     ]
-    if quality.float_accuracy is not None:
-        lost = 100 * (quality.float_accuracy - quality.value)
-        rows.append(("float model", f"accuracy {100 * quality.float_accuracy:.1f} %: {lost:+.2f} points lost"))
+    if quality.float_accuracy is not None and lost is not None:
+        rows.append(("float model", f"accuracy {100 * quality.float_accuracy:.1f} %: {lost}"))
     if quality.top1_agreement is not None and quality.measure == "accuracy":
         rows.append(("agreement", f"{100 * quality.top1_agreement:.1f} % with the float model"))
     rows.append(("inference", f"{ms_text(inference_ms)} ms, median"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from edgekit.cli.evaluate import Lost
 from edgekit.cli.evaluation_data import folder_classes
 from edgekit.report.metrics import wilson_interval
 
@@ -30,12 +31,24 @@ def test_class_folders_give_accuracy_with_its_interval(invoke_json: InvokeJson, 
 def test_a_float_part_adds_its_accuracy_and_the_agreement(
     invoke: Invoke, invoke_json: InvokeJson, bundle_with_float: Path, photos: Path
 ) -> None:
-    quality = invoke_json("evaluate", bundle_with_float, "--data", photos)["quality"]
+    found = invoke_json("evaluate", bundle_with_float, "--data", photos)
+    quality, lost = found["quality"], found["lost"]
+    assert (lost["points"], lost["p_value"]) == (0.0, 1.0) and lost["low"] < 0 < lost["high"]
     assert quality["float_accuracy"] == pytest.approx(RIGHT)
     assert quality["top1_agreement"] == 1.0
     # the float part is the same net with its answers times 9/8: noise is an eighth of the signal of 9/8
     assert quality["sqnr_db"] == pytest.approx(20 * np.log10(9), abs=0.1)
-    assert "+0.00 points lost" in invoke("evaluate", bundle_with_float, "--data", photos).stdout
+    assert "+0.00 points lost (95 %: -" in invoke("evaluate", bundle_with_float, "--data", photos).stdout
+
+
+def test_what_is_lost_is_told_with_its_interval_and_how_likely_it_is_chance() -> None:
+    """Of 50 samples 12 are right before alone and 2 behind alone: Newcombe (1998), and the binomial tail of 2 in 14."""
+    before = np.repeat([True, True, False], (36, 12, 2))
+    after = np.repeat([True, False, True], (36, 12, 2))
+    lost = Lost.of(before, after)
+    assert (lost.points, lost.low, lost.high) == pytest.approx((20.0, 5.69, 34.04), abs=5e-3)
+    assert lost.p_value == pytest.approx(2 * (1 + 14 + 91) / 2**14)
+    assert str(lost) == "+20.00 points lost (95 %: +5.69 to +34.04; McNemar's p 0.013)"
 
 
 def test_without_classes_it_is_agreement_with_the_float_part(
