@@ -18,6 +18,7 @@ from edgekit.devices.latency import Prediction, predict
 from edgekit.devices.segment import Segment
 from edgekit.errors import EdgekitError, ExportError, QualityError
 from edgekit.exporters.base import Artifact, Exporter
+from edgekit.exporters.garbage import seldom_collected
 from edgekit.exporters.onnx_sensitivity import node_sensitivities
 from edgekit.exporters.onnx_source import quantize_onnx
 from edgekit.model import Model, Sample
@@ -36,15 +37,16 @@ from edgekit.parity import (
 from edgekit.progress import Progress
 from edgekit.quantization import Fallback
 from edgekit.quantizers.equalization import EqualizeLayers
-from edgekit.quantizers.quantize import QuantizerOptions, equalizes, quantize, simulate, worst_layers
-from edgekit.quantizers.sensitivity import sensitivities
+from edgekit.quantizers.quantize import FLOAT, QuantizerOptions, equalizes, quantize, simulate, worst_layers
+from edgekit.quantizers.sensitivity import Sensitivity, sensitivities
 from edgekit.runtimes.session import SessionOptions
-from edgekit.selection import Built, Candidate, against_twin
+from edgekit.selection import HOST_UNIT, Built, Candidate, against_twin, score
+from edgekit.suspects import MAX_FALLBACKS, Suspects
 
-# Past this a model is better served in float.
-MAX_FALLBACKS = 8
 # What the predictions of two formats on one device may differ by and still leave the clock to decide.
 CLEARLY_SLOWER = 1.05
+# By how much the clock may outdo what the prediction makes of a precision against its float twin.
+UNFORESEEN = 1.5
 TIMED_RUNS = 30
 
 
@@ -99,7 +101,7 @@ class Bench:
 
     def outdone(self, candidate: Candidate, built: Sequence[Built]) -> str:
         """Why `candidate` is not worth the minutes that it takes, or "": int8 of the same format passed, and the
-        device should run it no slower than fp16."""
+        device should run it no slower than fp16; or its float twin is too slow here for it to win."""
         for one in built:
             same = one.candidate.format == candidate.format and one.candidate.precision.startswith("int8")
             if candidate.precision != "fp16" or candidate.asked or not same or one.why_not or one.device is None:
@@ -107,7 +109,26 @@ class Bench:
             expected = self._expected_ms(candidate.format, "fp16")
             if one.device.latency_ms <= expected:
                 return f"not built: {expected:.1f} ms expected, {one.candidate} {one.device.latency_ms:.1f}"
-        return ""
+        return "" if candidate.asked or candidate.precision == FLOAT else self._out_of_reach(candidate, built)
+
+    def _out_of_reach(self, candidate: Candidate, built: Sequence[Built]) -> str:
+        """Why `candidate` would lose by the score of `choose` even if it were `UNFORESEEN` times as fast here as its
+        float twin's clock and the prediction say, or ""."""
+        timed = [
+            one for one in built if one.host_ms and one.device and not against_twin(one, built, self.device).why_not
+        ]
+        timed = [one for one in timed if self.device.unit_for(one.candidate.format).name == HOST_UNIT]
+        twin = next((one for one in timed if one.candidate == Candidate(candidate.format, FLOAT)), None)
+        rivals = [one for one in timed if one.candidate.format != candidate.format]
+        if twin is None or not rivals:
+            return ""
+        assert twin.host_ms is not None and twin.device is not None
+        expected = self._expected_ms(candidate.format, candidate.precision)
+        hoped_ms = twin.host_ms * expected / twin.device.latency_ms / UNFORESEEN
+        best = min(rivals, key=lambda one: score(one, self.device, HOST_UNIT, 1.0))
+        if math.sqrt(expected * hoped_ms) <= score(best, self.device, HOST_UNIT, 1.0):
+            return ""
+        return f"not built: {twin.candidate} takes {twin.host_ms:.1f} ms here, {best.candidate} {best.host_ms:.1f}"
 
     def outrun(self, format: str, precisions: Sequence[str], built: Sequence[Built]) -> str:
         """Why no candidate of `format` can win over those that passed, or "".
@@ -136,23 +157,26 @@ class Bench:
     def _gate(self, candidate: Candidate, exporter: Exporter) -> Built:
         """Quantize, export and compare; as long as a limit is broken keep the layers to blame in float and repeat."""
         keep = self.keep
-        suspects: list[Fallback] | None = None
+        suspects: Suspects | None = None
+        kept = 0  # of the suspects
         while True:
             built = self._attempt(candidate, exporter, keep)
             violation = self._violation(built)
             if violation is None:
                 return replace(built, host_ms=self._time(built), device=self._predict(built))
             blamed: tuple[Fallback, ...] = ()
-            if built.model.quantization is not None and len(keep) - len(self.keep) < MAX_FALLBACKS:
+            more = len(keep) - len(self.keep)
+            if built.model.quantization is not None and more < MAX_FALLBACKS:
+                assert built.quality is not None
                 blamed = self._miscomputed(built, exporter)
                 if not blamed:
-                    suspects = self._ranked(built, exporter) if suspects is None else suspects
-                    # Doubled from one attempt to the next: each attempt costs as much as the first.
-                    count = max(1, len(keep) - len(self.keep))
-                    # Not all of them: that would be the float artifact.
-                    blamed, suspects = (
-                        (tuple(suspects[:count]), suspects[count:]) if len(suspects) > count else ((), [])
-                    )
+                    suspects = suspects or Suspects.ranked(self._sensitivities(built, exporter), built.quality)
+                    given_up = suspects.given_up(kept, built.quality, self.limits)
+                    if given_up:
+                        violation = f"{violation}: {given_up}"
+                    else:
+                        blamed = suspects.blamed(kept, more)
+                        kept += len(blamed)
             if not blamed:
                 return replace(built, why_not=violation, error=self._refusal(candidate, built, violation, keep))
             keep = (*keep, *blamed)
@@ -183,7 +207,8 @@ class Bench:
             if self._violation(built) is not None:
                 return built
         self.progress(f"{candidate}: export{retry}", 0, 0)
-        artifact = exporter.export(model, self.folder, self.device)
+        with seldom_collected():
+            artifact = exporter.export(model, self.folder, self.device)
         self.progress(f"{candidate}: compare{retry}", 0, 0)
         with artifact.open(model, SessionOptions(threads=self.threads)) as session:
             actual = run_session(session, self.samples)
@@ -254,18 +279,12 @@ class Bench:
             return ()
         return (Fallback(found[0], "float32", f"{exporter.format} computes it {found[1]:.1f} dB from its reference"),)
 
-    def _ranked(self, built: Built, exporter: Exporter) -> list[Fallback]:
-        """The layers that limit the quality, by the noise that they make for the work that they are."""
+    def _sensitivities(self, built: Built, exporter: Exporter) -> list[Sensitivity]:
         record = built.model.quantization
         assert record is not None
         if built.model.onnx_path is not None:
-            rows = node_sensitivities(built.model, exporter.format, self.progress) if record.method == "int8" else []
-        elif record.weights:
-            rows = sensitivities(built.base, built.model, progress=self.progress)
-        else:
-            rows = []
-        rows = sorted(rows, key=lambda row: -(10 ** (-row.sqnr_db / 10)) / max(row.mflops, 0.01))
-        return [Fallback(row.layer, "float32", f"alone it limits the output to {row.sqnr_db:.1f} dB") for row in rows]
+            return node_sensitivities(built.model, exporter.format, self.progress) if record.method == "int8" else []
+        return sensitivities(built.base, built.model, progress=self.progress) if record.weights else []
 
     def _time(self, built: Built) -> float:
         assert built.artifact is not None

@@ -63,7 +63,11 @@ class Packed:
     tier: Tier = "device"
 
 
-def choose(built: Sequence[Built], device: Device, host_unit: str = "cpu") -> tuple[Built, list[Built]]:
+# What this machine's clock was taken on.
+HOST_UNIT = "cpu"
+
+
+def choose(built: Sequence[Built], device: Device, host_unit: str = HOST_UNIT) -> tuple[Built, list[Built]]:
     """The winner, and every candidate with `why_not` filled in for the losers.
 
     The score is the predicted latency on the device, corrected by what this machine measured against the float twin
@@ -109,7 +113,7 @@ def _host_scale(alive: Sequence[Built], device: Device, host_unit: str) -> float
     return statistics.median(ratios) if ratios else 1.0
 
 
-def against_twin(one: Built, built: Sequence[Built], device: Device, host_unit: str = "cpu") -> Built:
+def against_twin(one: Built, built: Sequence[Built], device: Device, host_unit: str = HOST_UNIT) -> Built:
     """`one`, with `why_not` filled in where it is an integer artifact that is no faster than its float twin."""
     twin = float_twin(one, built)
     if one.why_not or twin is None or one.candidate.asked or one is twin:

@@ -43,6 +43,22 @@ def test_fp16_is_not_built_where_int8_passed_and_should_be_faster(bench: Bench) 
     assert bench.outdone(replace(half, asked=True), [passed(bench, "litert", "int8", 0.0)]) == ""
 
 
+def test_a_precision_is_not_built_where_its_float_twin_is_far_too_slow_here(bench: Bench) -> None:
+    whole = bench._expected_ms("executorch", "fp32")
+    rival = passed(bench, "onnx", "int8", whole / 4, host_ms=10.0)
+    int8 = Candidate("executorch", "int8")
+
+    def twin(host_ms: float) -> Built:
+        return passed(bench, "executorch", "fp32", whole, host_ms=host_ms)
+
+    assert "executorch fp32 takes 1000.0 ms here, onnx int8 10.0" in bench.outdone(int8, [rival, twin(1000.0)])
+    assert bench.outdone(int8, [rival, twin(10.0)]) == ""
+    assert bench.outdone(int8, [twin(1000.0)]) == "", "there is nothing else"
+    assert bench.outdone(int8, [rival]) == "", "nothing was timed"
+    assert bench.outdone(replace(int8, asked=True), [rival, twin(1000.0)]) == ""
+    assert bench.outdone(Candidate("executorch", "fp32"), [rival, twin(1000.0)]) == ""
+
+
 def test_a_format_is_left_out_where_another_passed_that_the_device_should_run_faster(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
