@@ -9,10 +9,8 @@ most. Written in half precision.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +26,7 @@ from edgekit.zoo.fashion_tasks import (
     turned,
 )
 from samples.data import fashion_mnist
+from samples.training.command import training_command
 from samples.training.trainer import Options, Trainer, finished, publish
 
 BALANCE = 0.05
@@ -136,29 +135,9 @@ def task_accuracies(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str,
     return {task: count / len(images) for task, count in right.items()}
 
 
-@click.command(help=__doc__)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Validations.")
-@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Of 48 images a task, a round.")
-@click.option("--learning-rate", type=float, default=0.0008, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--resume", is_flag=True, help="Continue an interrupted run; the result is that of an unbroken one.")
-def main(output: Path, rounds: int, steps: int, learning_rate: float, seed: int, threads: int, resume: bool) -> None:
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+@training_command(__doc__, epochs=2, steps=300, batch=48, learning_rate=0.0008)
+def main(options: Options) -> None:
     data = fashion_mnist()
-    options = Options(
-        output=output,
-        epochs=rounds,
-        batch=48,
-        learning_rate=learning_rate,
-        weight_decay=0.02,
-        seed=seed,
-        threads=threads,
-        resume=resume,
-        steps=steps,
-    )
     trainer = ExpertTrainer(begin(), data, options)
     net: Any = finished(trainer)
     test, labels = torch.from_numpy(data.test), torch.from_numpy(data.test_labels)

@@ -9,10 +9,8 @@ distillation: Yu and Huang, arXiv:1903.05134, sections 3.1 and 3.3). Written in 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +23,7 @@ from edgekit.passes.transformer.families import PlainStack
 from edgekit.zoo.fashion import FashionVit, fashion_vit
 from edgekit.zoo.fashion_adaptive import EXITS, WIDTHS, AdaptiveFashionVit
 from samples.data import FashionMnist, fashion_mnist
+from samples.training.command import training_command
 from samples.training.trainer import Options, Trainer, accuracy, finished, publish
 
 EXIT_WEIGHT = 0.5
@@ -123,29 +122,9 @@ def accuracies(net: nn.Module, data: FashionMnist) -> dict[str, float]:
     return {name: round(accuracy(way, test, labels), 4) for name, way in ways.items()}
 
 
-@click.command(help=__doc__)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Validations.")
-@click.option("--steps", type=click.IntRange(1), default=380, show_default=True, help="Of 64 images, a round.")
-@click.option("--learning-rate", type=float, default=0.0008, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--resume", is_flag=True, help="Continue an interrupted run; the result is that of an unbroken one.")
-def main(output: Path, rounds: int, steps: int, learning_rate: float, seed: int, threads: int, resume: bool) -> None:
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+@training_command(__doc__, epochs=2, steps=380, batch=64, learning_rate=0.0008)
+def main(options: Options) -> None:
     data = fashion_mnist()
-    options = Options(
-        output=output,
-        epochs=rounds,
-        batch=64,
-        learning_rate=learning_rate,
-        weight_decay=0.02,
-        seed=seed,
-        threads=threads,
-        resume=resume,
-        steps=steps,
-    )
     trainer = AdaptiveTrainer(begin(), data, options)
     net = finished(trainer)
     told = {"test_accuracy": accuracies(net, data), "test_images": len(data.test)}

@@ -193,8 +193,6 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def train(kind: type[nn.Module], options: Options) -> float:
     """Writes `options.output` (safetensors) and its .json; returns the accuracy on the 10,000 test images."""
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
     data = fashion_mnist()
     trainer = Trainer(kind(), data, options)
     module = finished(trainer)
