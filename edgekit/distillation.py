@@ -7,31 +7,27 @@ with `minutes`, in those that the time left allows.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgekit.batches import PADDING_MASK, Batches
+from edgekit.batches import stacked as stacked
 from edgekit.digests import digest_module
 from edgekit.errors import DataError, NumericsError
 from edgekit.model import Model, Sample, flatten_outputs, forward_arguments
 from edgekit.progress import Progress, silent
+from edgekit.unfinished_training import TrainingRun, TrainingStore, identify
 
-STATE, FACTS = "distillation.safetensors", "distillation.json"
 SAVE_EVERY_S = 60.0
 TEMPERATURE = 2.0
-# Batches of about one length waste no time on padding: so many are sorted together.
-SORTED_BATCHES = 16
-PADDING_MASK = "attention_mask"
 
 
 @dataclass(frozen=True)
@@ -199,11 +195,15 @@ def train(
         [{**group, "lr": recovery.learning_rate * group.pop("scale", 1.0)} for group in groups], weight_decay=0.0
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    run = _Run()
-    store = None if checkpoint is None else _Store(checkpoint, _identity(name, origin, kept, samples, recovery))
+    run = TrainingRun()
+    store = (
+        None
+        if checkpoint is None
+        else TrainingStore(checkpoint, identify(name, origin, kept, samples, asdict(recovery)))
+    )
     if store is not None and store.exists:
         run = store.load(kept, optimizer)
-    batches = _Batches(samples, student, recovery)
+    batches = Batches(samples, student, recovery.batch, recovery.seed)
     clock, saved = _Clock(run), time.monotonic()
     whole = True
     module.train()
@@ -241,18 +241,10 @@ def train(
     return Recovered(run.steps, run.seconds, run.cpu_s, run.loss)
 
 
-@dataclass
-class _Run:
-    steps: int = 0
-    seconds: float = 0.0
-    cpu_s: float = 0.0
-    loss: float = math.nan
-
-
 class _Clock:
     """Adds this process's time to what a resumed run had taken before."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self._before = run.seconds, run.cpu_s
         self._start = time.monotonic(), time.process_time()
 
@@ -260,11 +252,11 @@ class _Clock:
     def seconds(self) -> float:
         return self._before[0] + time.monotonic() - self._start[0]
 
-    def into(self, run: _Run) -> None:
+    def into(self, run: TrainingRun) -> None:
         run.seconds, run.cpu_s = self.seconds, self._before[1] + time.process_time() - self._start[1]
 
 
-def _behind(run: _Run, clock: _Clock, recovery: Recovery) -> float:
+def _behind(run: TrainingRun, clock: _Clock, recovery: Recovery) -> float:
     if recovery.steps is not None:
         return run.steps / recovery.steps if recovery.steps else 1.0
     return clock.seconds / (60 * recovery.minutes) if recovery.minutes else 1.0
@@ -274,124 +266,6 @@ def _factor(behind: float) -> float:
     return min(1.0, 0.02 + behind / 0.05) * 0.5 * (1 + math.cos(math.pi * behind))
 
 
-class _Batches:
-    """Sample numbers in an order of their own each time through, batches of about one length, padding cut off."""
-
-    def __init__(self, samples: Sequence[Sample], model: Model, recovery: Recovery) -> None:
-        self._samples, self._recovery = samples, recovery
-        self._size = min(recovery.batch, len(samples))
-        self._per_epoch = max(1, len(samples) // self._size)
-        self._model = model
-        trims = _trims(samples[0], model)
-        self._lengths = torch.tensor([int(s[PADDING_MASK].sum()) for s in samples]) if trims else None
-        self._epoch, self._order = -1, []  # type: tuple[int, list[Tensor]]
-
-    def at(self, step: int) -> tuple[Sample, torch.Generator]:
-        """The batch of `step`, and the generator of what else is random in it."""
-        epoch, place = divmod(step, self._per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._shuffled(epoch)
-        chosen = [self._samples[int(index)] for index in self._order[place]]
-        return _batch(chosen, self._model), torch.Generator().manual_seed(self._recovery.seed * 1_000_003 + step)
-
-    def _shuffled(self, epoch: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(self._recovery.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self._samples), generator=generator)
-        if self._lengths is None:
-            return list(self._cut(order))
-        groups = torch.split(order, SORTED_BATCHES * self._size)
-        whole = torch.cat([group[self._lengths[group].argsort(stable=True)] for group in groups])
-        batches = list(self._cut(whole))
-        return [batches[int(i)] for i in torch.randperm(len(batches), generator=generator)]
-
-    def _cut(self, order: Tensor) -> Iterator[Tensor]:
-        for place in range(self._per_epoch):
-            yield order[place * self._size : (place + 1) * self._size]
-
-
-def stacked(samples: Sequence[Sample], model: Model, size: int = 32) -> list[Sample]:
-    """In batches where the Model's batch is open, padding cut off where its length is."""
-    open_batch = all(0 in model.dynamic.get(name, {}) for name in model.example_inputs)
-    shapes = {tuple(value.shape for value in sample.values()) for sample in samples}
-    size = size if open_batch and len(shapes) == 1 else 1
-    return [_batch(samples[start : start + size], model) for start in range(0, len(samples), size)]
-
-
-def _batch(chosen: Sequence[Sample], model: Model) -> Sample:
-    batch = {name: torch.cat([sample[name] for sample in chosen]) for name in chosen[0]}
-    if not _trims(chosen[0], model):
-        return batch
-    longest = max(1, int(batch[PADDING_MASK].sum(1).max()))
-    return {name: value[:, :longest] for name, value in batch.items()}
-
-
-def _trims(sample: Sample, model: Model) -> bool:
-    return PADDING_MASK in sample and all(1 in model.dynamic.get(name, {}) for name in sample)
-
-
 def _call(module: nn.Module, batch: Sample) -> list[Tensor]:
     args, kwargs = forward_arguments(module, batch)
     return flatten_outputs(module(*args, **kwargs))
-
-
-def _identity(name: str, origin: str, module: nn.Module, samples: Sequence[Sample], recovery: Recovery) -> str:
-    """Of what makes a run: options, shapes, from whom it learns, what it sees. Not of the weights that it starts with:
-    they were computed, and another number of threads makes other last bits."""
-    shapes = {key: list(value.shape) for key, value in module.state_dict().items()}
-    first = {key: hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in samples[0].items()}
-    facts = [name, origin, asdict(recovery), len(samples), first, shapes]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Store:
-    """The state of a run in a folder; a new one is renamed into place before the old one goes."""
-
-    folder: Path
-    identity: str
-
-    @property
-    def exists(self) -> bool:
-        return (self.folder / FACTS).exists()
-
-    def save(self, run: _Run, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"module/{key}": value.detach().clone() for key, value in module.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-        name = f"{run.steps}-{STATE}"
-        save_file({key: value.contiguous() for key, value in tensors.items()}, self.folder / name)
-        scratch = self.folder / f"{FACTS}.partial"
-        facts = {"identity": self.identity, "state": name, **asdict(run)}
-        scratch.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        scratch.replace(self.folder / FACTS)
-        for old in self.folder.glob(f"*-{STATE}"):
-            if old.name != name:
-                old.unlink()
-
-    def load(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> _Run:
-        """Raises DataError for a state of another run, or one that does not read."""
-        try:
-            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
-            identity, name = facts.pop("identity"), Path(facts.pop("state")).name
-            if identity == self.identity:
-                tensors = load_file(self.folder / name)
-                state: dict[int, dict[str, Tensor]] = {}
-                for key, value in tensors.items():
-                    if key.startswith("optimizer/"):
-                        _, index, entry = key.split("/")
-                        state.setdefault(int(index), {})[entry] = value
-                module.load_state_dict(
-                    {key.removeprefix("module/"): value for key, value in tensors.items() if key.startswith("module/")}
-                )
-                optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-                return _Run(**facts)
-        except Exception as error:
-            raise DataError(
-                f"the unfinished recovery in {self.folder} does not read: {error}",
-                hint="remove the folder to begin anew",
-            ) from error
-        raise DataError(
-            f"{self.folder} holds an unfinished recovery of another model or with other options",
-            hint="give the same options to go on, or remove the folder",
-        )

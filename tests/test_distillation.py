@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.distillation import FACTS, Recovery, class_divergence, distill, feature_distance, stacked, train
+from edgekit.batches import stacked
+from edgekit.distillation import Recovery, class_divergence, distill, feature_distance, train
 from edgekit.errors import DataError, NumericsError
 from edgekit.model import Model, Sample
+from edgekit.unfinished_training import FACTS
 
 RECOVERY = Recovery(steps=40, batch=8, learning_rate=1e-2)
 

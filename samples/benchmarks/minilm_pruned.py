@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from common import environment, medians_ms, rounded, save
 
+from edgekit.batches import stacked
 from edgekit.data import tokenize
 from edgekit.devices.device import load_device
-from edgekit.distillation import Recovery, stacked
+from edgekit.distillation import Recovery
 from edgekit.evaluation.embeddings import row_cosines
 from edgekit.evaluation.intervals import share_difference
 from edgekit.evaluation.retrieval import recall_hits

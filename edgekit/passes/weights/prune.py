@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.distillation import Recovery, distill, stacked
+from edgekit.batches import stacked
+from edgekit.distillation import Recovery, distill
 from edgekit.errors import SourceError, UnknownNameError, UsageError
 from edgekit.model import Model, Sample
 from edgekit.passes.base import Pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.distillation import stacked
+from edgekit.batches import stacked
 from edgekit.model import Model
 from edgekit.passes.weights import refit as refitting
 from edgekit.passes.weights.cut import Kept, cut_blocks, everything
