@@ -19,7 +19,7 @@ from edgekit.model import Model
 from edgekit.passes.bottleneck.base import Bottleneck, Squeezed
 from edgekit.passes.bottleneck.coders import pretrained
 from edgekit.passes.bottleneck.information import answers_of, information_plane, receive
-from edgekit.passes.bottleneck.learning import LearningBottleneck
+from edgekit.passes.bottleneck.learning import learns
 from edgekit.passes.bottleneck.tokens_checkpoint import PREFIX as TOKENS
 from edgekit.passes.partition.candidates import cuts as candidate_cuts
 from edgekit.passes.partition.split import split
@@ -157,8 +157,8 @@ class Splitter:
         names = [wanted] if wanted != "auto" else usual
         made: list[tuple[str, Bottleneck]] = []
         for name in names:
-            kind: type[Bottleneck] = BOTTLENECKS.load(name)
-            if issubclass(kind, LearningBottleneck):
+            kind = BOTTLENECKS.load(name)
+            if learns(kind):
                 folder = Path(self.recipe.train) if self.recipe.train is not None else None
                 epochs = self.recipe.epochs or kind.epochs
                 made.append((name, kind(train=folder, epochs=epochs, seed=self.recipe.seed)))
@@ -239,9 +239,9 @@ def check_split(recipe: Recipe, model: Model) -> None:
 
 def refuse_idle_training(recipe: Recipe) -> None:
     """Raises UsageError for training data of which nothing learns."""
-    learns = recipe.bottleneck == "auto" or issubclass(BOTTLENECKS.load(recipe.bottleneck), LearningBottleneck)
+    may_learn = recipe.bottleneck == "auto" or learns(BOTTLENECKS.load(recipe.bottleneck))
     others = recipe.prune_weights != "none" or recipe.compress_tokens.startswith("pool")
-    if not others and (recipe.split == "none" or not learns):
+    if not others and (recipe.split == "none" or not may_learn):
         idle = "--split none" if recipe.split == "none" else f"--bottleneck {recipe.bottleneck}"
         raise UsageError(f"--train with {idle}, which learns nothing", hint="leave one of them out")
 

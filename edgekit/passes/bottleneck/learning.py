@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from edgekit.errors import DataError, PlanError, UnknownNameError
 from edgekit.model import Model
@@ -96,3 +97,8 @@ class LearningBottleneck(Bottleneck):
             "loss": self.loss,
             "seed": self.seed,
         }
+
+
+def learns(kind: object) -> TypeGuard[type[LearningBottleneck]]:
+    """Whether what a name stands for in BOTTLENECKS, a class or another maker, is one that learns."""
+    return isinstance(kind, type) and issubclass(kind, LearningBottleneck)
