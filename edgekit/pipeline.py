@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from edgekit.exporters.base import Exporter
 from edgekit.idle import refuse_idle
 from edgekit.model import Model
 from edgekit.packing import installed_versions, pack
-from edgekit.parity import Limits, Outputs, judged_samples, run_model
+from edgekit.parity import Limits, Outputs, Step, judged_samples, run_model
 from edgekit.passes.layout import TakeChannelsLast
 from edgekit.preparation import prepare as prepare
 from edgekit.progress import Progress, silent
@@ -98,107 +98,146 @@ def export_recipe(
         name=recipe.name,
     )
     original = keep_task(recipe, original, progress)
-    output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
-    check_output(output, force=recipe.force)
-    check_folder(output)
-    adapts = recipe.widths is not None or recipe.exits != "none"
-    if adapts:
+    output = _free_output(recipe, original, device)
+    if _adapts(recipe):
         _check_adaptive(recipe, original)
     original, before = shrink(recipe, original, progress)
-    if recipe.searches:
-        return _searched(recipe, original, before, output, fresh, start, progress)
-    model, steps = prepare(original, progress)
-    if recipe.prune_tokens != "none" or recipe.prune_heads != "none":
-        before = run_model(model, judged_samples(model)) if before is None else before
-        model, steps = prepare(shorten(recipe, original, progress), progress)
-    if recipe.channels_last:
-        model = TakeChannelsLast()(model, progress)
-        original = original.evolve_quietly(
-            example_inputs=model.example_inputs,
-            calibration=model.calibration,
-            held_out=model.held_out,
-            dynamic=model.dynamic,
-            preprocess=model.preprocess,
-        )
-    if recipe.edge or recipe.cloud:
+    order = Order(recipe, device, original, before, output, start, progress)
+    return _searched(order, fresh) if recipe.searches else _built(order)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be built. `original`: the model before capture, with the weights that stay. `before`: the whole
+    model's answers, from which the quality is counted; None where they are those of `original`. `start`: of the
+    export, by `time.perf_counter`."""
+
+    recipe: Recipe
+    device: Device
+    original: Model
+    before: Outputs | None
+    output: Path
+    start: float
+    progress: Progress
+
+
+def _built(order: Order) -> ExportResult:
+    """What the options name, in every format and precision that they leave open."""
+    recipe = order.recipe
+    order, model, steps = _captured(order)
+    if _splits(recipe):
         _check_split(recipe, model)
-    with TemporaryDirectory(prefix="edgekit-") as folder, unfinished_folder(recipe, original) as unfinished:
-        bench = Bench(
-            model=model,
-            device=device,
-            limits=Limits(recipe.max_drop, recipe.min_sqnr),
-            options=QuantizerOptions.of(recipe, unfinished),
-            folder=Path(folder),
-            threads=recipe.threads,
-            progress=progress,
-            original=before,
-        )
+    with TemporaryDirectory(prefix="edgekit-") as folder, unfinished_folder(recipe, order.original) as unfinished:
+        bench = _bench(order, model, Path(folder), unfinished)
         with full_disk_told(folder):
-            built = _build(recipe, bench)
-        winner, outcome = choose(built, device)
-        split = _split(recipe, bench, winner) if recipe.edge or recipe.cloud else SplitOutcome()
-        if adapts:
-            split += _adapt(recipe, original, bench, winner)
-        seconds = {"total": time.perf_counter() - start}
-        evidence = Evidence(
-            device=device,
-            original=original,
-            folded=model,
-            winner=winner,
-            twin=float_twin(winner, outcome),
-            outcome=outcome,
-            reference=bench.yardstick,
-            steps=steps,
-            threads=recipe.threads,
-            seconds=seconds,
-            versions=installed_versions(),
-        )
-        progress("measure and pack", 0, 0)
-        bundle, summary = pack(recipe, output, evidence, split)
-    forget_recovery(recipe, original)
-    return ExportResult(bundle, tuple(outcome), summary)
+            candidates = _build(recipe, bench)
+        winner, outcome = choose(candidates, order.device)
+        split = _split(recipe, bench, winner) if _splits(recipe) else SplitOutcome()
+        if _adapts(recipe):
+            split += _adapt(recipe, order.original, bench, winner)
+        evidence = _evidence(order, bench, winner, float_twin(winner, outcome), outcome, steps)
+        result = _packed(order, evidence, split)
+    forget_recovery(recipe, order.original)
+    return result
 
 
-def _searched(
-    recipe: Recipe,
-    original: Model,
-    before: Outputs | None,
-    output: Path,
-    fresh: bool,
-    start: float,
-    progress: Progress,
-) -> ExportResult:
+def _searched(order: Order, fresh: bool) -> ExportResult:
     """The best of all recipes that the limits leave, instead of the one that the options name."""
     from edgekit.search.run import held, search
 
-    device = load_device(recipe.device)
+    recipe, original, device = order.recipe, order.original, order.device
     exporters = _installed(recipe, device)
     with TemporaryDirectory(prefix="edgekit-") as folder, unfinished_folder(recipe, original) as unfinished:
         with full_disk_told(folder):
-            place = Path(folder)
+            place, progress, before = Path(folder), order.progress, order.before
             found = search(
                 recipe, original, device, exporters, place, progress, rounding=unfinished, before=before, fresh=fresh
             )
-        winner, twin, split = found.winner, found.twin.built, SplitOutcome()
-        if recipe.edge or recipe.cloud:
+        winner, split = found.winner, SplitOutcome()
+        if _splits(recipe):
             winner, split = found.cut(lambda made: _split(recipe, held(made, recipe), made.built))
-        evidence = Evidence(
-            device=device,
-            original=original,
-            folded=winner.bench.model,
-            winner=winner.built,
-            twin=twin,
-            outcome=found.candidates(winner),
-            reference=winner.bench.yardstick,
-            steps=winner.steps,
-            threads=recipe.threads,
-            seconds={"total": time.perf_counter() - start},
-            versions=installed_versions(),
+        candidates = found.candidates(winner)
+        evidence = _evidence(order, winner.bench, winner.built, found.twin.built, candidates, winner.steps)
+        result = _packed(order, evidence, split + SplitOutcome(notes=(found.outcome.told(),)))
+    return replace(result, search=found.outcome, summary={**result.summary, "search": found.outcome.to_json()})
+
+
+def _free_output(recipe: Recipe, original: Model, device: Device) -> Path:
+    """Where the bundle goes. Raises OutputError before minutes of work where it cannot."""
+    output = Path(recipe.output or f"{original.name}-{device.name}.edgekit")
+    check_output(output, force=recipe.force)
+    check_folder(output)
+    return output
+
+
+def _captured(order: Order) -> tuple[Order, Model, tuple[Step, ...]]:
+    """The graph with as few heads and tokens as asked for, in the layout asked for, what was done to it, and the order
+    with the samples that go with it."""
+    recipe, original, progress = order.recipe, order.original, order.progress
+    model, steps = prepare(original, progress)
+    if recipe.prune_tokens != "none" or recipe.prune_heads != "none":
+        before = run_model(model, judged_samples(model)) if order.before is None else order.before
+        order = replace(order, before=before)
+        model, steps = prepare(shorten(recipe, original, progress), progress)
+    if recipe.channels_last:
+        model = TakeChannelsLast()(model, progress)
+        order = replace(
+            order,
+            original=original.evolve_quietly(
+                example_inputs=model.example_inputs,
+                calibration=model.calibration,
+                held_out=model.held_out,
+                dynamic=model.dynamic,
+                preprocess=model.preprocess,
+            ),
         )
-        progress("measure and pack", 0, 0)
-        bundle, summary = pack(recipe, output, evidence, split + SplitOutcome(notes=(found.outcome.told(),)))
-    summary["search"] = found.outcome.to_json()
-    return ExportResult(bundle, found.candidates(winner), summary, found.outcome)
+    return order, model, steps
+
+
+def _bench(order: Order, model: Model, folder: Path, unfinished: Path) -> Bench:
+    recipe = order.recipe
+    return Bench(
+        model=model,
+        device=order.device,
+        limits=Limits(recipe.max_drop, recipe.min_sqnr),
+        options=QuantizerOptions.of(recipe, unfinished),
+        folder=folder,
+        threads=recipe.threads,
+        progress=order.progress,
+        original=order.before,
+    )
+
+
+def _evidence(
+    order: Order, bench: Bench, winner: Built, twin: Built | None, outcome: Sequence[Built], steps: tuple[Step, ...]
+) -> Evidence:
+    return Evidence(
+        device=order.device,
+        original=order.original,
+        folded=bench.model,
+        winner=winner,
+        twin=twin,
+        outcome=outcome,
+        reference=bench.yardstick,
+        steps=steps,
+        threads=order.recipe.threads,
+        seconds={"total": time.perf_counter() - order.start},
+        versions=installed_versions(),
+    )
+
+
+def _packed(order: Order, evidence: Evidence, split: SplitOutcome) -> ExportResult:
+    order.progress("measure and pack", 0, 0)
+    bundle, summary = pack(order.recipe, order.output, evidence, split)
+    return ExportResult(bundle, tuple(evidence.outcome), summary)
+
+
+def _splits(recipe: Recipe) -> bool:
+    return recipe.edge is not None or recipe.cloud is not None
+
+
+def _adapts(recipe: Recipe) -> bool:
+    return recipe.widths is not None or recipe.exits != "none"
 
 
 def _installed(recipe: Recipe, device: Device) -> dict[str, Exporter]:
