@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekit.batches import PADDING_MASK, Batches
-from edgekit.batches import stacked as stacked
 from edgekit.digests import digest_module
 from edgekit.errors import DataError, NumericsError
 from edgekit.model import Model, Sample, flatten_outputs, forward_arguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,15 +11,15 @@ from torch.fx import GraphModule, Node
 
 from edgekit.model import Model, Sample
 from edgekit.progress import Progress, silent
-from edgekit.quantization import Fallback, Quantization
+from edgekit.quantization import Quantization
 from edgekit.quantizers.anatomy import (
+    WeightedLayer,
     layer_mflops,
     replace_tensor,
     tensor_named,
     through_padding,
     weighted_layers,
 )
-from edgekit.quantizers.base import Quantizer
 from edgekit.quantizers.lockstep import walk
 from edgekit.quantizers.smoothing import smoothed_like
 from edgekit.report.metrics import sqnr_db
@@ -27,7 +27,8 @@ from edgekit.report.metrics import sqnr_db
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """`sqnr_db` of the model's outputs with this layer alone quantized; `mflops` of one inference of it."""
+    """`sqnr_db` of the model's outputs with this layer (or these of this name) alone quantized; `mflops` of one
+    inference of it."""
 
     layer: str
     sqnr_db: float
@@ -62,11 +63,18 @@ def simulate(model: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
     return _outputs(model.graph, model.graph, record, samples, same_picks=False)
 
 
-def sensitivities(model: Model, quantized: Model, samples: int = 4, progress: Progress = silent) -> list[Sensitivity]:
+def sensitivities(
+    model: Model,
+    quantized: Model,
+    samples: int = 4,
+    progress: Progress = silent,
+    together: Mapping[str, Sequence[str]] | None = None,
+) -> list[Sensitivity]:
     """What each weighted layer costs alone, most expensive first (lowest dB).
 
     `model` is the float graph that `quantized` was made of (batch norms folded); each layer in turn gets its rounded
-    weight and its input grid, the others stay float. Tokens are picked as the float graph picks them, see
+    weight and its input grid, the others stay float. `together`: name -> layers that are rounded at once instead; a
+    name without quantized layers has no row. Tokens are picked as the float graph picks them, see
     `lockstep.walk`: what other picks cost is no single layer's, and only the gate sees it.
     """
     record = quantized.quantization
@@ -75,52 +83,31 @@ def sensitivities(model: Model, quantized: Model, samples: int = 4, progress: Pr
     inputs = (model.calibration or _judged(model))[:samples]
     wanted = np.concatenate(_outputs(model.graph, model.graph, Quantization("none", record.scheme), inputs))
     rows = []
-    layers = [layer for layer in weighted_layers(model.graph) if layer.node.name in record.layers]
-    for done, layer in enumerate(layers):
-        graph = model.copy_graph()
+    rounded = {layer.node.name: layer for layer in weighted_layers(model.graph) if layer.node.name in record.layers}
+    parts = together if together is not None else {name: (name,) for name in rounded}
+    for done, (name, names) in enumerate(parts.items()):
+        layers = [rounded[one] for one in names if one in rounded]
+        if layers:
+            graph, alone = _rounded_alone(model, quantized, record, layers)
+            got = np.concatenate(_outputs(model.graph, graph, alone, inputs))
+            rows.append(Sensitivity(name, sqnr_db(wanted, got), sum(layer_mflops(model.graph, one) for one in layers)))
+        progress("measure sensitivity", done + 1, len(parts))
+    return sorted(rows, key=lambda row: row.sqnr_db)
+
+
+def _rounded_alone(
+    model: Model, quantized: Model, record: Quantization, layers: Sequence[WeightedLayer]
+) -> tuple[GraphModule, Quantization]:
+    """The float graph with the rounded weights of `layers`, and the record that rounds their inputs."""
+    graph = model.copy_graph()
+    for layer in layers:
         replace_tensor(graph, layer.weight, tensor_named(quantized.graph, layer.weight))
         if layer.bias_node is not None:
             bias = str(layer.bias_node.target)
             replace_tensor(graph, bias, tensor_named(quantized.graph, bias))
-        sources = {node.name for node in _origins(layer.node)}
-        alone = replace(
-            record,
-            layers=(layer.node.name,),
-            activations={name: grid for name, grid in record.activations.items() if name in sources},
-        )
-        got = np.concatenate(_outputs(model.graph, graph, alone, inputs))
-        rows.append(Sensitivity(layer.node.name, sqnr_db(wanted, got), layer_mflops(model.graph, layer)))
-        progress("measure sensitivity", done + 1, len(layers))
-    return sorted(rows, key=lambda row: row.sqnr_db)
-
-
-def choose_fallbacks(
-    model: Model, quantizer: Quantizer, target_sqnr_db: float, progress: Progress = silent
-) -> tuple[Fallback, ...]:
-    """The layers to keep in float so that the outputs reach `target_sqnr_db` on held-out data; () where none needs to.
-
-    Layers are taken by the noise that they remove for each MFLOP that they cost, doubling the number from one try
-    to the next. Raises nothing where even all of them do not suffice: the caller's gate measures the result.
-    """
-    judged = _judged(model)[:16]
-    wanted = np.concatenate(_outputs(model.graph, model.graph, Quantization("none", quantizer.scheme), judged))
-
-    def reached(quantized: Model) -> float:
-        return sqnr_db(wanted, np.concatenate(simulate(quantized, judged)))
-
-    quantized = quantizer(model, progress)
-    if reached(quantized) >= target_sqnr_db:
-        return ()
-    ranked = sensitivities(model, quantized, progress=progress)
-    ranked.sort(key=lambda row: -(10 ** (-row.sqnr_db / 10)) / max(row.mflops, 0.01))
-    count = 1
-    while True:
-        chosen = ranked[:count]
-        whys = tuple((row.layer, f"alone it leaves {row.sqnr_db:.1f} dB") for row in chosen)
-        attempt = replace(quantizer, keep=(*quantizer.keep, *whys))
-        if count >= len(ranked) or reached(attempt(model, progress)) >= target_sqnr_db:
-            return tuple(Fallback(layer, "float32", why) for layer, why in whys)
-        count *= 2
+    sources = {node.name for layer in layers for node in _origins(layer.node)}
+    activations = {name: grid for name, grid in record.activations.items() if name in sources}
+    return graph, replace(record, layers=tuple(layer.node.name for layer in layers), activations=activations)
 
 
 def _judged(model: Model) -> tuple[Sample, ...]:

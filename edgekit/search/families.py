@@ -42,8 +42,9 @@ class Tables:
     bits: float
 
 
-def tables_of(family: Family, knobs: Knobs) -> Tables | None:
-    """None where the family cannot be had: the quantizer or the method does not fit the model."""
+def tables_of(family: Family, knobs: Knobs, *, with_widths: bool = True) -> Tables | None:
+    """None where the family cannot be had: the quantizer or the method does not fit the model, or its knobs were not
+    measured in time. Without `with_widths` no block gets narrower."""
     precision = tokens = None
     if family.precision != FLOAT:
         precision = knobs.precision(family.variant, family.precision, family.format)
@@ -55,7 +56,7 @@ def tables_of(family: Family, knobs: Knobs) -> Tables | None:
         if tokens is None:
             return None
         ladder = _ladder(tokens)
-    widths = knobs.widths(family.variant)
+    widths = knobs.widths(family.variant) if with_widths else None
 
     def latency(name: str, keep: tuple[int, ...] | None, shape: Shape | None = None) -> Mapping[str, float]:
         method = NO_METHOD if keep is None else family.method

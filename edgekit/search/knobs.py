@@ -2,14 +2,14 @@
 
 Tokens: p[i][t] is the error energy where block i, alone, leaves t tokens. Going on from t to u tokens at block i costs
 p[i][u] - p[i][t], so that a cascade adds up to what its last counts would cost at the blocks where they were reached.
-Precision: the error energy of each weighted layer rounded alone (`quantizers.sensitivity`), added by group.
+Precision: the error energy of each group of weighted layers rounded alone (`quantizers.sensitivity`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from edgekit.passes.tokens.statistics import watch
 from edgekit.progress import silent
 from edgekit.quantizers.quantize import quantize, simulate
 from edgekit.quantizers.sensitivity import sensitivities
-from edgekit.registry import TOKEN_METHODS
+from edgekit.registry import QUANTIZERS, TOKEN_METHODS
 from edgekit.search.anatomy import latencies
 from edgekit.search.narrowing import GONE, Shape, whole_shape
 from edgekit.search.space import NO_METHOD
@@ -35,7 +35,7 @@ HEAD_SHARES = (0.5,)
 UNIT_SHARES = (0.5, 0.25)
 PROBED = (0.8, 0.65, 0.5, 0.25)
 FLOAT_ERROR = 1e-9
-ROUNDED_SAMPLES = 16
+ROUNDED_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ def _nearest(counts: Mapping[int, float], whole: int) -> int:
 
 
 class Knobs:
-    """Measures on demand and remembers in `state`. `samples`: of the calibration data."""
+    """Measures on demand and remembers in `state`. `samples`: of the calibration data. `time_left`: asked before each
+    block whose tokens or widths are probed."""
 
     def __init__(self, workshop: Workshop, state: State, samples: Sequence[Sample]) -> None:
         self.workshop, self.state, self.samples = workshop, state, samples
+        self.time_left: Callable[[], bool] = lambda: True
         self._references: dict[str, Outputs] = {}
 
     def _reference(self, variant: str) -> Outputs:
@@ -137,7 +139,7 @@ class Knobs:
         return model.evolve_quietly(output_names=self.workshop.prepared()[0].output_names)
 
     def tokens(self, variant: str, method: str) -> TokenTable | None:
-        """None where the model has no encoder, or the method does not fit it."""
+        """None where the model has no encoder, the method does not fit it, or the time is up."""
         if self.workshop.path is None:
             return None
         model = self.workshop.model(variant)
@@ -151,6 +153,8 @@ class Knobs:
         rows = []
         try:
             for block in range(shape.blocks):
+                if not self.time_left():
+                    return None
                 self.workshop.progress(f"measure {method}", block, shape.blocks)
                 rows.append(probe.potential(block, levels))
             together = [probe.together(removed) for removed in (0.35, 0.6)]
@@ -170,7 +174,7 @@ class Knobs:
         return [energy(reference, outputs), lost(self.workshop.original, reference, outputs)]
 
     def widths(self, variant: str) -> WidthTable | None:
-        """None where the model has no encoder."""
+        """None where the model has no encoder, or the time is up."""
         if self.workshop.path is None:
             return None
         try:
@@ -179,7 +183,7 @@ class Knobs:
         except EdgekitError:
             return None
 
-    def _widths(self, variant: str, whole: Shape) -> WidthTable:
+    def _widths(self, variant: str, whole: Shape) -> WidthTable | None:
         probes: list[Measured] = []
 
         def alone(block: int, part: tuple[int, int]) -> float:
@@ -188,6 +192,8 @@ class Knobs:
 
         heads, units, gone = [], [], []
         for block, (most_heads, most_units) in enumerate(whole):
+            if not self.time_left():
+                return None
             self.workshop.progress("measure widths", block, len(whole))
             fewer = sorted({max(1, round(share * most_heads)) for share in HEAD_SHARES} - {most_heads}, reverse=True)
             narrower = sorted({max(8, round(share * most_units / 8) * 8) for share in UNIT_SHARES} - {most_units})
@@ -208,29 +214,31 @@ class Knobs:
         return Measured(*self.state.remember(f"narrowed/{variant}/{shape}", measure))
 
     def precision(self, variant: str, precision: str, format: str) -> PrecisionTable | None:
-        """None where the quantizer cannot have this model."""
+        """None where the quantizer cannot have this model. Rounding is not learned here, which takes minutes: what is
+        built learns it, and its answers correct the table."""
         scheme = self.workshop.exporters[format].scheme(self.workshop.device)
 
         def measure() -> dict[str, Any] | None:
             self.workshop.progress(f"measure {precision}", 0, 0)
             base = self.workshop.prepared(variant)[0]
+            options = replace(self.workshop.options, learned_rounding=False)
             try:
-                made = quantize(base, precision, scheme, self.workshop.options, (), silent)
+                made = quantize(base, precision, scheme, options, (), silent)
             except EdgekitError:
                 return None
             errors: dict[str, float] = {}
             if made.quantization is not None and made.quantization.weights:
-                rows = sensitivities(base, made, samples=ROUNDED_SAMPLES)
-                alone = {row.layer: 10 ** (-row.sqnr_db / 10) for row in rows}
-                for group in self.workshop.groups(variant, NO_METHOD, None):
-                    errors[group.name] = sum(alone.get(layer, 0.0) for layer in group.layers)
+                parts = {group.name: group.layers for group in self.workshop.groups(variant, NO_METHOD, None)}
+                rows = sensitivities(base, made, ROUNDED_SAMPLES, self.workshop.progress, parts)
+                errors = dict.fromkeys(parts, 0.0) | {row.layer: 10 ** (-row.sqnr_db / 10) for row in rows}
             try:
                 whole = self._against(variant, run_model(simulate(made), self.samples))
             except (EdgekitError, RuntimeError):  # a half-precision operator that this processor lacks
                 whole = [1e-6, 0.0]
             return {"errors": errors, "whole": whole}
 
-        found = self.state.remember(f"precision/{variant}/{precision}/{scheme.name}", measure)
+        name = scheme.name if QUANTIZERS.load(precision).reads_scheme else "any"
+        found = self.state.remember(f"precision/{variant}/{precision}/{name}", measure)
         return None if found is None else PrecisionTable(found["errors"], Measured(*found["whole"]))
 
     def variant(self, variant: str) -> Measured:

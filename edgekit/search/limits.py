@@ -41,6 +41,11 @@ class SearchLimits:
     energy_mj: float | None = None
     drop: float | None = None
 
+    @property
+    def by_size(self) -> bool:
+        """Whether smaller weights help to meet them."""
+        return self.size_bytes is not None or self.memory_bytes is not None
+
     @classmethod
     def parse(cls, text: str | None, max_drop: float) -> SearchLimits:
         """`max_drop` stands where `text` says nothing of the drop, and the smaller of the two where it does.
@@ -78,6 +83,16 @@ class SearchLimits:
             and (value := figures.get(field.name)) is not None
             and value > limit * (1 + 1e-9)
         ]
+
+    def fullness(self, figures: Mapping[str, float | None]) -> float:
+        """The largest share that `figures` take of a limit; 0 without limits."""
+        limits = {field.name: getattr(self, field.name) for field in fields(self)}
+        shares = [
+            value / max(limit, 0.1 if name == "drop" else 1e-12)
+            for name, limit in limits.items()
+            if limit is not None and (value := figures.get(name)) is not None
+        ]
+        return max(shares, default=0.0)
 
     def excess(self, figures: Mapping[str, float | None]) -> float:
         """How far `figures` lie beyond the limits: the sum of what is too much, in parts of each limit."""

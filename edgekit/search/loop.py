@@ -15,11 +15,12 @@ from edgekit.costs import peak_activation_bytes
 from edgekit.devices.energy import energy
 from edgekit.errors import PlanError
 from edgekit.quantizers.quantize import FLOAT
-from edgekit.search.families import WIDTH, Tables, configuration_of, lattice_of, path_of, tables_of
+from edgekit.search.families import WIDTH, Tables, configuration_of, lattice_of, path_of
 from edgekit.search.front import nondominated
 from edgekit.search.knobs import Knobs, Measured
 from edgekit.search.lattice import Lattice, Path
 from edgekit.search.limits import SearchLimits
+from edgekit.search.measuring import measure
 from edgekit.search.model import Curve, fit_multipliers, joint_curve
 from edgekit.search.solve import Solved, best_path, front
 from edgekit.search.space import Configuration, Family
@@ -27,6 +28,8 @@ from edgekit.search.state import State
 from edgekit.search.verify import Made, Verified, Verifier
 
 Goal = Literal["quality", "latency", "size"]
+# Of the time, for measuring what each knob costs; the rest is for building and judging.
+MEASURING = 0.5
 # What several knobs together, measured on calibration samples, count beside a verified artifact.
 KNOB_WEIGHT = 0.1
 FRONT_POINTS = 7
@@ -34,6 +37,8 @@ FRONT_POINTS = 7
 FRONT_VERIFIED = 6
 # A configuration is worth building where it is expected to be better by this share of the figure that counts.
 WORTH = 1e-3
+# Of a limit, as much as the first attempts may fill: the model may be wrong.
+ROOM = 0.8
 # Families that are asked for a proposal in every round.
 PROMISING = 4
 AXIS = {"quality": "error", "latency": "latency_ms", "size": "size_bytes"}
@@ -112,7 +117,7 @@ class Search:
         """Raises PlanError, naming the nearest, where nothing that was built meets the limits."""
         start = self.clock()
         deadline = start + self.budget_s
-        self._measure(deadline)
+        self._measure(start + self.budget_s * MEASURING)
         complete = False
         longest = 0.0
         while True:
@@ -136,18 +141,9 @@ class Search:
         )
 
     def _measure(self, deadline: float) -> None:
-        """The tables of every family; those of formats that the device likes best first, as long as half of the time
-        is left."""
-        start = self.clock()
-        peak = peak_activation_bytes(self.knobs.workshop.prepared()[0])
-        self._peak = float(peak)
-        for family in self.families:
-            if self.lattices and self.clock() - start > (deadline - start) / 2:
-                return
-            tables = tables_of(family, self.knobs)
-            if tables is not None:
-                self.tables[family] = tables
-                self.lattices[family] = lattice_of(family, tables, 0.0)
+        self._peak = float(peak_activation_bytes(self.knobs.workshop.prepared()[0]))
+        self.tables = measure(self.families, self.knobs, deadline, self.clock, for_size=self.limits.by_size)
+        self.lattices = {family: lattice_of(family, tables, 0.0) for family, tables in self.tables.items()}
 
     def _repair(self) -> None:
         """Multipliers, fixed bytes and the curve anew from everything that was measured."""
@@ -189,7 +185,7 @@ class Search:
             self.lattices[family] = replace(lattice, fixed=(error, latency, max(0.0, sum(beside) / len(beside))))
         self.curve = joint_curve([(one.error, one.drop) for one in probes], seen)
 
-    def _bounds(self, *, with_drop: bool = True) -> dict[str, float]:
+    def _bounds(self) -> dict[str, float]:
         """The limits on the figures that the solver adds up."""
         limits, found = self.limits, {}
         watts = energy(1.0, self.knobs.workshop.device)
@@ -203,7 +199,7 @@ class Search:
             sizes.append(max(0.0, limits.memory_bytes - self._peak))
         if sizes:
             found["size_bytes"] = min(sizes)
-        if with_drop and limits.drop is not None:
+        if limits.drop is not None:
             found["error"] = self.curve.largest(limits.drop)
         return {name: limit for name, limit in found.items() if limit < float("inf")}
 
@@ -212,16 +208,11 @@ class Search:
         where it may beat the best so far; with that known, the widest open place of the front."""
         best = self._best()
         if best is None:
-            proposals = self._proposals(self._bounds(), "error")
-            if not proposals and len(self._built()) < 2 * FRONT_VERIFIED:
-                # Nothing is expected to meet them all: the model may be wrong, and the nearest is to be named.
-                proposals = self._proposals(self._bounds(with_drop=False)) or self._proposals({}, "latency_ms")
-            if proposals:
-                return min(proposals, key=lambda one: one.error)
-        else:
-            first = min(self._proposals(self._bounds()), key=self._worth, default=None)
-            if first is not None and self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
-                return first
+            surest = self._surest()
+            return self._nearest() if surest is None and len(self._built()) <= FRONT_VERIFIED else surest
+        first = min(self._proposals(self._bounds()), key=self._worth, default=None)
+        if first is not None and self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
+            return first
         open_points = [one for one in self._expected_front() if one.configuration not in self.verified]
         explored = sum(1 for one in self.verified.values() if not one.failed)
         if not open_points or explored >= self._enough:
@@ -231,29 +222,61 @@ class Search:
             open_points, key=lambda one: min((abs(one.figures["latency_ms"] - other) for other in known), default=0.0)
         )
 
+    def _surest(self) -> Proposal | None:
+        """Of what is expected to meet all limits, with room where that can be, what fills the fullest of them least."""
+        bounds = self._bounds()
+        with_room = {name: ROOM * limit for name, limit in bounds.items()}
+        found = self._proposals(with_room, "error") or self._proposals(bounds, "error")
+        return min(found, key=lambda one: self.limits.fullness(one.figures), default=None)
+
+    def _nearest(self) -> Proposal | None:
+        """Where nothing is expected to meet all limits: what comes nearest to one of them within the others. The model
+        may be wrong, and if it is not the nearest is to be named."""
+        bounds = self._bounds()
+        found = [
+            proposal
+            for name in bounds
+            for proposal in self._proposals({other: bounds[other] for other in bounds if other != name}, name)
+        ]
+        return min(found, key=lambda one: self.limits.excess(one.figures), default=None)
+
     @property
     def _enough(self) -> int:
         return 3 * FRONT_VERIFIED
 
     def _proposals(self, bounds: Mapping[str, float], minimize: str | None = None) -> list[Proposal]:
         """The best of each family that was not built yet; of the families that looked best the last time alone, once
-        all were looked at."""
+        all were looked at, and of those that cannot be trusted only where there is no other."""
         ranked = sorted(self.lattices, key=lambda family: self._promise.get(family, -1.0))
-        asked = ranked if len(self._promise) < len(ranked) or minimize else ranked[:PROMISING]
+        trusted = [family for family in ranked if not self._fails(family)]
+        asked = trusted if len(self._promise) < len(trusted) or minimize else trusted[:PROMISING]
+        found = self._ask(asked, bounds, minimize or AXIS[self.goal])
+        if not found and len(asked) < len(ranked):
+            found = self._ask(ranked, bounds, minimize or AXIS[self.goal])
+        return found
+
+    def _ask(self, families: Sequence[Family], bounds: Mapping[str, float], minimize: str) -> list[Proposal]:
         found = []
-        for family in asked:
+        for family in families:
             known = [path for one in self.verified if one.family == family and (path := self._path(one)[1]) is not None]
-            solved = best_path(self.lattices[family], self.multipliers, minimize or AXIS[self.goal], bounds, known)
+            solved = best_path(self.lattices[family], self.multipliers, minimize, bounds, known)
             self._promise[family] = float("inf")
             if solved is not None:
                 proposal = self._proposal(family, self.lattices[family], solved)
                 self._promise[family] = self._worth(proposal)
                 if proposal.configuration not in self.verified:
                     found.append(proposal)
-        if not found and len(asked) < len(ranked):
-            self._promise.clear()
-            return self._proposals(bounds)
         return found
+
+    def _fails(self, family: Family) -> bool:
+        """Whether its format and precision were tried, and nothing came of it."""
+        tried = [
+            one
+            for one in self.verified.values()
+            if (one.configuration.family.format, one.configuration.family.precision)
+            == (family.format, family.precision)
+        ]
+        return bool(tried) and all(one.failed for one in tried)
 
     def _path(self, configuration: Configuration) -> tuple[Lattice | None, Path | None]:
         lattice = self.lattices.get(configuration.family)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekit.distillation import stacked
+from edgekit.batches import stacked
 from edgekit.model import Model, Sample
 from edgekit.passes.adaptive.lean import LeanBlock
 from edgekit.passes.transformer.families import PlainStack

@@ -32,6 +32,9 @@ from edgekit.selection import Built
 from edgekit.split_outcome import SplitOutcome
 from edgekit.token_pruning import COMPARED, parse
 
+# What `--quantize auto` means in a search.
+SEARCHED = ("fp16", "int8", "int8-dynamic")
+SMALL = ("int8-weight-only", "int4-weight-only")
 # Knobs are measured on so many calibration samples, fewer where a forward pass takes long.
 MOST_SAMPLES, LEAST_SAMPLES = 1024, 16
 FORWARD_PASSES = 150
@@ -170,9 +173,8 @@ def _digest(samples: tuple[Sample, ...]) -> str:
 
 
 def families(recipe: Recipe, workshop: Workshop, limits: SearchLimits) -> list[Family]:
-    """Those of the whole model first, in the order of the device's formats; small weights that save no time only where
-    the size is limited."""
-    by_size = limits.size_bytes is not None or limits.memory_bytes is not None
+    """Those of the whole model first, in the order of the device's formats. Of the precisions those that `auto` stands
+    for elsewhere too; small weights, which save no time, only where the size is limited."""
     methods = [NO_METHOD]
     if workshop.path is not None and workshop.original.onnx_path is None:
         if recipe.prune_tokens == "auto" or recipe.prune_tokens == "none":
@@ -187,12 +189,13 @@ def families(recipe: Recipe, workshop: Workshop, limits: SearchLimits) -> list[F
                 precisions = [name for name in exporter.precisions if name in runs and name != FLOAT]
                 if recipe.quantize == "none":
                     precisions = []
-                elif recipe.quantize != "auto":
+                elif recipe.quantize == "auto":
+                    usual = (*SEARCHED, *(SMALL if limits.by_size else ()))
+                    precisions = [name for name in precisions if name in usual]
+                else:
                     if recipe.quantize not in precisions:
                         continue
                     precisions = [recipe.quantize]
-                if not by_size:
-                    precisions = [name for name in precisions if not name.endswith("weight-only")]
                 if not workshop.original.calibration:
                     precisions = [name for name in precisions if name != "int8"]
                 found += [Family(format, name, method, variant) for name in (FLOAT, *precisions)]

@@ -11,7 +11,7 @@ from edgekit.passes.fold import FoldBatchNorm
 from edgekit.quantizers.lockstep import walk
 from edgekit.quantizers.quantize import simulate as run_lowered
 from edgekit.quantizers.schemes import ONNX_X86
-from edgekit.quantizers.sensitivity import choose_fallbacks, layer_sqnr, sensitivities, simulate
+from edgekit.quantizers.sensitivity import layer_sqnr, sensitivities, simulate
 from edgekit.quantizers.static import StaticInt8
 from edgekit.quantizers.weight_only import WeightOnlyInt8
 from edgekit.report.metrics import sqnr_db
@@ -34,7 +34,6 @@ def test_a_model_without_any_data_is_judged_on_its_example(transformer: Model) -
     layers = list(quantized.quantization.layers)
     assert [name for name, _ in layer_sqnr(bare, quantized)] == layers
     assert {row.layer for row in sensitivities(bare, quantized)} == set(layers)
-    assert choose_fallbacks(bare, quantizer, 5.0) == ()
 
 
 def test_sensitivities_come_most_expensive_first(convnet: Model) -> None:
@@ -45,14 +44,19 @@ def test_sensitivities_come_most_expensive_first(convnet: Model) -> None:
     assert all(row.mflops > 0 for row in rows)
 
 
-def test_a_target_that_holds_already_needs_no_fallback(convnet: Model) -> None:
-    assert choose_fallbacks(FoldBatchNorm()(convnet), StaticInt8(ONNX_X86, learned_rounding=False), 5.0) == ()
-
-
-def test_a_target_out_of_reach_keeps_every_layer(convnet: Model) -> None:
-    chosen = choose_fallbacks(FoldBatchNorm()(convnet), StaticInt8(ONNX_X86, learned_rounding=False), 400.0)
-    assert len(chosen) == 5
-    assert all("dB" in fallback.why for fallback in chosen)
+def test_layers_named_together_are_rounded_at_once(convnet: Model) -> None:
+    folded = FoldBatchNorm()(convnet)
+    quantized = StaticInt8(ONNX_X86, learned_rounding=False)(folded)
+    alone = {row.layer: row for row in sensitivities(folded, quantized)}
+    first, *others = alone
+    rows = {
+        row.layer: row
+        for row in sensitivities(folded, quantized, together={"one": (first,), "rest": others, "none": ("softmax",)})
+    }
+    assert set(rows) == {"one", "rest"}
+    assert rows["one"].sqnr_db == alone[first].sqnr_db
+    assert rows["rest"].mflops == pytest.approx(sum(alone[name].mflops for name in others))
+    assert rows["rest"].sqnr_db < max(alone[name].sqnr_db for name in others)
 
 
 def test_layers_behind_picked_rows_are_compared_on_the_same_rows(picking: Model) -> None:
