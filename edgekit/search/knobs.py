@@ -98,7 +98,7 @@ def lost(model: Model, reference: Outputs, actual: Outputs) -> float:
 @dataclass(frozen=True)
 class WidthTable:
     """By block, alone: what fewer heads, fewer hidden units, or no block at all cost. `whole`: heads and units that
-    there are. `together`: a shape of several narrower blocks beside the sum."""
+    there are. `together`: shapes of many narrower blocks beside the sum."""
 
     whole: Shape
     heads: tuple[Mapping[int, float], ...]
@@ -114,6 +114,11 @@ class WidthTable:
             (_nearest(heads, self.whole[block][0]), _nearest(units, self.whole[block][1]))
             for block, (heads, units) in enumerate(zip(self.heads, self.units, strict=True))
         )
+
+    def cost(self, shape: Shape) -> float:
+        """What the narrower blocks of `shape` cost alone, added up."""
+        rows = zip(self.heads, self.units, shape, strict=True)
+        return sum(heads[part[0]] + units[part[1]] for heads, units, part in rows)
 
 
 def _nearest(counts: Mapping[int, float], whole: int) -> int:
@@ -200,11 +205,16 @@ class Knobs:
             heads.append({most_heads: 0.0, **{count: alone(block, (count, most_units)) for count in fewer}})
             units.append({most_units: 0.0, **{count: alone(block, (most_heads, count)) for count in narrower[::-1]}})
             gone.append(alone(block, GONE) if block else np.inf)
-        # Blocks narrowed a little, all of them: what errors do that come one behind another.
-        mild = tuple((max(heads[b]), sorted(units[b])[-2:][0]) for b in range(len(whole)))
-        together = self._narrowed(variant, mild)
-        summed = sum(units[b][part[1]] for b, part in enumerate(mild))
-        return WidthTable(whole, tuple(heads), tuple(units), tuple(gone), (*probes, together), ((summed, together),))
+        # All blocks narrowed, in their heads and in their units: what errors do that come one behind another.
+        table = WidthTable(whole, tuple(heads), tuple(units), tuple(gone), (), ())
+        fewer_heads = tuple((part[0], most) for part, (_, most) in zip(table.half, whole, strict=True))
+        fewer_units = tuple((most, part[1]) for part, (most, _) in zip(table.half, whole, strict=True))
+        together = tuple(
+            (table.cost(shape), self._narrowed(variant, shape))
+            for shape in (fewer_heads, fewer_units)
+            if shape != whole
+        )
+        return replace(table, probes=(*probes, *(one for _, one in together)), together=together)
 
     def _narrowed(self, variant: str, shape: Shape) -> Measured:
         def measure() -> list[float]:

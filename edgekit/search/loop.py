@@ -33,6 +33,8 @@ MEASURING = 0.5
 # What several knobs together, measured on calibration samples, count beside a verified artifact.
 KNOB_WEIGHT = 0.1
 FRONT_POINTS = 7
+# How many times the allowed drop the front goes on to.
+FRONT_DROPS = 4
 # Of the front, how many points the search still verifies once nothing better than the best is expected.
 FRONT_VERIFIED = 6
 # A configuration is worth building where it is expected to be better by this share of the figure that counts.
@@ -246,10 +248,10 @@ class Search:
 
     def _proposals(self, bounds: Mapping[str, float], minimize: str | None = None) -> list[Proposal]:
         """The best of each family that was not built yet; of the families that looked best the last time alone, once
-        all were looked at, and of those that cannot be trusted only where there is no other."""
-        ranked = sorted(self.lattices, key=lambda family: self._promise.get(family, -1.0))
-        trusted = [family for family in ranked if not self._fails(family)]
-        asked = trusted if len(self._promise) < len(trusted) or minimize else trusted[:PROMISING]
+        all were looked at."""
+        families = [family for family in self.lattices if not self._fails(family)]
+        ranked = sorted(families, key=lambda family: self._promise.get(family, -1.0))
+        asked = ranked if minimize or not all(family in self._promise for family in ranked) else ranked[:PROMISING]
         found = self._ask(asked, bounds, minimize or AXIS[self.goal])
         if not found and len(asked) < len(ranked):
             found = self._ask(ranked, bounds, minimize or AXIS[self.goal])
@@ -269,14 +271,14 @@ class Search:
         return found
 
     def _fails(self, family: Family) -> bool:
-        """Whether its format and precision were tried, and nothing came of it."""
+        """Whether its format and precision were tried more than once, and nothing came of it."""
         tried = [
             one
             for one in self.verified.values()
             if (one.configuration.family.format, one.configuration.family.precision)
             == (family.format, family.precision)
         ]
-        return bool(tried) and all(one.failed for one in tried)
+        return len(tried) > 1 and all(one.failed for one in tried)
 
     def _path(self, configuration: Configuration) -> tuple[Lattice | None, Path | None]:
         lattice = self.lattices.get(configuration.family)
@@ -297,11 +299,15 @@ class Search:
         return Proposal(configuration_of(family, lattice, solved.path, self.tables[family]), figures, error)
 
     def _expected_front(self) -> list[Proposal]:
-        """Over the families that had a place on it the first time."""
+        """Over the families that had a place on it the first time; what loses a multiple of what is allowed is left
+        out."""
+        bounds = {}
+        if self.limits.drop is not None and (most := self.curve.largest(FRONT_DROPS * self.limits.drop)) < float("inf"):
+            bounds = {"error": most}
         found = [
             self._proposal(family, self.lattices[family], solved)
             for family in self._leading or self.lattices
-            for solved in front(self.lattices[family], self.multipliers, {}, FRONT_POINTS)
+            for solved in front(self.lattices[family], self.multipliers, bounds, FRONT_POINTS)
         ]
         kept = nondominated(found)
         self._leading = self._leading or tuple(dict.fromkeys(one.configuration.family for one in kept))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# How strongly a multiplier is held at 1, in squared relative errors.
+# How strongly a multiplier is held at 1, in squared logarithms.
 PULL = 0.02
 LEAST, MOST = 0.1, 10.0
 
@@ -22,21 +22,32 @@ def fit_multipliers(
 ) -> dict[str, float]:
     """Multipliers by kind for which `terms` (by kind, one mapping a measurement) add up to `measured`.
 
-    min over m in [0.1, 10] of  sum_i w_i ((sum_k m_k t_ik - y_i) / y_i)^2 + PULL sum_k (m_k - 1)^2
+    min over m in [0.1, 10] of  sum_i w_i log(sum_k m_k t_ik / y_i)^2 + PULL sum_k log(m_k)^2
+
+    Logarithms, as a model that expects a tenth is as wrong as one that expects tenfold.
     """
-    from scipy.optimize import lsq_linear
+    from scipy.optimize import least_squares
 
     weights = weights if weights is not None else [1.0] * len(terms)
-    rows = [one for one in zip(terms, measured, weights, strict=True) if one[1] > 0]
+    rows = [
+        one for one in zip(terms, measured, weights, strict=True) if one[1] > 0 and any(v > 0 for v in one[0].values())
+    ]
     kinds = sorted({kind for row, _, _ in rows for kind, value in row.items() if value > 0})
     if not kinds:
         return {}
     root = np.sqrt([weight for _, _, weight in rows])
-    matrix = np.array([[row.get(kind, 0.0) / value for kind in kinds] for row, value, _ in rows]) * root[:, None]
-    pull = np.sqrt(PULL) * np.eye(len(kinds))
-    wanted = np.concatenate([root, np.sqrt(PULL) * np.ones(len(kinds))])
-    solved = lsq_linear(np.vstack([matrix, pull]), wanted, bounds=(LEAST, MOST))
-    return {kind: float(value) for kind, value in zip(kinds, solved.x, strict=True)}
+    wanted = np.array([value for _, value, _ in rows])
+    matrix = np.array([[max(0.0, row.get(kind, 0.0)) for kind in kinds] for row, _, _ in rows])
+
+    def residuals(logs: np.ndarray) -> np.ndarray:
+        return np.concatenate([root * np.log(matrix @ np.exp(logs) / wanted), np.sqrt(PULL) * logs])
+
+    def slopes(logs: np.ndarray) -> np.ndarray:
+        parts = matrix * np.exp(logs)
+        return np.vstack([root[:, None] * parts / parts.sum(1, keepdims=True), np.sqrt(PULL) * np.eye(len(kinds))])
+
+    solved = least_squares(residuals, np.zeros(len(kinds)), slopes, bounds=(np.log(LEAST), np.log(MOST)))
+    return {kind: float(value) for kind, value in zip(kinds, np.exp(solved.x), strict=True)}
 
 
 @dataclass(frozen=True)
