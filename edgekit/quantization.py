@@ -17,7 +17,8 @@ class Scheme:
     """How a target wants its integers. `reduce_range` keeps weights in 7 bits for CPUs whose u8 x s8 saturates.
 
     `float_outputs`: the last layer writes float; without it the target's integer kernels also write the outputs in
-    8 bits. `weight_bits`, `activation_bits`: fewer than 8 use the first steps of the same integers.
+    8 bits. `integer_scores`: queries times keys are faster in integers there, keys signed. `weight_bits`,
+    `activation_bits`: fewer than 8 use the first steps of the same integers.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Scheme:
     per_channel_weights: bool = True
     reduce_range: bool = False
     float_outputs: bool = False
+    integer_scores: bool = False
     weight_bits: int = 8
     activation_bits: int = 8
 

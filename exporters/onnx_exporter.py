@@ -68,6 +68,7 @@ class OnnxExporter(Exporter):
         from edgekit.exporters.onnx_opset import lower_opset
         from edgekit.exporters.onnx_qdq import drop_unread, quantize_biases
         from edgekit.exporters.onnx_residual import separate_residuals
+        from edgekit.exporters.onnx_scores import free_products
 
         if model.onnx_path is not None:
             from edgekit.exporters.onnx_source import quantize_source
@@ -76,6 +77,7 @@ class OnnxExporter(Exporter):
         else:
             converted, notes = lower(model, max(self._opset(model), NATIVE), self.format)
             quantize_biases(converted.graph)
+            free_products(converted.graph)
             separate_residuals(converted.graph)
             drop_unread(converted.graph)
             if self.opset < NATIVE:

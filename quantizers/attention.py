@@ -115,10 +115,11 @@ def _product_behind(node: Any) -> Node | None:
 
 
 def _through_moves(node: Node) -> list[Node]:
-    """Its readers; those behind a dropout, a copy or a reshape in its place."""
+    """Its readers; those behind a dropout, a copy, an idle cast or a reshape in its place."""
+    passed = {aten.dropout.default, aten.clone.default, aten.reshape.default, aten.view.default}
     found = []
     for user in node.users:
-        if user.target in {aten.dropout.default, aten.clone.default, aten.reshape.default, aten.view.default}:
+        if user.target in passed or (user.target is aten.to.dtype and user.meta["val"].dtype == node.meta["val"].dtype):
             found += _through_moves(user)
         else:
             found.append(user)

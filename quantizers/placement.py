@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -38,12 +38,13 @@ class Placement:
     """`layers`: nodes that run quantized, in graph order. `family`: node name -> the name that stands for its grid.
 
     Names of one family share one grid: the ends of a concatenation, and what only moves values about.
-    `stems`: convolutions that stay float, see `place`.
+    `stems`: convolutions that stay float, see `place`. `signed`: names whose grid is int8 around zero in every scheme.
     """
 
     layers: list[str] = field(default_factory=list)
     family: dict[str, str] = field(default_factory=dict)
     stems: tuple[str, ...] = ()
+    signed: set[str] = field(default_factory=set)
 
     def join(self, name: str, other: str) -> None:
         self.family.setdefault(name, name)
@@ -121,7 +122,12 @@ def grids(
         low, high = observer.range_of(seen, quant_max - quant_min, scheme.symmetric_activations)
         known = ranges.get(head, (0.0, 0.0))
         ranges[head] = min(known[0], low), max(known[1], high)
-    return {name: activation_grid(*ranges[head], scheme) for name, head in placement.family.items() if head in ranges}
+    signed = replace(scheme, activation_dtype="int8", symmetric_activations=True)
+    return {
+        name: activation_grid(*ranges[head], signed if name in placement.signed else scheme)
+        for name, head in placement.family.items()
+        if head in ranges
+    }
 
 
 def _follows(node: Node, integers: set[Node], placement: Placement) -> bool:

@@ -36,6 +36,7 @@ class RepQuant(StaticInt8):
     """`reparameterize`, `learn_clips`: the two parts named so above. `attention`: its products too in integers."""
 
     smooth: bool = False
+    integer_scores: bool = False
     reparameterize: bool = True
     learn_clips: bool = True
     attention: bool = False
@@ -52,8 +53,8 @@ class RepQuant(StaticInt8):
             model = FoldSigns()(model, progress)
         return model
 
-    def placed(self, model: Model, keep: set[str]) -> Placement:
-        placement = super().placed(model, keep)
+    def placed(self, model: Model, keep: set[str], progress: Progress) -> Placement:
+        placement = super().placed(model, keep, progress)
         for found in attentions(model.graph) if self.attention else ():
             for product, operands in (
                 (found.scores, (found.query, found.key)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from edgekit.errors import UnknownNameError
 from edgekit.quantization import Scheme
 
-ONNX_X86 = Scheme("onnx-x86", activation_dtype="uint8", float_outputs=True)
+ONNX_X86 = Scheme("onnx-x86", activation_dtype="uint8", float_outputs=True, integer_scores=True)
 ONNX_X86_NO_VNNI = Scheme("onnx-x86-no-vnni", activation_dtype="uint8", reduce_range=True, float_outputs=True)
 ONNX_ARM = Scheme("onnx-arm", float_outputs=True)
 XNNPACK = Scheme("xnnpack")

@@ -28,6 +28,7 @@ from edgekit.quantizers.grids import on_grid, weight_grid
 from edgekit.quantizers.learned_rounding import LearnedRounding
 from edgekit.quantizers.observers import Observer
 from edgekit.quantizers.placement import STEM, Placement, grids, place
+from edgekit.quantizers.scores import place_scores
 from edgekit.quantizers.smoothing import SmoothOutliers
 from edgekit.registry import OBSERVERS
 
@@ -41,6 +42,7 @@ class StaticInt8(Quantizer):
     (smoothing.py), float-equivalently. `learned_rounding` chooses each weight's step by the layer's output error on
     calibration data and corrects the bias with it, where that pays (`learning_pays`); `bias_correction` alone moves the
     bias. `samples` bounds how many of the calibration data both of these take; ranges are found on all.
+    `integer_scores`: queries times keys too, where the scheme gains by it and they bear it (scores.py).
     `cache_dir`: learned rounding keeps each finished layer there and goes on where it was interrupted.
     """
 
@@ -50,6 +52,7 @@ class StaticInt8(Quantizer):
     bias_correction: bool = True
     elementwise: bool | None = None
     smooth: bool = True
+    integer_scores: bool = True
     samples: int = 32
     cache_dir: Path | None = None
 
@@ -64,7 +67,7 @@ class StaticInt8(Quantizer):
     def apply(self, model: Model, progress: Progress) -> tuple[Model, str]:
         keep = {name for name, _ in self.keep}
         model = self.rewritten(FoldBatchNorm()(model, progress), keep, progress)
-        placement = self.placed(model, keep)
+        placement = self.placed(model, keep, progress)
         activations = self.activation_grids(model, placement, progress)
         graph = model.copy_graph()
         stems = ((name, STEM) for name in placement.stems)
@@ -99,13 +102,19 @@ class StaticInt8(Quantizer):
             model = SmoothOutliers(self.scheme, frozenset(keep), is_static=True)(model, progress)
         return model
 
-    def placed(self, model: Model, keep: set[str]) -> Placement:
-        return place(model.graph, self.scheme, keep, self.elementwise)
+    def placed(self, model: Model, keep: set[str], progress: Progress) -> Placement:
+        placement = place(model.graph, self.scheme, keep, self.elementwise)
+        if self.scheme.integer_scores and self.integer_scores:
+            statistics = calibrate(model, progress)
+            place_scores(model.graph, placement, keep, statistics, self._observer(model.graph), self.scheme)
+        return placement
 
     def activation_grids(self, model: Model, placement: Placement, progress: Progress) -> dict[str, ActivationGrid]:
+        return grids(placement, calibrate(model, progress), self._observer(model.graph), self.scheme)
+
+    def _observer(self, graph: GraphModule) -> Observer:
         named: Observer = OBSERVERS.load(self.observer)()
-        observer = named.suited(normalises_by_layer(model.graph))
-        return grids(placement, calibrate(model, progress), observer, self.scheme)
+        return named.suited(normalises_by_layer(graph))
 
     def weight_grids(self, graph: GraphModule, layers: list[WeightedLayer]) -> dict[str, WeightGrid]:
         return {layer.weight: weight_grid(layer_weight(graph, layer), layer.axis, self.scheme) for layer in layers}
