@@ -19,8 +19,8 @@ from edgekit.search.space import NO_METHOD, NO_VARIANT, Configuration, Family
 # Loses too little for a group in float to matter.
 HALF = "fp16"
 IN_FLOAT = "float"
-# The kind of the errors that narrower blocks make, whatever the family.
-WIDTH = "width"
+# The kinds of the errors that narrower and missing blocks make, whatever the family.
+WIDTH, DEPTH = "width", "depth"
 # The state of a lattice without tokens. A block that goes is crossed in the negative of the state.
 ALONE = 1
 
@@ -167,7 +167,7 @@ class _Maker:
         ]
         # The first block stays: something has to.
         if block and self.tables.widths is not None:
-            lost = (WIDTH, self.tables.widths.gone[block] if part == "attention" else 0.0)
+            lost = (DEPTH, self.tables.widths.gone[block] if part == "attention" else 0.0)
             sign = 1 if part == "attention" else -1
             arcs += [Arc(sign * level, -sign * level, "|0", further=lost) for level in levels]
         return arcs

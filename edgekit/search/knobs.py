@@ -98,14 +98,15 @@ def lost(model: Model, reference: Outputs, actual: Outputs) -> float:
 @dataclass(frozen=True)
 class WidthTable:
     """By block, alone: what fewer heads, fewer hidden units, or no block at all cost. `whole`: heads and units that
-    there are. `together`: shapes of many narrower blocks beside the sum."""
+    there are. `together`, `shallow`: shapes of many narrower blocks, and of few blocks, beside the sum."""
 
     whole: Shape
     heads: tuple[Mapping[int, float], ...]
     units: tuple[Mapping[int, float], ...]
     gone: tuple[float, ...]
     probes: tuple[Measured, ...]
-    together: tuple[tuple[float, Measured], ...]
+    together: tuple[tuple[float, Measured], ...] = ()
+    shallow: tuple[tuple[float, Measured], ...] = ()
 
     @property
     def half(self) -> Shape:
@@ -116,9 +117,9 @@ class WidthTable:
         )
 
     def cost(self, shape: Shape) -> float:
-        """What the narrower blocks of `shape` cost alone, added up."""
-        rows = zip(self.heads, self.units, shape, strict=True)
-        return sum(heads[part[0]] + units[part[1]] for heads, units, part in rows)
+        """What the narrower and the missing blocks of `shape` cost alone, added up."""
+        rows = zip(self.heads, self.units, self.gone, shape, strict=True)
+        return sum(gone if part == GONE else heads[part[0]] + units[part[1]] for heads, units, gone, part in rows)
 
 
 def _nearest(counts: Mapping[int, float], whole: int) -> int:
@@ -205,16 +206,17 @@ class Knobs:
             heads.append({most_heads: 0.0, **{count: alone(block, (count, most_units)) for count in fewer}})
             units.append({most_units: 0.0, **{count: alone(block, (most_heads, count)) for count in narrower[::-1]}})
             gone.append(alone(block, GONE) if block else np.inf)
-        # All blocks narrowed, in their heads and in their units: what errors do that come one behind another.
-        table = WidthTable(whole, tuple(heads), tuple(units), tuple(gone), (), ())
+        table = WidthTable(whole, tuple(heads), tuple(units), tuple(gone), tuple(probes))
+        # Many blocks at once, in their heads, their units and their number: what errors do one behind another.
         fewer_heads = tuple((part[0], most) for part, (_, most) in zip(table.half, whole, strict=True))
         fewer_units = tuple((most, part[1]) for part, (most, _) in zip(table.half, whole, strict=True))
-        together = tuple(
-            (table.cost(shape), self._narrowed(variant, shape))
-            for shape in (fewer_heads, fewer_units)
-            if shape != whole
+        fewer_blocks = tuple(GONE if block % 2 else part for block, part in enumerate(whole))
+        narrow, shallow = (
+            tuple((table.cost(shape), self._narrowed(variant, shape)) for shape in shapes if shape != whole)
+            for shapes in ((fewer_heads, fewer_units), (fewer_blocks,))
         )
-        return replace(table, probes=(*probes, *(one for _, one in together)), together=together)
+        seen = tuple(one for _, one in (*narrow, *shallow))
+        return replace(table, probes=(*probes, *seen), together=narrow, shallow=shallow)
 
     def _narrowed(self, variant: str, shape: Shape) -> Measured:
         def measure() -> list[float]:

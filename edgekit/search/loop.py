@@ -15,7 +15,7 @@ from edgekit.costs import peak_activation_bytes
 from edgekit.devices.energy import energy
 from edgekit.errors import PlanError
 from edgekit.quantizers.quantize import FLOAT
-from edgekit.search.families import WIDTH, Tables, configuration_of, lattice_of, path_of
+from edgekit.search.families import DEPTH, WIDTH, Tables, configuration_of, lattice_of, path_of
 from edgekit.search.front import nondominated
 from edgekit.search.knobs import Knobs, Measured
 from edgekit.search.lattice import Lattice, Path
@@ -41,6 +41,9 @@ FRONT_VERIFIED = 6
 WORTH = 1e-3
 # Of a limit, as much as the first attempts may fill: the model may be wrong.
 ROOM = 0.8
+# Where a few attempts met no limits, the next has to be expected less than this share beyond them, and nearer to them
+# than all before by this factor.
+FAR, NEARER = 0.25, 0.75
 # Families that are asked for a proposal in every round.
 PROMISING = 4
 AXIS = {"quality": "error", "latency": "latency_ms", "size": "size_bytes"}
@@ -161,10 +164,13 @@ class Search:
                 whole, summed = tables.precision.whole, sum(tables.precision.errors.values())
                 probes.add(whole)
                 together |= {(family.precision, summed, whole)} if summed > 0 else set()
-            for kind, table in ((family.method, tables.tokens), (WIDTH, tables.widths)):
-                if table is not None:
-                    probes.update(table.probes)
-                    together.update((kind, total, one) for total, one in table.together)
+            for table in (tables.tokens, tables.widths):
+                probes.update(table.probes if table is not None else ())
+            if tables.tokens is not None:
+                together.update((family.method, total, one) for total, one in tables.tokens.together)
+            if tables.widths is not None:
+                together.update((WIDTH, total, one) for total, one in tables.widths.together)
+                together.update((DEPTH, total, one) for total, one in tables.widths.shallow)
         errors += [({kind: total}, one.error, KNOB_WEIGHT) for kind, total, one in sorted(together, key=repr)]
         for one in self.verified.values():
             lattice, path = self._path(one.configuration)
@@ -210,8 +216,7 @@ class Search:
         where it may beat the best so far; with that known, the widest open place of the front."""
         best = self._best()
         if best is None:
-            surest = self._surest()
-            return self._nearest() if surest is None and len(self._built()) <= FRONT_VERIFIED else surest
+            return self._surest() or self._nearest()
         first = min(self._proposals(self._bounds()), key=self._worth, default=None)
         if first is not None and self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
             return first
@@ -233,14 +238,19 @@ class Search:
 
     def _nearest(self) -> Proposal | None:
         """Where nothing is expected to meet all limits: what comes nearest to one of them within the others. The model
-        may be wrong, and if it is not the nearest is to be named."""
+        may be wrong, and if it is not the nearest is to be named; far beyond the limits a few attempts do."""
         bounds = self._bounds()
         found = [
             proposal
             for name in bounds
             for proposal in self._proposals({other: bounds[other] for other in bounds if other != name}, name)
         ]
-        return min(found, key=lambda one: self.limits.excess(one.figures), default=None)
+        nearest = min(found, key=lambda one: self.limits.excess(one.figures), default=None)
+        if nearest is not None and len(self._built()) > FRONT_VERIFIED:
+            expected = self.limits.excess(nearest.figures)
+            if expected > min(FAR, NEARER * min(self.limits.excess(one.figures()) for one in self._built())):
+                return None
+        return nearest
 
     @property
     def _enough(self) -> int:

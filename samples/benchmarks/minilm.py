@@ -2,7 +2,8 @@
 
     python samples/benchmarks/minilm.py [--pairs 300]
 
-Beside the float file as torch.onnx writes it, and ONNX Runtime's quantize_dynamic of it. Pairs and documents come from
+In ONNX Runtime beside the float file as torch.onnx writes it and quantize_dynamic of it; in LiteRT beside the float
+file and ai-edge-quantizer's dynamic recipe of it. Pairs and documents come from
 the documentation of installed packages (samples/sentences.py), none of them calibrated on. One thread, all in turns.
 """
 
@@ -29,6 +30,8 @@ from edgekit.evaluation.embeddings import row_cosines
 from edgekit.evaluation.intervals import Interval, bootstrap, share, share_difference
 from edgekit.evaluation.retrieval import recall_hits
 from edgekit.evaluation.similarity import pair_auc, spearman
+from edgekit.exporters.base import Exporter
+from edgekit.exporters.litert_exporter import LitertExporter
 from edgekit.exporters.onnx_exporter import OnnxExporter
 from edgekit.model import Model, Sample
 from edgekit.pipeline import prepare
@@ -39,6 +42,10 @@ from edgekit.zoo.minilm import LENGTH, minilm
 from samples.sentences import KINDS, Pairs, sentence_pairs
 
 PLAIN, FLOAT, INT8, PEER = "torch.onnx float", "edgekit float", "edgekit int8-dynamic", "ONNX Runtime quantize_dynamic"
+LITE_FLOAT, LITE_INT8 = "edgekit float, LiteRT", "edgekit int8-dynamic, LiteRT"
+LITE_PEER = "ai-edge-quantizer dynamic_wi8_afp32"
+# What each is timed against: the float file of its runtime without edgekit's precision.
+BASES = dict.fromkeys((PLAIN, FLOAT, INT8, PEER), PLAIN) | dict.fromkeys((LITE_FLOAT, LITE_INT8, LITE_PEER), LITE_FLOAT)
 RECALL_AT = 1
 
 Run = Callable[[Mapping[str, np.ndarray]], np.ndarray]
@@ -72,15 +79,29 @@ def plain_sessions(original: Model, folder: Path) -> dict[str, tuple[Run, int]]:
     return found
 
 
-def our_sessions(model: Model, folder: Path, stack: ExitStack) -> dict[str, tuple[Run, int]]:
-    device, exporter = load_device("x86-server"), OnnxExporter()
+def our_sessions(
+    model: Model, exporter: Exporter, names: tuple[str, str], folder: Path, stack: ExitStack
+) -> dict[str, tuple[Run, int]]:
+    """`names`: of the float file and of the one in dynamic int8, which are in `folder` afterwards."""
+    device = load_device("x86-server")
     int8 = quantize(model, "int8-dynamic", exporter.scheme(device), QuantizerOptions(), (), silent)
     found: dict[str, tuple[Run, int]] = {}
-    for name, made in ((FLOAT, model), (INT8, int8)):
+    for name, made in zip(names, (model, int8), strict=True):
         artifact = exporter.export(made, folder, device)
         session = stack.enter_context(artifact.open(made, SessionOptions(threads=1)))
         found[name] = (lambda feeds, session=session: session.run(feeds)["embedding"], artifact.size_bytes)
     return found
+
+
+def lite_peer(float_file: Path, folder: Path) -> tuple[Run, int]:
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    target = folder / "peer.tflite"
+    quantizer.Quantizer(str(float_file), recipe.dynamic_wi8_afp32()).quantize().export_model(str(target))
+    interpreter = Interpreter(str(target), num_threads=1)
+    runner = interpreter.get_signature_runner()
+    return lambda feeds: next(iter(runner(**feeds).values())), target.stat().st_size
 
 
 def as_feeds(samples: list[Sample]) -> list[dict[str, np.ndarray]]:
@@ -146,10 +167,16 @@ def measure(count: int) -> dict[str, Any]:
     example = {name: value.numpy() for name, value in model.example_inputs.items()}
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
-        found = {**plain_sessions(original, Path(place)), **our_sessions(model, Path(place), stack)}
+        folder = Path(place)
+        found = {
+            **plain_sessions(original, folder),
+            **our_sessions(model, OnnxExporter(), (FLOAT, INT8), folder, stack),
+            **our_sessions(model, LitertExporter(), (LITE_FLOAT, LITE_INT8), folder, stack),
+        }
+        found[LITE_PEER] = lite_peer(next(folder.glob("*fp32*.tflite")), folder)
         reference = embed(found[PLAIN][0], held_out)
         wanted: dict[str, Any] | None = None
-        for name in (PLAIN, FLOAT, INT8, PEER):
+        for name in BASES:
             run, size = found[name]
             cosine = row_cosines(embed(run, held_out), reference)
             embedded = {kind: (embed(run, feeds[kind][0]), embed(run, feeds[kind][1])) for kind in KINDS}
@@ -165,7 +192,7 @@ def measure(count: int) -> dict[str, Any]:
             print(f"judged {name}", flush=True)
         times = medians_ms({name: (lambda run=run: run(example)) for name, (run, _) in found.items()})
     for name, p50 in times.items():
-        rows[name] |= {"p50_ms": p50, "speedup": times[PLAIN] / p50, "speedup_own": times[FLOAT] / p50}
+        rows[name] |= {"p50_ms": p50, "speedup": times[BASES[name]] / p50}
     return {"sentences": len(held_out), "pairs": count, "tokens": int(example["input_ids"].shape[1]), "rows": rows}
 
 
@@ -178,7 +205,7 @@ def main() -> None:
     print(f"{result['sentences']} sentences, {result['pairs']} pairs of a kind, {result['tokens']} tokens")
     for name, row in result["rows"].items():
         print(
-            f"{name:30} {row['size_bytes'] / 1e6:5.1f} MB {row['p50_ms']:6.2f} ms, {row['speedup']:.2f}x plain float, "
+            f"{name:36} {row['size_bytes'] / 1e6:5.1f} MB {row['p50_ms']:6.2f} ms, {row['speedup']:.2f}x its float, "
             f"cosine {row['cosine']:.4f} / {row['cosine_min']:.4f}"
         )
         for kind in KINDS:

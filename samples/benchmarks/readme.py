@@ -76,13 +76,16 @@ def fashion(result: dict[str, Any]) -> list[Row]:
 
 
 def minilm(result: dict[str, Any]) -> list[Row]:
-    """Speed-ups over the float file as torch.onnx writes it."""
+    """Speed-ups over the float file as torch.onnx writes it, and over that of LiteRT."""
     plain, own = result["rows"]["torch.onnx float"], result["rows"]["edgekit float"]
     ours, peer = result["rows"]["edgekit int8-dynamic"], result["rows"]["ONNX Runtime quantize_dynamic"]
+    lite = result["rows"]["edgekit int8-dynamic, LiteRT"], result["rows"]["ai-edge-quantizer dynamic_wi8_afp32"]
 
     def told(row: dict[str, Any]) -> str:
         share = row["size_bytes"] / plain["size_bytes"]
-        return f"{share:.2f}x the size, {row['speedup']:.2f}x as fast, cosine {row['cosine']:.4f}"
+        return (
+            f"{share:.2f}x the size, {row['speedup']:.2f}x as fast ({row['p50_ms']:.1f} ms), cosine {row['cosine']:.4f}"
+        )
 
     def judged(row: dict[str, Any]) -> str:
         return "; ".join(
@@ -96,6 +99,12 @@ def minilm(result: dict[str, Any]) -> list[Row]:
     recall = f"{name}: recall@1 in % (points lost, 95 %) among {result['pairs']} texts"
     return [
         (f"{name}: size, speed, cosine against torch.onnx's float file", "0.3x, 3x, 0.995", text, command),
+        (
+            f"{name}, LiteRT: the same against LiteRT's float file",
+            "0.3x, 3x, 0.995",
+            f"{told(lite[0])}; peer (ai-edge-quantizer) {told(lite[1])}",
+            command,
+        ),
         (recall, "", f"{judged(ours)}; peer: {judged(peer)}", command),
     ]
 
@@ -202,13 +211,18 @@ def search(result: dict[str, Any]) -> list[Row]:
     """One line a (device, limit) pair, and how far the additive model was from what was built."""
 
     def figures(row: dict[str, Any] | None) -> str:
-        return "none fits" if row is None else f"{row['drop']:.2f} points, {row['latency_ms']:.3g} ms ({row['recipe']})"
+        if row is None:
+            return "none fits"
+        energy = "" if row["energy_mj"] is None else f", {row['energy_mj']:.3g} mJ"
+        interval = f"[{row['low']:+.2f}, {row['high']:+.2f}]"
+        return f"{row['drop']:+.2f} {interval} points, {row['latency_ms']:.3g} ms{energy}, {row['size_bytes'] / 1e3:.0f} kB"
 
     rows = [
         (
-            f"joint search, {row['device']}, {row['limit'].split('=')[0]} at {row['share']:g}x of float, fashion-vit",
-            "better than one knob",
-            f"{figures(row['search'])}; best one-knob recipe {figures(row['one_knob'])}",
+            f"joint search of fashion-vit for {row['device']}, {row['limit'].split('=')[0]} limited to the least of a "
+            f"one-knob recipe within {row['lost']:g} points",
+            "better",
+            f"{figures(row['search'])}; best one-knob recipe ({row['one_knob']['asked']}) {figures(row['one_knob'])}",
             "`samples/benchmarks/search.py`",
         )
         for row in result["rows"]

@@ -1,11 +1,12 @@
 """The joint search on fashion-vit against the best recipe that turns one knob, under the same limits on five devices.
 
-    python samples/benchmarks/search.py [--budget 70s] [--devices NAME ...]
+    python samples/benchmarks/search.py [--budget 150s] [--devices NAME ...]
 
 One-knob recipes: each precision that the device runs; tokens merged, or kept by the class token's attention, down to
-nine to five tenths of the FLOPs; heads and hidden units of every block; whole blocks. Limits are shares of the float
-model's figures on the same device. Both sides are built, timed and judged by the same code, choose on the first 3,000
-of Fashion-MNIST's test images and are told on the other 7,000; calibration is on training images.
+nine to five tenths of the FLOPs; heads and hidden units of every block; whole blocks. A limit is the least that a
+one-knob recipe comes to within some points lost, so that one always meets it. Both sides are built, timed and judged by
+the same code, choose on the first 3,000 of Fashion-MNIST's test images and are told on the other 7,000; calibration is
+on training images.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,19 +59,28 @@ FORMAT = "onnx"
 
 @dataclass(frozen=True)
 class Pair:
-    """`limit`: a name that --limit knows. `share`: of what the float model has on `device`."""
+    """`limit`: a name that --limit knows; its value is the least that a one-knob recipe comes to on `device` where it
+    loses `lost` points at most."""
 
     device: str
     limit: str
-    share: float
+    lost: float
+
+    def value(self, rows: Mapping[str, Made]) -> str:
+        """As --limit takes it, with 1 % of room."""
+        field, unit = {"latency": ("latency_ms", "ms"), "energy": ("energy_mj", "mJ"), "size": ("size_bytes", "B")}[
+            self.limit
+        ]
+        reached = min(made.verified.figures()[field] or 0 for made in rows.values() if made.verified.drop <= self.lost)
+        return f"{self.limit}={1.01 * reached:.6f}{unit}"
 
 
 PAIRS = (
-    Pair("raspberry-pi-5", "latency", 0.6),
-    Pair("raspberry-pi-4", "latency", 0.5),
-    Pair("pixel-8", "energy", 0.6),
-    Pair("jetson-orin-nano-super", "latency", 0.7),
-    Pair("x86-server", "size", 0.25),
+    Pair("raspberry-pi-5", "latency", 1.0),
+    Pair("raspberry-pi-4", "latency", 2.0),
+    Pair("pixel-8", "energy", 1.0),
+    Pair("jetson-orin-nano-super", "latency", 1.5),
+    Pair("x86-server", "size", 1.0),
 )
 
 
@@ -183,21 +193,15 @@ def told(made: Made, other: Model) -> dict[str, Any]:
 def compare(pair: Pair, hand: Hand, model: Model, other: Model, budget: str, folder: Path) -> dict[str, Any]:
     device = load_device(pair.device)
     rows = hand.all(device)
-    float_figures = rows["none"].verified
-    whole = {"latency": float_figures.latency_ms, "energy": float_figures.energy_mj, "size": float_figures.size_bytes}
-    figure = whole[pair.limit]
-    assert figure is not None
-    unit = {"latency": "ms", "energy": "mJ", "size": "B"}[pair.limit]
-    limit = f"{pair.limit}={pair.share * figure:.6f}{unit}"
+    limit = pair.value(rows)
     recipe = Recipe(
         source="fashion-vit", device=pair.device, limit=limit, budget=budget, max_drop=2.0, learned_rounding=False
     )
     limits = SearchLimits.parse(recipe.limit, recipe.max_drop)
     fitting = {name: made for name, made in rows.items() if not limits.broken(made.verified.figures())}
-    result: dict[str, Any] = {"device": pair.device, "limit": limit, "share": pair.share, "one_knob": None}
-    if fitting:
-        name = min(fitting, key=lambda key: rank(fitting[key].verified, limits))
-        result["one_knob"] = {"asked": name, **told(fitting[name], other)}
+    result: dict[str, Any] = {"device": pair.device, "limit": limit, "lost": pair.lost}
+    name = min(fitting, key=lambda key: rank(fitting[key].verified, limits))
+    result["one_knob"] = {"asked": name, **told(fitting[name], other)}
     try:
         found = search(recipe, model, device, {FORMAT: OnnxExporter()}, folder, silent, fresh=True)
     except PlanError as error:
@@ -217,17 +221,15 @@ def compare(pair: Pair, hand: Hand, model: Model, other: Model, budget: str, fol
 
 
 def is_better(result: dict[str, Any], limits: SearchLimits) -> bool:
-    """By what the limits leave to choose, on the images that neither chose by; also where no one-knob recipe fits."""
+    """By what the limits leave to choose, on the images that neither chose by."""
     ours, theirs = result["search"], result["one_knob"]
-    if theirs is None:
-        return True
     key = "drop" if limits.latency_ms is not None or limits.energy_mj is not None else "latency_ms"
     return bool(ours[key] < theirs[key])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", default="70s")
+    parser.add_argument("--budget", default="150s")
     parser.add_argument("--devices", nargs="*", default=[pair.device for pair in PAIRS])
     asked = parser.parse_args()
     torch.set_num_threads(1)

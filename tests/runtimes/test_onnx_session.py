@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.devices.device import load_device
 from edgekit.errors import InputError, MissingExtraError, SessionError, UnknownNameError
+from edgekit.exporters.onnx_exporter import OnnxExporter
+from edgekit.preparation import prepare
+from edgekit.progress import silent
+from edgekit.quantizers.schemes import ONNX_X86
+from edgekit.quantizers.static import StaticInt8
 from edgekit.runtimes.onnx_session import OnnxSession, TensorrtSession, settings_path
 from edgekit.runtimes.session import SessionOptions, open_session
 from edgekit.tensors import TensorSpec
+from edgekit.zoo.fashion import fashion_vit
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
 INPUTS = (TensorSpec("x", "float32", ("batch", 4)), TensorSpec("mask", "bool", ("batch", 3)))
@@ -157,6 +166,28 @@ def test_a_file_that_is_no_model_is_refused(path: Path, content: bytes | None) -
     path.write_bytes(path.read_bytes()[:100] if content is None else content)
     with pytest.raises(SessionError, match=r"refuses model\.onnx|has the inputs"):
         OnnxSession(path, INPUTS, OUTPUTS)
+
+
+def test_integer_weights_stay_integers_where_all_sizes_are_fixed(tmp_path: Path) -> None:
+    """MatMul and Add fused to Gemm, which ONNX Runtime does first, runs in float."""
+    fixed = fashion_vit().evolve_quietly(dynamic={})
+    model = StaticInt8(ONNX_X86, learned_rounding=False)(prepare(fixed, silent)[0])
+    artifact = OnnxExporter().export(model, tmp_path, load_device("x86-server"))
+    with artifact.open(model, SessionOptions(threads=1)) as session:
+        assert isinstance(session, OnnxSession)
+        disabled = session.slow_fusions()
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(artifact.path), settings, ["CPUExecutionProvider"], disabled_optimizers=disabled)
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert found["Gemm"] == 0
+    assert found["MatMulIntegerToFloat"] >= 24
+
+
+def test_float_files_keep_the_fusion(path: Path) -> None:
+    with OnnxSession(path, INPUTS, OUTPUTS) as session:
+        assert "MatMulAddFusion" not in session.slow_fusions()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
