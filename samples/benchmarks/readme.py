@@ -215,7 +215,8 @@ def search(result: dict[str, Any]) -> list[Row]:
             return "none fits"
         energy = "" if row["energy_mj"] is None else f", {row['energy_mj']:.3g} mJ"
         interval = f"[{row['low']:+.2f}, {row['high']:+.2f}]"
-        return f"{row['drop']:+.2f} {interval} points, {row['latency_ms']:.3g} ms{energy}, {row['size_bytes'] / 1e3:.0f} kB"
+        figures = f"{row['latency_ms']:.3g} ms{energy}, {row['size_bytes'] / 1e3:.0f} kB"
+        return f"{row['drop']:+.2f} {interval} points, {figures}"
 
     rows = [
         (
