@@ -34,7 +34,7 @@ from edgekit.split_outcome import SplitOutcome
 from edgekit.unfinished import full_disk_told, unfinished_folder
 
 if TYPE_CHECKING:
-    from edgekit.search.loop import Outcome
+    from edgekit.search.outcome import Outcome
 
 
 @dataclass(frozen=True)

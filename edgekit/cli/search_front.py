@@ -23,7 +23,7 @@ from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.wording import ms_text, size_text
 
 if TYPE_CHECKING:
-    from edgekit.search.loop import Outcome
+    from edgekit.search.outcome import Outcome
     from edgekit.search.verify import Verified
 
 COLUMNS = (

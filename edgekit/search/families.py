@@ -11,10 +11,11 @@ import numpy as np
 from edgekit.costs.operators import WEIGHT_BITS
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.search.anatomy import HEAD, STEM, Group
-from edgekit.search.knobs import Knobs, Measured, PrecisionTable, TokenTable, WidthTable
+from edgekit.search.knobs import Knobs
 from edgekit.search.lattice import Arc, Lattice, Path, Step
 from edgekit.search.narrowing import GONE, Shape
 from edgekit.search.space import NO_METHOD, NO_VARIANT, Configuration, Family
+from edgekit.search.tables import Measured, PrecisionTable, TokenTable, WidthTable
 
 # Loses too little for a group in float to matter.
 HALF = "fp16"

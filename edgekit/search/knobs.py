@@ -7,9 +7,8 @@ Precision: the error energy of each group of weighted layers rounded alone (`qua
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import numpy as np
 from edgekit.errors import EdgekitError
 from edgekit.model import Model, Sample
 from edgekit.parity import Outputs, judge, run_model
-from edgekit.passes.tokens.schedule import Shape as TokenShape
 from edgekit.passes.tokens.statistics import watch
 from edgekit.progress import silent
 from edgekit.quantizers.quantize import quantize, simulate
@@ -27,53 +25,13 @@ from edgekit.search.anatomy import latencies
 from edgekit.search.narrowing import GONE, Shape, whole_shape
 from edgekit.search.space import NO_METHOD
 from edgekit.search.state import State
+from edgekit.search.tables import Measured, PrecisionTable, TokenTable, WidthTable
+from edgekit.search.token_probe import TokenProbe, levels_of
 from edgekit.search.workshop import Workshop
 
-# Shares of the content tokens between which schedules choose, and those at which the error is measured.
-SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.25)
 HEAD_SHARES = (0.5,)
 UNIT_SHARES = (0.5, 0.25)
-PROBED = (0.8, 0.65, 0.5, 0.25)
-FLOAT_ERROR = 1e-9
 ROUNDED_SAMPLES = 8
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One change alone, or several at once: `error` energy, `drop` in points, on calibration samples."""
-
-    error: float
-    drop: float
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """`potential[i]`: by level, the error of block i leaving so many. `together`: whole schedules beside their sum."""
-
-    shape: TokenShape
-    fewest_share: float
-    levels: tuple[int, ...]
-    potential: tuple[tuple[float, ...], ...]
-    probes: tuple[Measured, ...]
-    together: tuple[tuple[float, Measured], ...]
-
-    def cost(self, block: int, before: int, after: int) -> float:
-        rows = self.potential[block]
-        return max(0.0, rows[self.levels.index(after)] - rows[self.levels.index(before)])
-
-    def allows(self, before: int, after: int) -> bool:
-        content = before - self.shape.protected
-        return after == before or (
-            after < before and after - self.shape.protected >= math.ceil(self.fewest_share * content)
-        )
-
-
-@dataclass(frozen=True)
-class PrecisionTable:
-    """`errors`: by group, alone. `whole`: everything rounded."""
-
-    errors: Mapping[str, float]
-    whole: Measured
 
 
 def energy(reference: Outputs, actual: Outputs) -> float:
@@ -93,38 +51,6 @@ def lost(model: Model, reference: Outputs, actual: Outputs) -> float:
     quality = judge(model.evolve_quietly(labels=()), reference, actual)
     changed = 0.0 if quality.top1_agreement is None else 100 * (1 - quality.top1_agreement)
     return max(quality.drop, 0.5 * changed)
-
-
-@dataclass(frozen=True)
-class WidthTable:
-    """By block, alone: what fewer heads, fewer hidden units, or no block at all cost. `whole`: heads and units that
-    there are. `together`, `shallow`: shapes of many narrower blocks, and of few blocks, beside the sum."""
-
-    whole: Shape
-    heads: tuple[Mapping[int, float], ...]
-    units: tuple[Mapping[int, float], ...]
-    gone: tuple[float, ...]
-    probes: tuple[Measured, ...]
-    together: tuple[tuple[float, Measured], ...] = ()
-    shallow: tuple[tuple[float, Measured], ...] = ()
-
-    @property
-    def half(self) -> Shape:
-        """About half of the heads and units of every block."""
-        return tuple(
-            (_nearest(heads, self.whole[block][0]), _nearest(units, self.whole[block][1]))
-            for block, (heads, units) in enumerate(zip(self.heads, self.units, strict=True))
-        )
-
-    def cost(self, shape: Shape) -> float:
-        """What the narrower and the missing blocks of `shape` cost alone, added up."""
-        rows = zip(self.heads, self.units, self.gone, shape, strict=True)
-        return sum(gone if part == GONE else heads[part[0]] + units[part[1]] for heads, units, gone, part in rows)
-
-
-def _nearest(counts: Mapping[int, float], whole: int) -> int:
-    """Of those that are fewer than all the one nearest to half; all where there is no other."""
-    return min((count for count in counts if count < whole), key=lambda count: abs(count - whole / 2), default=whole)
 
 
 class Knobs:
@@ -155,7 +81,7 @@ class Knobs:
             return None
         fewest = TOKEN_METHODS.load(method)().fewest_share
         levels = levels_of(shape)
-        probe = _Probe(shape, fewest, lambda keep: self._pruned(variant, method, keep))
+        probe = TokenProbe(shape, fewest, lambda keep: self._pruned(variant, method, keep))
         rows = []
         try:
             for block in range(shape.blocks):
@@ -277,75 +203,3 @@ class Knobs:
             return latencies(captured, self.workshop.path, precision, self.workshop.device, format)
 
         return self.state.remember(f"latency/{variant}/{method}/{keep}/{shape}/{precision}/{format}", count)
-
-
-def levels_of(shape: TokenShape) -> tuple[int, ...]:
-    """Numbers of tokens, most first, protected ones counted."""
-    content = shape.tokens - shape.protected
-    return tuple(dict.fromkeys(shape.protected + max(1, round(share * content)) for share in SHARES))
-
-
-class _Probe:
-    """The potentials of a method, by schedules that reduce at one block, or just before it where one step may not go
-    so far at once."""
-
-    def __init__(self, shape: TokenShape, fewest_share: float, measure: Callable[[tuple[int, ...]], Measured]) -> None:
-        self.shape, self.fewest_share, self.measure = shape, fewest_share, measure
-        self.seen: list[Measured] = []
-        self._known: list[list[tuple[int, float]]] = []
-
-    def potential(self, block: int, levels: Sequence[int]) -> tuple[float, ...]:
-        """By level, interpolated between what was measured; levels that cannot be reached cost without end."""
-        content, protected = self.shape.tokens - self.shape.protected, self.shape.protected
-        own: list[tuple[int, float]] = [(self.shape.tokens, 0.0)]
-        self._known.append(own)
-        for share in PROBED:
-            target = protected + max(1, round(share * content))
-            keep = self._towards(block, target)
-            if keep is None or target >= own[-1][0]:
-                continue
-            measured = self.measure(keep)
-            self.seen.append(measured)
-            before, earlier = self.shape.tokens, 0.0
-            for index, count in enumerate(keep[:block]):
-                earlier += self.at(index, count) - self.at(index, before)
-                before = count
-            own.append((target, max(own[-1][1], measured.error - earlier + self.at(block, before))))
-        return tuple(self.at(block, level) for level in levels)
-
-    def at(self, block: int, count: int) -> float:
-        own = self._known[block]
-        if count >= own[-1][0]:
-            return float(np.interp(-count, [-known for known, _ in own], [error for _, error in own]))
-        # Below the last probe the error goes on as steeply as it came.
-        (above, first), (last, error) = own[-2] if len(own) > 1 else (own[0][0] + 1, 0.0), own[-1]
-        return error + (error - first) / max(1, above - last) * (last - count)
-
-    def together(self, removed: float) -> tuple[float, Measured]:
-        """An even schedule down to `1 - removed` of the content: (the sum of its costs, what it costs)."""
-        content, blocks = self.shape.tokens - self.shape.protected, self.shape.blocks
-        keep = tuple(
-            self.shape.protected + max(1, round(content * (1 - removed * (block + 1) / blocks)))
-            for block in range(blocks)
-        )
-        total, before = 0.0, self.shape.tokens
-        for block, count in enumerate(keep):
-            total += max(0.0, self.at(block, count) - self.at(block, before))
-            before = count
-        measured = self.measure(keep)
-        self.seen.append(measured)
-        return total, measured
-
-    def _towards(self, block: int, target: int) -> tuple[int, ...] | None:
-        """All tokens as long as they can stay, `target` from `block` on; None where it cannot be reached there."""
-        keep = [target]
-        for _ in range(block):
-            content = keep[0] - self.shape.protected
-            most = self.shape.tokens
-            if self.fewest_share > 0:
-                most = min(most, self.shape.protected + math.floor(content / self.fewest_share))
-            keep.insert(0, most)
-        first = keep[0] - self.shape.protected
-        if first < math.ceil(self.fewest_share * (self.shape.tokens - self.shape.protected)):
-            return None
-        return (*keep, *([target] * (self.shape.blocks - block - 1)))

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from edgekit.costs import peak_activation_bytes
 from edgekit.devices.energy import energy
-from edgekit.errors import PlanError
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.search.families import DEPTH, WIDTH, Tables, configuration_of, lattice_of, path_of
 from edgekit.search.front import nondominated
-from edgekit.search.knobs import Knobs, Measured
+from edgekit.search.knobs import Knobs
 from edgekit.search.lattice import Lattice, Path
 from edgekit.search.limits import SearchLimits
 from edgekit.search.measuring import measure
 from edgekit.search.model import Curve, fit_multipliers, joint_curve
+from edgekit.search.outcome import Outcome, Proposal, refusal
 from edgekit.search.solve import Solved, best_path, front
 from edgekit.search.space import Configuration, Family
 from edgekit.search.state import State
+from edgekit.search.tables import Measured
 from edgekit.search.verify import Made, Verified, Verifier
 
 Goal = Literal["quality", "latency", "size"]
@@ -47,49 +48,6 @@ FAR, NEARER = 0.25, 0.75
 # Families that are asked for a proposal in every round.
 PROMISING = 4
 AXIS = {"quality": "error", "latency": "latency_ms", "size": "size_bytes"}
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """`figures`: what is expected, by the names that limits have."""
-
-    configuration: Configuration
-    figures: Mapping[str, float]
-    error: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`chosen` meets the limits. `verified`: all, in the order in which they were built; `front`: those of them that
-    no other beats in drop, latency and size. `expected`: the front as the repaired model sees it."""
-
-    chosen: Verified
-    verified: tuple[Verified, ...]
-    front: tuple[Verified, ...]
-    expected: tuple[Proposal, ...]
-    limits: SearchLimits
-    seconds: float
-    complete: bool
-
-    def told(self) -> str:
-        """One line for a report."""
-        end = "nothing better is expected" if self.complete else "the time was spent"
-        chosen = self.chosen
-        text = f"{chosen.drop:.2f} points lost in {chosen.latency_ms:.3g} ms"
-        if chosen.expected:
-            text += f" ({chosen.expected['drop']:.2f} in {chosen.expected['latency_ms']:.3g} expected)"
-        built = sum(not one.failed for one in self.verified)
-        return f"searched: {built} recipes built, {end}; chosen {chosen.configuration}: {text}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Front and choice, with what was expected of each before it was built."""
-        return {
-            "chosen": _row(self.chosen),
-            "front": [_row(one) for one in self.front],
-            "verified": len(self.verified),
-            "complete": self.complete,
-            "seconds": self.seconds,
-        }
 
 
 class Search:
@@ -367,44 +325,8 @@ class Search:
     def _chosen(self) -> Verified:
         best = self._best()
         if best is None:
-            raise self._refusal()
+            raise refusal(self.knobs.workshop.original.name, tuple(self.verified.values()), self.limits)
         return best
-
-    def _refusal(self) -> PlanError:
-        built = [one for one in self.verified.values() if not one.failed]
-        name = self.knobs.workshop.original.name
-        if not built:
-            whys = "; ".join(f"{one.configuration}: {one.failed}" for one in self.verified.values())
-            return PlanError(f"no recipe of {name} could be built: {whys or 'none fits the device'}")
-        nearest = min(built, key=lambda one: self.limits.excess(one.figures()))
-        broken = self.limits.broken(nearest.figures())
-        return PlanError(
-            f"no recipe of {name} was found that meets the limits; the nearest, {nearest.configuration}, has "
-            + ", ".join(stated(limit, nearest.figures()[limit], getattr(self.limits, limit)) for limit in broken),
-            binding=",".join(broken),
-            hint="raise a limit to what the nearest has, or give the search more time with --budget",
-        )
-
-
-def _row(one: Verified) -> dict[str, Any]:
-    return {"recipe": str(one.configuration), "low": one.low, "high": one.high, "expected": dict(one.expected)} | {
-        name: value for name, value in one.figures().items() if value is not None
-    }
-
-
-def stated(name: str, value: float | None, limit: float) -> str:
-    """`9.2 ms of latency, allowed 8`"""
-    assert value is not None
-    texts = {
-        "latency_ms": ("ms of latency", 1.0),
-        "size_bytes": ("MB of size", 1e6),
-        "memory_bytes": ("MB of memory", 1e6),
-        "bytes_sent": ("bytes sent", 1.0),
-        "energy_mj": ("mJ of energy", 1.0),
-        "drop": ("points lost", 1.0),
-    }
-    words, unit = texts[name]
-    return f"{value / unit:.3g} {words}, allowed {limit / unit:.3g}"
 
 
 def _added(terms: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:

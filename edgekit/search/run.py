@@ -23,7 +23,8 @@ from edgekit.recipe import Recipe
 from edgekit.search.cuts import cut_jointly
 from edgekit.search.knobs import Knobs
 from edgekit.search.limits import USUAL_BUDGET, SearchLimits, parse_budget
-from edgekit.search.loop import Goal, Outcome, Search
+from edgekit.search.loop import Goal, Search
+from edgekit.search.outcome import Outcome
 from edgekit.search.space import NO_METHOD, NO_VARIANT, Family
 from edgekit.search.state import State
 from edgekit.search.verify import Made, Verifier

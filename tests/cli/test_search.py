@@ -13,7 +13,7 @@ from edgekit.cli.drawing import Dot, Line, Shape, to_png, to_svg
 from edgekit.cli.output import Output
 from edgekit.cli.search_front import search_shapes, show_search
 from edgekit.search.limits import SearchLimits
-from edgekit.search.loop import Outcome, Proposal
+from edgekit.search.outcome import Outcome, Proposal
 from edgekit.search.space import Configuration, Family
 from edgekit.search.verify import Verified
 

@@ -8,10 +8,11 @@ import pytest
 from edgekit.passes.tokens.schedule import Shape as TokenShape
 from edgekit.search.anatomy import Group
 from edgekit.search.families import Tables, configuration_of, lattice_of, path_of
-from edgekit.search.knobs import Measured, PrecisionTable, TokenTable, WidthTable, levels_of
 from edgekit.search.lattice import Lattice
 from edgekit.search.solve import best_path, front
 from edgekit.search.space import Configuration, Family
+from edgekit.search.tables import Measured, PrecisionTable, TokenTable, WidthTable
+from edgekit.search.token_probe import levels_of
 
 SHAPE = TokenShape(17, 1, 8, ((8, 8), (8, 8)), (16, 16))
 LEVELS = levels_of(SHAPE)

@@ -15,11 +15,11 @@ from edgekit.devices.device import load_device
 from edgekit.errors import PlanError
 from edgekit.search.anatomy import Group
 from edgekit.search.families import Tables, lattice_of
-from edgekit.search.knobs import Measured, PrecisionTable
 from edgekit.search.limits import SearchLimits
 from edgekit.search.loop import Goal, Search
 from edgekit.search.space import Configuration, Family
 from edgekit.search.state import State
+from edgekit.search.tables import Measured, PrecisionTable
 from edgekit.search.verify import Verified
 
 PARTS = ("part 1", "part 2", "part 3", "part 4")
