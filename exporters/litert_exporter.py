@@ -79,7 +79,12 @@ class LitertExporter(Exporter):
 
     def _graph(self, model: Model, precision: str) -> Any:
         """What is converted: PT2E form for integer kernels, else a graph in single precision."""
-        from edgekit.exporters.litert_graph import in_single_precision, quantize_paddings, unfold_weights
+        from edgekit.exporters.litert_graph import (
+            add_up_constant_rows,
+            in_single_precision,
+            quantize_paddings,
+            unfold_weights,
+        )
         from edgekit.quantizers.lower import to_pt2e
 
         if precision == "fp16":
@@ -90,7 +95,8 @@ class LitertExporter(Exporter):
         assert record is not None
         if precision == "int8-dynamic":  # the kernels choose the activations' scales themselves
             record = replace(record, method="int8-weight-only")
-        return quantize_paddings(unfold_weights(to_pt2e(replace(model, quantization=record))))
+        graph = quantize_paddings(unfold_weights(to_pt2e(replace(model, quantization=record))))
+        return add_up_constant_rows(graph) if precision == "int8-dynamic" else graph
 
 
 @dataclass(frozen=True)

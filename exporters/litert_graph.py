@@ -10,6 +10,7 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+aten = torch.ops.aten
 qd = torch.ops.quantized_decomposed
 
 # dequantize -> (the operator that undoes it, how many of its arguments that operator shares)
@@ -19,6 +20,7 @@ INVERSES = {
 }
 
 DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor.default"
+PRODUCTS = (aten.matmul.default, aten.bmm.default)
 PADDINGS = ("aten.pad.default", "aten.constant_pad_nd.default")
 
 
@@ -64,6 +66,29 @@ def quantize_paddings(graph: GraphModule) -> GraphModule:
         packed.meta.update(node.meta)
         unpacked.meta.update(node.meta)
         node.replace_all_uses_with(unpacked, delete_user_cb=lambda user, packed=packed: user is not packed)
+    graph.recompile()
+    return graph
+
+
+def add_up_constant_rows(graph: GraphModule) -> GraphModule:
+    """A constant row times a matrix becomes a sum of the matrix's scaled rows, in place.
+
+    The converter takes a constant on either side of a product for weights, quantizes it to 8 bits where layers are
+    dynamic, and then refuses its own product where it stands on the left.
+    """
+    constants: set[Node] = set()
+    for node in list(graph.graph.nodes):
+        inputs = node.all_input_nodes
+        if node.op == "get_attr" or (node.op == "call_function" and constants.issuperset(inputs)):
+            constants.add(node)
+        elif node.target in PRODUCTS and node.args[0] in constants and node.args[0].meta["val"].shape[-2] == 1:
+            with graph.graph.inserting_before(node):
+                column = graph.graph.call_function(aten.transpose.int, (node.args[0], -2, -1))
+                scaled = graph.graph.call_function(aten.mul.Tensor, (column, node.args[1]))
+                summed = graph.graph.call_function(aten.sum.dim_IntList, (scaled, [-2], True))
+            summed.meta.update(node.meta)
+            node.replace_all_uses_with(summed)
+            graph.graph.erase_node(node)
     graph.recompile()
     return graph
 

@@ -93,7 +93,8 @@ def our_sessions(
     return found
 
 
-def lite_peer(float_file: Path, folder: Path) -> tuple[Run, int]:
+def lite_peer(float_file: Path, folder: Path, inputs: list[str]) -> tuple[Run, int]:
+    """`inputs`: names in the order in which the file numbers them."""
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
 
@@ -101,7 +102,12 @@ def lite_peer(float_file: Path, folder: Path) -> tuple[Run, int]:
     quantizer.Quantizer(str(float_file), recipe.dynamic_wi8_afp32()).quantize().export_model(str(target))
     interpreter = Interpreter(str(target), num_threads=1)
     runner = interpreter.get_signature_runner()
-    return lambda feeds: next(iter(runner(**feeds).values())), target.stat().st_size
+
+    def run(feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        answers = runner(**{f"args_{place}": feeds[name] for place, name in enumerate(inputs)})
+        return next(iter(answers.values()))
+
+    return run, target.stat().st_size
 
 
 def as_feeds(samples: list[Sample]) -> list[dict[str, np.ndarray]]:
@@ -173,7 +179,7 @@ def measure(count: int) -> dict[str, Any]:
             **our_sessions(model, OnnxExporter(), (FLOAT, INT8), folder, stack),
             **our_sessions(model, LitertExporter(), (LITE_FLOAT, LITE_INT8), folder, stack),
         }
-        found[LITE_PEER] = lite_peer(next(folder.glob("*fp32*.tflite")), folder)
+        found[LITE_PEER] = lite_peer(next(folder.glob("*fp32*.tflite")), folder, list(model.example_inputs))
         reference = embed(found[PLAIN][0], held_out)
         wanted: dict[str, Any] | None = None
         for name in BASES:

@@ -171,6 +171,26 @@ def test_embedding_tables_of_a_dynamic_int8_file_have_a_scale_a_row(device: Devi
     assert sqnr_db(reference(model, samples), outputs(artifact, model, samples)) > 30.0
 
 
+def test_a_constant_row_on_the_left_of_a_product_stays_float_between_dynamic_layers(
+    device: Device, tmp_path: Path
+) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = nn.Linear(32, 32), nn.Linear(32, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = torch.softmax(self.before(x), 1)
+            return self.after(torch.arange(300.0, 300.0 + x.shape[1]).reshape(1, 1, -1) @ tokens)
+
+    torch.manual_seed(0)
+    samples = tuple({"x": torch.randn(1, 40, 32)} for _ in range(4))
+    model = Capture()(Model("counting", Counting().eval(), samples[0], calibration=samples))
+    dynamic = DynamicInt8(LITERT, learned_rounding=False)(model)
+    artifact = LitertExporter().export(dynamic, tmp_path, device)
+    assert sqnr_db(reference(model, samples), outputs(artifact, model, samples)) > 30.0
+
+
 def test_half_precision_is_stored_and_computed_with_in_single(
     convolutional: Model, device: Device, tmp_path: Path
 ) -> None:
