@@ -102,9 +102,11 @@ def lite_peer(float_file: Path, folder: Path, inputs: list[str]) -> tuple[Run, i
     quantizer.Quantizer(str(float_file), recipe.dynamic_wi8_afp32()).quantize().export_model(str(target))
     interpreter = Interpreter(str(target), num_threads=1)
     runner = interpreter.get_signature_runner()
+    kinds = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
 
     def run(feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-        answers = runner(**{f"args_{place}": feeds[name] for place, name in enumerate(inputs)})
+        given = {f"args_{place}": feeds[name] for place, name in enumerate(inputs)}
+        answers = runner(**{name: value.astype(kinds[name]) for name, value in given.items()})
         return next(iter(answers.values()))
 
     return run, target.stat().st_size
