@@ -54,7 +54,7 @@ class Mxfp4(Quantizer):
                 exponents = torch.from_numpy(scales.astype(np.int32)) - BIAS
                 points = torch.zeros(scales.shape, dtype=torch.int64)
                 # Every element is a whole number of halves, 12 at most: a uniform grid of 5 bits holds them exactly.
-                weights[layer.weight] = WeightGrid(torch.ldexp(torch.tensor(0.5), exponents), points, 1, 5, BLOCK)
+                weights[layer.weight] = WeightGrid(torch.ldexp(torch.full(exponents.shape, 0.5), exponents), points, 1, 5, BLOCK)
             layers.append(layer.node.name)
             progress("round weights", len(layers), len(candidates))
         if not layers:
