@@ -16,7 +16,7 @@ from edgekit.errors import PlanError
 from edgekit.search.anatomy import Group
 from edgekit.search.families import Tables, lattice_of
 from edgekit.search.limits import SearchLimits
-from edgekit.search.loop import Goal, Search
+from edgekit.search.loop import FRONT_VERIFIED, Goal, Search
 from edgekit.search.space import Configuration, Family
 from edgekit.search.state import State
 from edgekit.search.tables import Measured, PrecisionTable
@@ -167,3 +167,17 @@ def test_an_interrupted_search_goes_on_with_what_it_knows(tmp_path: Path) -> Non
     assert first.built
     assert not set(first.built) & set(second.built)
     assert {one.configuration for one in outcome.verified} >= set(first.built)
+
+
+def test_a_precision_that_failed_twice_is_not_tried_again(tmp_path: Path) -> None:
+    world = World(broken=frozenset(one for one in every() if one.family == INT8))
+    with pytest.raises(PlanError, match="nearest, onnx fp32"):
+        make(world, tmp_path, SearchLimits(latency_ms=8.0, drop=5.0)).run()
+    assert sum(one.family == INT8 for one in world.built) == 2
+
+
+def test_far_beyond_the_limits_a_few_attempts_do(tmp_path: Path) -> None:
+    world = World()
+    with pytest.raises(PlanError, match="nearest"):
+        make(world, tmp_path, SearchLimits(latency_ms=1.0, drop=5.0)).run()
+    assert len(world.built) <= FRONT_VERIFIED + 2
