@@ -309,22 +309,21 @@ SECTIONS = {
 
 def table() -> str:
     rows: list[Row] = []
-    facts: set[str] = set()
-    machine = "not recorded"
+    facts: dict[str, list[str]] = {}
     for name, section in SECTIONS.items():
         result = load(name)
         if result is None:
             continue
         rows += section(result)
-        facts_of_run = result.get("environment", result)
-        if "commit" in facts_of_run:
-            facts.add(f"{name} at {facts_of_run['commit']}")
-        if "cpu" in facts_of_run:
-            machine = f"{facts_of_run['cpu']}, {facts_of_run['isa']}"
+        run = result.get("environment", result)
+        if "commit" in run:
+            machine = f"{run['cpu']}, {run['isa']}" if "cpu" in run else "any machine"
+            facts.setdefault(machine, []).append(f"{name} at {run['commit']}")
     lines = ["| | goal | measured | by `python` |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", f"One thread unless said, medians, peers in turns in the same process. Machine: {machine}."]
-    lines += [f"Commits: {', '.join(sorted(facts))}. Raw results: `samples/benchmarks/results/`."]
+    lines += ["", "One thread unless said, medians, peers in turns in the same process.", ""]
+    lines += [f"- {machine}: {', '.join(sorted(names))}" for machine, names in sorted(facts.items())]
+    lines += ["", "Raw results: `samples/benchmarks/results/`."]
     return "\n".join(lines)
 
 
