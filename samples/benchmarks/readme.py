@@ -317,7 +317,7 @@ def table() -> str:
         rows += section(result)
         run = result.get("environment", result)
         if "commit" in run:
-            machine = f"{run['cpu']}, {run['isa']}" if "cpu" in run else "any machine"
+            machine = f"{run['cpu']}, {run['isa']}" if "cpu" in run else "machine not recorded"
             facts.setdefault(machine, []).append(f"{name} at {run['commit']}")
     lines = ["| | goal | measured | by `python` |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
