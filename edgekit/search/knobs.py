@@ -133,13 +133,15 @@ class Knobs:
             units.append({most_units: 0.0, **{count: alone(block, (most_heads, count)) for count in narrower[::-1]}})
             gone.append(alone(block, GONE) if block else np.inf)
         table = WidthTable(whole, tuple(heads), tuple(units), tuple(gone), tuple(probes))
-        # Many blocks at once, in their heads, their units and their number: what errors do one behind another.
+        # Several blocks at once: what errors do one behind another.
         fewer_heads = tuple((part[0], most) for part, (_, most) in zip(table.half, whole, strict=True))
         fewer_units = tuple((most, part[1]) for part, (most, _) in zip(table.half, whole, strict=True))
-        fewer_blocks = tuple(GONE if block % 2 else part for block, part in enumerate(whole))
         narrow, shallow = (
             tuple((table.cost(shape), self._narrowed(variant, shape)) for shape in shapes if shape != whole)
-            for shapes in ((fewer_heads, fewer_units), (fewer_blocks,))
+            for shapes in (
+                [table.with_cheapest(parts, len(whole) // 2) for parts in (fewer_heads, fewer_units)],
+                [table.with_cheapest((GONE,) * len(whole), len(whole) // 3)],
+            )
         )
         seen = tuple(one for _, one in (*narrow, *shallow))
         return replace(table, probes=(*probes, *seen), together=narrow, shallow=shallow)

@@ -74,6 +74,12 @@ class WidthTable:
         rows = zip(self.heads, self.units, self.gone, shape, strict=True)
         return sum(gone if part == GONE else heads[part[0]] + units[part[1]] for heads, units, gone, part in rows)
 
+    def with_cheapest(self, parts: Shape, count: int) -> Shape:
+        """The whole shape, but for the `count` blocks that cost least alone as in `parts`, which are as there."""
+        alone = [self.cost((*self.whole[:block], part, *self.whole[block + 1 :])) for block, part in enumerate(parts)]
+        chosen = sorted(range(len(parts)), key=alone.__getitem__)[:count]
+        return tuple(part if block in chosen else self.whole[block] for block, part in enumerate(parts))
+
 
 def _nearest(counts: Mapping[int, float], whole: int) -> int:
     """Of those that are fewer than all the one nearest to half; all where there is no other."""

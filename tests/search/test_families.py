@@ -162,3 +162,18 @@ def test_limits_on_size_leave_fewer_weights(lattice: Lattice) -> None:
     assert tight is not None
     assert free.figures[2] > 1000 >= tight.figures[2]
     assert tight.figures[0] > free.figures[0]
+
+
+def test_the_blocks_that_bear_it_best_get_narrower_first() -> None:
+    whole = ((4, 8), (4, 8), (4, 8))
+    table = WidthTable(
+        whole,
+        heads=({4: 0.0, 2: 0.3}, {4: 0.0, 2: 0.1}, {4: 0.0, 2: 0.2}),
+        units=({8: 0.0, 4: 0.1},) * 3,
+        gone=(float("inf"), 0.9, 0.8),
+        probes=(),
+    )
+    assert table.half == ((2, 4),) * 3
+    assert table.with_cheapest(((2, 8),) * 3, 2) == ((4, 8), (2, 8), (2, 8))
+    assert table.with_cheapest(((0, 0),) * 3, 1) == ((4, 8), (4, 8), (0, 0))
+    assert table.cost(((2, 4), (4, 8), (0, 0))) == pytest.approx(1.2)
