@@ -12,6 +12,9 @@ from PIL import Image
 
 from edgekit.bundle import write_bundle
 from edgekit.bundle.manifest import HistoryLine, Manifest, Part, Provenance, TensorEntry, Variant
+from edgekit.cli.compare import Compared
+from edgekit.cli.compare_plot import comparison_shapes
+from edgekit.cli.drawing import Dot
 from edgekit.report.model import EvaluationReport, Latency, Predicted, Quality, SplitRow
 
 Invoke = Callable[..., Result]
@@ -118,3 +121,13 @@ def test_one_bundle_and_missing_ones_are_refused(invoke: Invoke, three: list[str
     assert "two or more" in invoke("compare", three[0], code=2).stderr
     assert "nowhere.edgekit" in invoke("compare", three[0], "nowhere.edgekit", code=9).stderr
     assert "unknown suffix" in invoke("compare", *three[:2], "--plot", "plot.gif", code=2).stderr
+
+
+def test_dots_on_each_other_are_all_seen() -> None:
+    rows = [
+        Compared(f"{name}.edgekit", "net", "here", "onnx", "avx2", 1, 0.5, None, size, 1.0, None, None, None, ())
+        for name, size in (("a", 1000), ("b", 1000), ("c", 900))
+    ]
+    dots = [shape for shape in comparison_shapes(rows, "net") if isinstance(shape, Dot) and "points" in shape.words]
+    assert [dot.words.partition(".")[0] for dot in dots] == ["a", "b", "c"]
+    assert dots[0].radius > 1.4 * dots[1].radius > 1.9 * dots[2].radius
