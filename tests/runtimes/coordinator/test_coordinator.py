@@ -8,6 +8,7 @@ import pytest
 from edgekit.errors import InputError, PlanError, SessionError, UnreachableError, UsageError
 from edgekit.planning.link import Link
 from edgekit.runtimes.coordinator.coordinator import Coordinator
+from edgekit.runtimes.coordinator.parts import QUICK_RUNS
 from edgekit.runtimes.peer import NodeInfo
 
 
@@ -15,6 +16,12 @@ def test_without_nodes_it_runs_here(coordinate, x, truth) -> None:
     answer = coordinate().ask(x)
     assert (answer.tier, answer.variant, answer.degraded, answer.bytes_sent) == ("device", "local", False, 0)
     np.testing.assert_allclose(answer.outputs["logits"], truth(x["x"]), atol=1e-4)
+
+
+def test_quick_parts_are_timed_often_enough_to_tell_them_apart(coordinate) -> None:
+    counts = {name: len(times) for name, times in coordinate().parts.durations.items()}
+    assert counts
+    assert all(count >= QUICK_RUNS for count in counts.values()), counts
 
 
 def test_hands_are_shaken_before_the_first_request(coordinate, peer) -> None:
