@@ -54,7 +54,8 @@ class Mxfp4(Quantizer):
                 exponents = torch.from_numpy(scales.astype(np.int32)) - BIAS
                 points = torch.zeros(scales.shape, dtype=torch.int64)
                 # Every element is a whole number of halves, 12 at most: a uniform grid of 5 bits holds them exactly.
-                weights[layer.weight] = WeightGrid(torch.ldexp(torch.full(exponents.shape, 0.5), exponents), points, 1, 5, BLOCK)
+                halves = torch.ldexp(torch.full(exponents.shape, 0.5), exponents)
+                weights[layer.weight] = WeightGrid(halves, points, 1, 5, BLOCK)
             layers.append(layer.node.name)
             progress("round weights", len(layers), len(candidates))
         if not layers:
