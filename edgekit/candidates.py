@@ -183,10 +183,15 @@ class Bench:
 
     def _refusal(self, candidate: Candidate, built: Built, violation: str, keep: tuple[Fallback, ...]) -> QualityError:
         tried = f", with {len(keep)} layers in float already" if keep else ""
+        fixes = ["raise --max-drop"]
+        if self.original is not None:
+            fixes.append("prune less (auto, or a larger share)")
+        if candidate.precision != FLOAT:
+            fixes += ["give more calibration data", "--quantize none"]
         return QualityError(
             f"{candidate}: {violation}{tried}",
             layers=worst_layers(built.base, built.model)[:10],
-            hint="raise --max-drop, give more calibration data, or --quantize none",
+            hint=", or ".join(fixes),
         )
 
     def _attempt(self, candidate: Candidate, exporter: Exporter, keep: tuple[Fallback, ...]) -> Built:

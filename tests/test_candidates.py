@@ -10,8 +10,9 @@ from torch import nn
 from edgekit.candidates import Bench
 from edgekit.devices.device import load_device
 from edgekit.devices.latency import Prediction
+from edgekit.exporters.onnx_exporter import OnnxExporter
 from edgekit.model import Model
-from edgekit.parity import Limits
+from edgekit.parity import Limits, judged_samples, run_model
 from edgekit.passes.capture import Capture
 from edgekit.progress import silent
 from edgekit.quantizers.quantize import QuantizerOptions
@@ -79,3 +80,14 @@ def test_what_loses_to_its_float_twin_leaves_no_format_out(bench: Bench, monkeyp
 def test_on_the_machines_own_architecture_the_clock_decides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert bench.outrun("executorch", ["fp32", "int8"], [passed(bench, "onnx", "int8", 0.0)]) == ""
+
+
+def test_where_pruning_lost_too_much_the_hint_speaks_of_pruning(bench: Bench) -> None:
+    (answer,) = run_model(bench.model, judged_samples(bench.model)).items()
+    whole = {answer[0]: -answer[1]}
+    built = replace(bench, original=whole, limits=Limits(max_drop=1.0)).build(
+        Candidate("onnx", "fp32", asked=True), OnnxExporter()
+    )
+    assert built.error is not None
+    assert "prune less" in built.error.hint
+    assert "--quantize none" not in built.error.hint
