@@ -179,10 +179,9 @@ class Search:
         if first is not None and self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
             return first
         open_points = [one for one in self._expected_front() if one.configuration not in self.verified]
-        explored = sum(1 for one in self.verified.values() if not one.failed)
-        if not open_points or explored >= self._enough:
+        if not open_points or len(self._built()) >= 3 * FRONT_VERIFIED:
             return None
-        known = [one.latency_ms for one in self.verified.values() if not one.failed]
+        known = [one.latency_ms for one in self._built()]
         return max(
             open_points, key=lambda one: min((abs(one.figures["latency_ms"] - other) for other in known), default=0.0)
         )
@@ -209,10 +208,6 @@ class Search:
             if expected > min(FAR, NEARER * min(self.limits.excess(one.figures()) for one in self._built())):
                 return None
         return nearest
-
-    @property
-    def _enough(self) -> int:
-        return 3 * FRONT_VERIFIED
 
     def _proposals(self, bounds: Mapping[str, float], minimize: str | None = None) -> list[Proposal]:
         """The best of each family that was not built yet; of the families that looked best the last time alone, once
@@ -312,7 +307,7 @@ class Search:
 
     def _best(self) -> Verified | None:
         """Of those within the limits."""
-        fitting = [one for one in self.verified.values() if not one.failed and not self.limits.broken(one.figures())]
+        fitting = [one for one in self._built() if not self.limits.broken(one.figures())]
         return min(fitting, key=self._rank, default=None)
 
     def _rank(self, one: Verified) -> tuple[float, float, float]:

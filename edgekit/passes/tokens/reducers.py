@@ -12,6 +12,9 @@ from edgekit.passes.tokens.scores import AccumulatedAttention, Scorer
 from edgekit.passes.tokens.state import IGNORED, Tokens, rows, unit
 from edgekit.passes.transformer.block import Attended
 
+# What the highest score counts at least: where all others are padding or score nothing, protected tokens still lead.
+LEAST_SCORE = 1e-3
+
 
 class Reducer(ABC):
     """`fewest_share`: of the content tokens, what one step leaves at least."""
@@ -151,5 +154,5 @@ def protected_first(scores: Tensor, protected: int) -> Tensor:
     if not protected:
         return scores
     rank = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
-    highest = scores[:, protected:].amax(1, keepdim=True)
+    highest = scores[:, protected:].amax(1, keepdim=True).clamp(min=LEAST_SCORE)
     return torch.where(rank < protected, highest * (protected + 2.0 - rank), scores)

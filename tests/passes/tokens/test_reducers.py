@@ -148,3 +148,12 @@ def test_eight_bits_still_tell_scores_apart() -> None:
     rounded = torch.round(ranked / step) * step
 
     assert rounded.topk(26).indices.tolist() == [list(range(26))]
+
+
+@pytest.mark.parametrize("sizes", [[[1.0, 0.0, 0.0, 0.0]], None], ids=["padding", "no score"])
+def test_the_protected_lead_where_nothing_else_counts(sizes: list[list[float]] | None) -> None:
+    scores = torch.zeros(1, 4, dtype=torch.float16)
+    known = None if sizes is None else torch.tensor(sizes)
+    assert best(scores, known, 2, 1)[0, 0] == 0
+    assert torch.isfinite(protected_first(scores, 1)).all()
+    assert protected_first(scores, 1)[0, 0] > 0
