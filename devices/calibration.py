@@ -156,7 +156,7 @@ class _Design:
         self.row = np.array([row for row, _ in rows], dtype=np.int64)
         self.compute = np.array([_compute_us(segment, hardware) for _, segment in rows])
         self.memory = np.array([segment.bytes_moved / hardware.bandwidth_gbps / 1e3 for _, segment in rows])
-        self.launches = np.array([float(segment.launches) for _, segment in rows])
+        self.dispatches = np.array([segment.dispatches for _, segment in rows])
         self.kind = np.array([_key(index, segment.kind, segment.precision) for _, segment in rows], dtype=np.int64)
         self.storage = np.array([_key(index, "memory", segment.precision) for _, segment in rows], dtype=np.int64)
         self.measured = np.log(np.array([run.measured_ms * 1e3 for run in runs]))
@@ -164,7 +164,7 @@ class _Design:
     def _parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         compute = self.compute * np.exp(-theta[self.kind])
         memory = self.memory * np.exp(-theta[self.storage])
-        overhead = self.launches * np.exp(theta[self.dispatch])
+        overhead = self.dispatches * np.exp(theta[self.dispatch])
         total = np.bincount(self.row, np.maximum(compute, memory) + overhead, self.count)
         return compute, memory, overhead, total
 

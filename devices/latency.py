@@ -1,6 +1,6 @@
 """Latency before measuring: a roofline per segment, scaled by what kernels reach, plus the cost of each dispatch.
 
-    t = max(flops / (peak x efficiency), bytes / (bandwidth x efficiency)) + launches x dispatch
+    t = max(flops / (peak x efficiency), bytes / (bandwidth x efficiency)) + dispatches x dispatch
 
 (Williams, Waterman, Patterson: Roofline, CACM 2009.) Efficiencies come from the device's own profile where a probe
 measured them, else from the reference calibration; the bar around a prediction is the error that each of the two
@@ -144,7 +144,7 @@ def _time(segment: Segment, unit: Unit, calibration: Calibration, threads: int |
     compute_s = segment.flops / (peak_gflops(unit, segment.precision, threads) * efficiency * 1e9)
     memory = calibration.efficiency("memory", segment.precision)
     memory_s = segment.bytes_moved / (bandwidth_gbps(unit, threads) * memory * 1e9)
-    dispatch_s = segment.launches * unit.dispatch_us * 1e-6
+    dispatch_s = segment.dispatches * unit.dispatch_us * 1e-6
     seconds = max(compute_s, memory_s) * factor + dispatch_s
     bounds: dict[Bound, float] = {"compute": compute_s * factor, "memory": memory_s * factor, "dispatch": dispatch_s}
     return SegmentTime(

@@ -19,7 +19,7 @@ from edgekit.exporters.base import Exporter
 from edgekit.idle import refuse_idle
 from edgekit.model import Model
 from edgekit.packing import installed_versions, pack
-from edgekit.parity import Limits, Outputs, Step, judged_samples, run_model
+from edgekit.parity import Limits, Outputs, Step, compare, judged_samples, run_model
 from edgekit.passes.layout import TakeChannelsLast
 from edgekit.preparation import prepare as prepare
 from edgekit.progress import Progress, silent
@@ -28,7 +28,7 @@ from edgekit.recipe import Recipe
 from edgekit.registry import EXPORTERS
 from edgekit.reporting import Evidence
 from edgekit.selection import Built, Candidate, choose, float_twin
-from edgekit.shrinking import check_shrinking, forget_recovery, keep_task, shorten, shrink
+from edgekit.shrinking import check_shrinking, forget_recovery, keep_task, shorten, shrink, without_auto
 from edgekit.sources import resolve
 from edgekit.split_outcome import SplitOutcome
 from edgekit.unfinished import full_disk_told, unfinished_folder
@@ -101,8 +101,8 @@ def export_recipe(
     output = _free_output(recipe, original, device)
     if _adapts(recipe):
         _check_adaptive(recipe, original)
-    original, before = shrink(recipe, original, progress)
-    order = Order(recipe, device, original, before, output, start, progress)
+    shrunk = shrink(recipe, original, progress)
+    order = Order(recipe, device, shrunk.model, shrunk.before, shrunk.whole, output, start, progress)
     return _searched(order, fresh) if recipe.searches else _built(order)
 
 
@@ -116,6 +116,7 @@ class Order:
     device: Device
     original: Model
     before: Outputs | None
+    whole: Model | None
     output: Path
     start: float
     progress: Progress
@@ -132,10 +133,11 @@ def _built(order: Order) -> ExportResult:
         with full_disk_told(folder):
             candidates = _build(recipe, bench)
         winner, outcome = choose(candidates, order.device)
+        whole = _whole(order, bench, winner)
         split = _split(recipe, bench, winner) if _splits(recipe) else SplitOutcome()
         if _adapts(recipe):
             split += _adapt(recipe, order.original, bench, winner)
-        evidence = _evidence(order, bench, winner, float_twin(winner, outcome), outcome, steps)
+        evidence = _evidence(order, bench, winner, float_twin(winner, outcome), outcome, steps, whole)
         result = _packed(order, evidence, split)
     forget_recovery(recipe, order.original)
     return result
@@ -177,8 +179,15 @@ def _captured(order: Order) -> tuple[Order, Model, tuple[Step, ...]]:
     model, steps = prepare(original, progress)
     if recipe.prune_tokens != "none" or recipe.prune_heads != "none":
         before = run_model(model, judged_samples(model)) if order.before is None else order.before
-        order = replace(order, before=before)
-        model, steps = prepare(shorten(recipe, original, progress), progress)
+        shorter, steps, note = _shortened(order, model, steps)
+        if shorter is not model:
+            order = replace(order, before=before, whole=order.whole or model)
+        if note:
+            original = original.evolve_quietly(notes=(*original.notes, note))
+        model, order = shorter, replace(order, original=original)
+    if order.whole is not None:
+        assert order.before is not None
+        steps = (compare("pruned", order.before, run_model(model, judged_samples(model))), *steps)
     if recipe.channels_last:
         model = TakeChannelsLast()(model, progress)
         order = replace(
@@ -192,6 +201,33 @@ def _captured(order: Order) -> tuple[Order, Model, tuple[Step, ...]]:
             ),
         )
     return order, model, steps
+
+
+def _shortened(order: Order, model: Model, steps: tuple[Step, ...]) -> tuple[Model, tuple[Step, ...], str]:
+    """With fewer heads and tokens than `model`, and a note where auto takes none because no time would be gained."""
+    from edgekit.whole import decline
+
+    recipe, progress = order.recipe, order.progress
+    shorter, shorter_steps = prepare(shorten(recipe, order.original, progress), progress)
+    asked = without_auto(recipe)
+    if asked == recipe:
+        return shorter, shorter_steps, ""
+    if (asked.prune_tokens, asked.prune_heads) != ("none", "none"):
+        model, steps = prepare(shorten(asked, order.original, progress), progress)
+    exporter = next(iter(_installed(recipe, order.device).values()))
+    with TemporaryDirectory(prefix="edgekit-") as folder:
+        note = decline(model, shorter, exporter, order.device, recipe.threads, Path(folder))
+    return (model, steps, note) if note else (shorter, shorter_steps, "")
+
+
+def _whole(order: Order, bench: Bench, winner: Built) -> tuple[Built, ...]:
+    """The model before it was pruned, in the winner's format; () where nothing was."""
+    if order.whole is None:
+        return ()
+    from edgekit.whole import build_whole
+
+    whole = TakeChannelsLast()(order.whole, order.progress) if order.recipe.channels_last else order.whole
+    return build_whole(bench, whole, winner, _exporter(winner.candidate.format, order.recipe))
 
 
 def _bench(order: Order, model: Model, folder: Path, unfinished: Path) -> Bench:
@@ -209,7 +245,13 @@ def _bench(order: Order, model: Model, folder: Path, unfinished: Path) -> Bench:
 
 
 def _evidence(
-    order: Order, bench: Bench, winner: Built, twin: Built | None, outcome: Sequence[Built], steps: tuple[Step, ...]
+    order: Order,
+    bench: Bench,
+    winner: Built,
+    twin: Built | None,
+    outcome: Sequence[Built],
+    steps: tuple[Step, ...],
+    whole: tuple[Built, ...] = (),
 ) -> Evidence:
     return Evidence(
         device=order.device,
@@ -218,6 +260,7 @@ def _evidence(
         winner=winner,
         twin=twin,
         outcome=outcome,
+        whole=whole,
         reference=bench.yardstick,
         steps=steps,
         threads=order.recipe.threads,

@@ -24,6 +24,7 @@ from edgekit.quantizers.quantize import worst_layers
 from edgekit.report.evaluate import evaluate_accuracy, evaluate_agreement
 from edgekit.report.model import (
     Candidate,
+    Change,
     Energy,
     EvaluationReport,
     Fallback,
@@ -45,6 +46,7 @@ from edgekit.runtimes.preprocess import decode_image, make_feeder
 from edgekit.runtimes.session import Session, SessionOptions
 from edgekit.runtimes.timing import benchmark
 from edgekit.selection import Built
+from edgekit.whole import told
 
 PREVIEWS = 6
 THUMBNAIL_SIDE = 160
@@ -52,7 +54,8 @@ THUMBNAIL_SIDE = 160
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the build flow learned, for one report. `twin` is the float artifact of the winner's format."""
+    """What the build flow learned, for one report. `twin` is the float artifact of the winner's format; `whole` the
+    model before it was pruned, in float and in the winner's precision."""
 
     device: Device
     original: Model
@@ -65,6 +68,13 @@ class Evidence:
     threads: int
     seconds: dict[str, float]
     versions: dict[str, str]
+    whole: tuple[Built, ...] = ()
+
+    @property
+    def float_twin(self) -> Built | None:
+        """What sizes and times are compared with: the whole model, wherever it could be built."""
+        found = [one for one in self.whole if one.candidate.precision == "fp32" and one.artifact is not None]
+        return found[0] if found else self.twin
 
 
 def build_report(
@@ -81,7 +91,9 @@ def build_report(
         feeds = {name: value.numpy() for name, value in original.example_inputs.items()}
         timing = benchmark(session, feeds, runs=50, limit_s=10, warmup_s=1)
         stages, samples = _previews(original, session, evidence.folded)
-    float_size = evidence.twin.artifact.size_bytes if evidence.twin and evidence.twin.artifact else None
+    twin = evidence.float_twin
+    float_size = twin.artifact.size_bytes if twin and twin.artifact else None
+    idle = told(evidence.whole, winner)
     return EvaluationReport(
         bundle=original.name,
         title=original.name,
@@ -104,7 +116,10 @@ def build_report(
         compression_ratio=float_size / artifact.size_bytes if float_size else None,
         float_size_bytes=float_size,
         stages_ms=stages,
-        candidates=tuple(_candidate(one, one.candidate == winner.candidate) for one in evidence.outcome),
+        candidates=(
+            *(_candidate(one, one.candidate == winner.candidate) for one in evidence.outcome),
+            *(_whole(one) for one in evidence.whole),
+        ),
         parity=tuple(
             ParityStep(step=step.name, sqnr_db=step.sqnr_db, max_abs=step.max_abs)
             for step in (*evidence.steps, *winner.steps)
@@ -118,7 +133,8 @@ def build_report(
         versions=evidence.versions,
         split=tuple(split),
         information=tuple(information),
-        notes=(*original.notes, *artifact.notes, *notes),
+        changes=tuple(Change(name=entry.name, detail=entry.detail) for entry in winner.model.history if entry.detail),
+        notes=(*original.notes, *artifact.notes, *notes, *((idle,) if idle else ())),
     )
 
 
@@ -149,7 +165,7 @@ def _layers(evidence: Evidence) -> tuple[Layer, ...]:
 
 def _latency(evidence: Evidence, p50_ms: float, p95_ms: float, runs: int) -> Latency:
     """`host` is the number that the candidates were compared by, so that ratio and table agree."""
-    winner, twin = evidence.winner, evidence.twin
+    winner, twin = evidence.winner, evidence.float_twin
     host = winner.host_ms if winner.host_ms is not None else p50_ms
     float_host = twin.host_ms if twin is not None else None
     predicted = () if winner.device is None else (_predicted(evidence.device, winner),)
@@ -157,6 +173,9 @@ def _latency(evidence: Evidence, p50_ms: float, p95_ms: float, runs: int) -> Lat
         host=host,
         host_p95=p95_ms,
         float_host=float_host,
+        whole_host=next(
+            (one.host_ms for one in evidence.whole if one.candidate.precision == winner.candidate.precision), None
+        ),
         speedup=float_host / host if float_host else None,
         threads=evidence.threads,
         isa=isa(),
@@ -218,6 +237,11 @@ def _candidate(one: Built, chosen: bool) -> Candidate:
         predicted_high_ms=one.device.high_ms if one.device else None,
         size_bytes=one.artifact.size_bytes if one.artifact else None,
     )
+
+
+def _whole(one: Built) -> Candidate:
+    entry = _candidate(one, chosen=False)
+    return entry.model_copy(update={"whole": True, "why_not": one.why_not or "before pruning: built to compare with"})
 
 
 def _previews(original: Model, session: Session, folded: Model) -> tuple[dict[str, float], tuple[Sample, ...]]:

@@ -6,6 +6,7 @@ Each is imported where it is asked for: most exports ask for none.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, replace
 
 from edgekit.model import Model
 from edgekit.parity import Outputs, judged_samples, run_model
@@ -43,18 +44,27 @@ def keep_task(recipe: Recipe, original: Model, progress: Progress) -> Model:
     return KeepTask(recipe.keep_task)(original, progress)
 
 
-def shrink(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, Outputs | None]:
-    """One length, fewer weights and a number of tokens, and the whole model's answers, from which the quality is
-    counted; None where none of them is asked for."""
+@dataclass(frozen=True)
+class Shrunk:
+    """`before`: the whole model's answers, from which the quality is counted; None where `model` gives the same.
+    `whole`: what it was before weights or tokens went, captured; None where none did."""
+
+    model: Model
+    before: Outputs | None = None
+    whole: Model | None = None
+
+
+def shrink(recipe: Recipe, original: Model, progress: Progress) -> Shrunk:
+    """One length, fewer weights and a number of tokens, where they are asked for."""
     before: Outputs | None = None
     if recipe.length is not None or recipe.prune_tokens != "none":
         from edgekit.token_pruning import fix_length
 
         original, before = fix_length(original, recipe.length, progress)
     if not _learns(recipe):
-        return original, before
+        return Shrunk(original, before)
+    whole, _ = prepare(original, progress)
     if before is None:
-        whole, _ = prepare(original, progress)
         before = run_model(whole, judged_samples(whole))
     place = recovery_folder(recipe, original)
     if recipe.prune_weights != "none":
@@ -74,7 +84,7 @@ def shrink(recipe: Recipe, original: Model, progress: Progress) -> tuple[Model, 
         from edgekit.token_compression import compress_tokens
 
         original = compress_tokens(recipe, original, place / "tokens", progress)
-    return original, before
+    return Shrunk(original, before, whole)
 
 
 def _learns(recipe: Recipe) -> bool:
@@ -87,6 +97,15 @@ def shorten(recipe: Recipe, original: Model, progress: Progress) -> Model:
 
     headed = prune_heads(original, recipe.prune_heads, recipe.max_drop, progress)
     return prune_tokens(headed, recipe.prune_tokens, recipe.max_drop, progress)
+
+
+def without_auto(recipe: Recipe) -> Recipe:
+    """With the heads and tokens alone that were asked for by number."""
+    return replace(
+        recipe,
+        prune_tokens="none" if recipe.prune_tokens == "auto" else recipe.prune_tokens,
+        prune_heads="none" if recipe.prune_heads == "auto" else recipe.prune_heads,
+    )
 
 
 def forget_recovery(recipe: Recipe, original: Model) -> None:

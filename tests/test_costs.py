@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from edgekit.costs import peak_activation_bytes, segments
+from edgekit.costs.operators import operator_of
 from edgekit.errors import SourceError
 from edgekit.model import Model
 from edgekit.passes.capture import Capture
@@ -49,11 +50,41 @@ class Attention(nn.Module):
         return nn.functional.scaled_dot_product_attention(query, key, value)
 
 
-def test_attention_counts_both_products_and_the_softmax():
-    shapes = torch.randn(1, 2, 5, 8), torch.randn(1, 2, 7, 8), torch.randn(1, 2, 7, 8)
-    (segment,) = segments(captured(Attention(), *shapes), "fp32")
-    scores = 2 * 5 * 7
-    assert (segment.kind, segment.flops) == ("attention", 2 * scores * 16 + 10 * scores)
+def test_attention_is_written_out_as_two_products_and_a_softmax():
+    shapes = torch.randn(1, 2, 5, 8), torch.randn(1, 2, 7, 8), torch.randn(1, 2, 7, 6)
+    found = segments(captured(Attention(), *shapes), "fp32")
+    scores, name = 2 * 5 * 7, "scaled_dot_product_attention"
+    assert [(one.name, one.kind, one.flops, one.bytes_moved) for one in found] == [
+        (f"{name}.scores", "matmul", 2 * scores * 8, 4 * (80 + 112 + scores)),
+        (f"{name}.softmax", "norm", 10 * scores, 4 * 2 * scores),
+        (name, "matmul", 2 * scores * 6, 4 * (scores + 84 + 60)),
+    ]
+    assert {operator_of(one.name) for one in found} == {name}
+
+
+class SelfAttention(nn.Module):
+    def forward(self, x, mask):
+        return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
+def test_a_mask_is_read_once_and_attention_to_oneself_keeps_its_shapes():
+    scores, _, mixed = segments(captured(SelfAttention(), torch.randn(1, 2, 5, 8), torch.zeros(5, 5)), "fp16")
+    assert scores.bytes_moved == 2 * (2 * 80 + 25 + 50)
+    assert mixed.flops == 2 * 50 * 8
+
+
+def test_attention_that_the_user_wrote_out_costs_the_same():
+    class Written(nn.Module):
+        def forward(self, query, key, value):
+            return (query @ key.transpose(-1, -2)).softmax(-1) @ value
+
+    shapes = torch.randn(1, 2, 5, 8), torch.randn(1, 2, 7, 8), torch.randn(1, 2, 7, 6)
+    assert [operator_of(one.name) for one in segments(captured(Written(), *shapes), "fp32")][-2] == "softmax"
+    one, other = (
+        sum(segment.flops for segment in segments(captured(module, *shapes), "fp32"))
+        for module in (Attention(), Written())
+    )
+    assert one == other
 
 
 class Residual(nn.Module):

@@ -8,17 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import edgekit
+from edgekit.devices.device import load_device
 from edgekit.errors import QualityError, SourceError, UnknownNameError, UsageError
 from edgekit.model import Model
 from edgekit.parity import judge, run_model
+from edgekit.passes.capture import Capture
 from edgekit.passes.tokens.prune import PruneTokens
 from edgekit.pipeline import prepare
 from edgekit.progress import Progress, silent
 from edgekit.quantizers.quantize import QuantizerOptions, quantize, simulate
 from edgekit.quantizers.schemes import ONNX_X86
+from edgekit.registry import EXPORTERS
+from edgekit.report.html import render
+from edgekit.report.model import EvaluationReport
 from edgekit.token_pruning import LEAST, MOST, Trial, fix_length, parse, parse_heads, prune_heads, prune_tokens
+from edgekit.whole import decline
 from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 
 
@@ -150,6 +157,63 @@ def test_the_artifact_answers_as_the_pruned_model(
     with edgekit.load(bundle) as session:
         got = session.run({"image": sample["image"].numpy()})["logits"]
     assert np.abs(got - pruned.forward(sample)["logits"].numpy()).max() < 1e-2
+
+
+def test_the_whole_model_stands_beside_the_pruned_one(tmp_path: Path) -> None:
+    """This net is so small that merging costs more than it saves."""
+    bundle = edgekit.export(
+        "fashion-vit",
+        device="x86-server",
+        format="onnx",
+        quantize="int8-dynamic",
+        prune_tokens="class@0.7",
+        max_drop=6.0,
+        output=str(tmp_path / "vit.edgekit"),
+    )
+    report = EvaluationReport.from_json(bundle.report)
+    whole = {one.precision: one for one in report.candidates if one.whole}
+    (chosen,) = (one for one in report.candidates if one.chosen)
+    assert set(whole) == {"fp32", "int8-dynamic"} and not chosen.whole
+    assert all(one.agreement is not None and one.agreement > 0.97 for one in whole.values())
+    assert report.latency_ms is not None
+    assert report.latency_ms.float_host == whole["fp32"].host_p50_ms
+    assert report.latency_ms.whole_host == whole["int8-dynamic"].host_p50_ms
+    assert report.float_size_bytes == whole["fp32"].size_bytes
+    assert report.parity[0].step == "pruned" and report.parity[0].sqnr_db < report.parity[1].sqnr_db
+    assert any("pruning does not pay here" in note for note in report.notes) == (
+        report.latency_ms.host >= report.latency_ms.whole_host
+    )
+    page = render(report)
+    assert "Whole model in int8-dynamic, measured here" in page
+    assert "Tokens: class: 50 tokens to" in page
+
+
+def test_auto_declines_what_gains_no_time(tmp_path: Path) -> None:
+    bundle = edgekit.export(
+        "fashion-vit",
+        device="raspberry-pi-5",
+        format="onnx",
+        quantize="none",
+        prune_tokens="auto",
+        max_drop=6.0,
+        output=str(tmp_path / "vit.edgekit"),
+    )
+    report = EvaluationReport.from_json(bundle.report)
+    told = [note for note in report.notes if note.startswith("auto pruned no heads or tokens")]
+    pruned = [line for line in bundle.manifest.history if line.name == "PruneTokens"]
+    assert len(told) + len(pruned) == 1
+    assert bool(pruned) == any(one.whole for one in report.candidates)
+
+
+def test_the_clock_and_the_prediction_decide_together(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    wide = [nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)) for width in (64, 2048)]
+    small, large = (Capture()(Model("net", net.eval(), {"x": torch.randn(1, net[0].in_features)})) for net in wide)
+    device = load_device("raspberry-pi-5")
+    exporter = EXPORTERS.load("onnx")()
+    assert decline(large, small, exporter, device, 1, tmp_path / "gains") == ""
+    said = decline(small, large, exporter, device, 1, tmp_path / "loses")
+    assert "no time is gained" in said and "Raspberry Pi 5" in said
 
 
 def test_the_quality_is_counted_from_the_whole_model(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from edgekit.devices.device import load_device
 from edgekit.errors import UsageError
 from edgekit.option import Option
 from edgekit.recipe import Recipe, read_recipe, recipe_options
+from edgekit.report.text import PRUNING
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
@@ -174,7 +175,8 @@ def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
 
 
 def _candidates(report: EvaluationReport) -> Table:
-    """What was tried. `x float`: how many times the speed of the same format in fp32, on this machine."""
+    """What was tried. `x float`: how many times the speed of the same format in fp32, on this machine, of the whole
+    model where it was pruned and built whole in that format."""
     columns = (
         Column("candidate", style="cyan"),
         Column("agreement", number=True),
@@ -188,7 +190,7 @@ def _candidates(report: EvaluationReport) -> Table:
     floats = {one.format: one.host_p50_ms for one in report.candidates if one.precision == "fp32"}
     rows = [
         (
-            f"{one.format} {one.precision}",
+            f"whole: {one.format} {one.precision}" if one.whole else f"{one.format} {one.precision}",
             percent_text(one.agreement),
             db_text(one.sqnr_db),
             ms_text(one.host_p50_ms),
@@ -217,13 +219,15 @@ def _chosen(report: EvaluationReport, bundle: Bundle) -> list[tuple[str, str | C
         ("bundle", Cell(f"{bundle.path} ({size_text(bundle.size_bytes)})", "bold")),
         ("holds", f"{report.format} {report.precision} for {report.device}"),
     ]
-    for title, name in (("weights", "PruneWeights"), ("tokens", "PruneTokens")):
-        rows += [(title, line.detail) for line in bundle.manifest.history if line.name == name]
+    rows += [(PRUNING[line.name], line.detail) for line in report.changes if line.name in PRUNING]
     if report.quality is not None:
         rows.append(("quality", quality_text(report.quality)))
     latency = report.latency_ms
     if latency is not None and latency.host is not None:
-        gain = f", {latency.speedup:.2f}x its float twin" if latency.speedup else ""
+        rival = "its float twin" if latency.whole_host is None else "the whole model in float"
+        gain = f", {latency.speedup:.2f}x the speed of {rival}" if latency.speedup else ""
+        if latency.whole_host is not None and report.precision != "fp32":
+            gain += f", {latency.whole_host / latency.host:.2f}x of it in {report.precision}"
         rows.append(("here", f"{ms_text(latency.host)} ms at {count_text(latency.threads, 'thread')}{gain}"))
     if bundle.signed_by is not None:
         rows.append(("signed by", f"{bundle.signed_by[:16]}..."))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgekit.costs.operators import Operator, Program, Value
+from edgekit.costs.operators import SCORES, SOFTMAX, Operator, Program, Step, Value
 from edgekit.model import Model
 
 VIEWS = {
@@ -144,6 +144,23 @@ def _operator(
         weight_elements=weight_elements,
         absorbed=name in ABSORBED,
         exact=name not in ELEMENT_FLOPS,
+        steps=_attention(node, shapes) if name in ATTENTION else (),
+    )
+
+
+def _attention(node: fx.Node, shapes: dict[str, list[tuple[tuple[int, ...], torch.dtype]]]) -> tuple[Step, ...]:
+    """Files hold no attention in one operator that all runtimes know: queries times keys, a softmax (10 operations an
+    element), and the product with the values. A mask is added to the scores, by the kernel that makes them."""
+    operands = [argument for argument in node.args[:3] if isinstance(argument, fx.Node)]
+    query, key, value = (shapes[operand.name][0][0] for operand in operands)
+    masks = [shapes[source.name][0][0] for source in node.all_input_nodes if source not in operands]
+    rows, keys = math.prod(query[:-1]), key[-2]
+    scores, answer = rows * keys, rows * value[-1]
+    read = sum(map(math.prod, (query, key, *masks)))
+    return (
+        Step(SCORES, "matmul", 2.0 * scores * query[-1], read + scores),
+        Step(SOFTMAX, "norm", float(ELEMENT_FLOPS["softmax"] * scores), 2 * scores),
+        Step("", "matmul", 2.0 * scores * value[-1], scores + math.prod(value) + answer),
     )
 
 
@@ -168,9 +185,7 @@ def _cost(
     if name in PRODUCTS:
         return "matmul", 2.0 * elements * shape(1 if name in ("addmm", "baddbmm") else 0)[-1]
     if name in ATTENTION:
-        query, key, value = shape(0), shape(1), shape(2)
-        scores = math.prod(query[:-1]) * key[-2]
-        return "attention", 2.0 * scores * (query[-1] + value[-1]) + 10.0 * scores
+        return "matmul", sum(step.flops for step in _attention(node, shapes))
     if name in RECURRENT:
         return "matmul", _recurrent(node, shapes)
     if name in VIEWS or (name in PADS and _is_absorbed_pad(node)):

@@ -25,6 +25,8 @@ WEIGHT_BITS = {
     "fp16": 16,
 }
 STATIC = ("int8", "w6a6", "w4a8")
+# What follows a layer's name where it is more than one segment: the pass that rounds its input, an attention's parts.
+QUANTIZE, SCORES, SOFTMAX = PARTS = ("quantize", "scores", "softmax")
 # Pooling and data movement run on integers where their input is integer; so does an addition or product.
 INTEGER_FRIENDLY = ("pool", "movement", "elementwise")
 
@@ -43,11 +45,22 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One of the kernels that an operator is written out as: `name` is empty for the last; `moved` elements cross
+    memory, of the operator's own output type."""
+
+    name: str
+    kind: str
+    flops: float
+    moved: int
+
+
+@dataclass(frozen=True)
 class Operator:
     """`kind` as in Segment, or "view" for what costs nothing. `weight_elements` are constants read once.
 
     `absorbed`: its work can ride on the kernel that makes its input. `exact`: it maps integers to integers without
-    a table (not so a GELU).
+    a table (not so a GELU). `steps`: the kernels that make it up; () where it is one.
     """
 
     name: str
@@ -58,6 +71,7 @@ class Operator:
     weight_elements: int = 0
     absorbed: bool = False
     exact: bool = True
+    steps: tuple[Step, ...] = ()
 
     @property
     def has_weights(self) -> bool:
@@ -138,11 +152,19 @@ def to_segments(program: Program, precision: str, record: Quantization | None) -
     kept = {fallback.layer for fallback in record.fallbacks} if record is not None else set()
     result: list[Segment] = []
     for group in groups:
-        segment = _segment(group, program, precision, integer_layers, integer_values, kept)
+        if group.lead.steps:
+            result += _written_out(group.lead, program, half=precision == "fp16" and group.lead.name not in kept)
+            continue
         if precision == "int8-dynamic" and group.lead.name in integer_layers:
             result.append(_quantize_input(group, program))
-        result.append(segment)
+        result.append(_segment(group, program, precision, integer_layers, integer_values, kept))
     return tuple(result)
+
+
+def operator_of(segment: str) -> str:
+    """The name of the operator that leads a segment: an operator may be several segments."""
+    name, _, part = segment.rpartition(".")
+    return name if name and part in PARTS else segment
 
 
 def _integer_layers(groups: list[_Group], precision: str, record: Quantization | None) -> frozenset[str]:
@@ -196,6 +218,21 @@ def _segment(
     return Segment(lead.name, lead.kind, computed, group.flops, moved + lead.weight_elements * bits / 8)
 
 
+def _written_out(operator: Operator, program: Program, *, half: bool) -> list[Segment]:
+    """Each step in float, as every quantizer leaves it."""
+    size = _bytes(replace(program.values[operator.output], elements=1), integer=False, half=half)
+    return [
+        Segment(
+            f"{operator.name}.{step.name}" if step.name else operator.name,
+            step.kind,
+            "fp16" if half else "fp32",
+            step.flops,
+            size * step.moved,
+        )
+        for step in operator.steps
+    ]
+
+
 def _bytes(value: Value, integer: bool, half: bool) -> float:
     if integer:
         return float(value.elements)
@@ -205,7 +242,7 @@ def _bytes(value: Value, integer: bool, half: bool) -> float:
 def _quantize_input(group: _Group, program: Program) -> Segment:
     """The pass that finds the range of a dynamically quantized layer's input and rounds it."""
     elements = program.values[group.reads[0]].elements
-    return Segment(f"{group.lead.name}.quantize", "elementwise", "fp32", 4.0 * elements, 5.0 * elements)
+    return Segment(f"{group.lead.name}.{QUANTIZE}", "elementwise", "fp32", 4.0 * elements, 5.0 * elements)
 
 
 def peak_bytes(program: Program, integer: Iterable[str] = ()) -> int:

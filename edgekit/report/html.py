@@ -18,7 +18,7 @@ from edgekit.report.sections import (
 )
 from edgekit.report.split import information_section, split_section
 from edgekit.report.style import CSS
-from edgekit.report.text import MEASURES, TIMES, measure_text, ms_text, size_text, three_digits
+from edgekit.report.text import MEASURES, PRUNING, TIMES, measure_text, ms_text, size_text, three_digits
 
 Section = Callable[[EvaluationReport], str]
 
@@ -93,6 +93,9 @@ def _verdict(report: EvaluationReport) -> str:
     else:
         pieces.append(f"for {escape(report.device_title or report.device)}")
     sentence = " ".join(pieces) + "."
+    for change in report.changes:
+        if change.name in PRUNING:
+            sentence += f" {PRUNING[change.name].capitalize()}: {escape(change.detail)}."
     if report.fallbacks:
         count = len(report.fallbacks)
         sentence += f" {count} {'layer was' if count == 1 else 'layers were'} kept at a higher precision to hold it."

@@ -58,7 +58,8 @@ class Predicted(Entry):
 
 
 class Latency(Entry):
-    """Milliseconds. `host` is this machine's median of the artifact, `float_host` of its float twin in the same format.
+    """Milliseconds. `host` is this machine's median of the artifact, `float_host` of its float twin in the same format:
+    of the whole model, where this one was pruned, and `whole_host` of the whole model in the artifact's own precision.
 
     `speedup` = float_host / host.
     """
@@ -66,6 +67,7 @@ class Latency(Entry):
     host: float | None = None
     host_p95: float | None = None
     float_host: float | None = None
+    whole_host: float | None = None
     speedup: float | None = None
     threads: int = 1
     isa: str = ""
@@ -112,12 +114,14 @@ class Energy(Entry):
 
 
 class Candidate(Entry):
-    """One format and precision that was tried; `why_not` is empty for the chosen one."""
+    """One format and precision that was tried; `why_not` is empty for the chosen one. `whole`: the model before it was
+    pruned, built to compare with."""
 
     format: str
     precision: str
     chosen: bool
     why_not: str = ""
+    whole: bool = False
     sqnr_db: float | None = None
     agreement: float | None = None
     host_p50_ms: float | None = None
@@ -133,6 +137,13 @@ class ParityStep(Entry):
     step: str
     sqnr_db: float
     max_abs: float
+
+
+class Change(Entry):
+    """A pass that changed the model, and what it says of that."""
+
+    name: str
+    detail: str
 
 
 class Fallback(Entry):
@@ -199,6 +210,7 @@ class EvaluationReport(Entry):
     stages_ms: dict[str, float] = {}
     candidates: tuple[Candidate, ...] = ()
     parity: tuple[ParityStep, ...] = ()
+    changes: tuple[Change, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
     samples: tuple[Sample, ...] = ()
     split: tuple[SplitRow, ...] = ()

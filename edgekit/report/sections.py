@@ -28,7 +28,11 @@ def speed_section(report: EvaluationReport) -> str:
     latency, bars, captions = report.latency_ms, [], []
     if latency is not None:
         if latency.float_host is not None:
-            bars.append(Bar("Float twin, measured here", latency.float_host, ms_text(latency.float_host), "k0"))
+            name = f"{_float_name(report)}, measured here"
+            bars.append(Bar(name, latency.float_host, ms_text(latency.float_host), "k0"))
+        if latency.whole_host is not None and report.precision != "fp32":
+            name = f"Whole model in {report.precision}, measured here"
+            bars.append(Bar(name, latency.whole_host, ms_text(latency.whole_host), "k0"))
         if latency.host is not None:
             bars.append(Bar("This artifact, measured here", latency.host, ms_text(latency.host), "k1"))
             threads = f"{latency.threads} thread{'s' if latency.threads != 1 else ''}"
@@ -57,11 +61,16 @@ def _size_bars(report: EvaluationReport) -> list[Bar]:
     if report.memory is None:
         return []
     named = (
-        ("Float twin", report.float_size_bytes, "k0"),
+        (_float_name(report), report.float_size_bytes, "k0"),
         ("This artifact", report.memory.artifact_bytes, "k1"),
         ("Live tensors at the peak", report.memory.peak_activation_bytes, "k3"),
     )
     return [Bar(name, size, size_text(size), color) for name, size, color in named if size]
+
+
+def _float_name(report: EvaluationReport) -> str:
+    pruned = report.latency_ms is not None and report.latency_ms.whole_host is not None
+    return "Whole model in float" if pruned else "Float twin"
 
 
 def layers_section(report: EvaluationReport) -> str:
@@ -92,7 +101,7 @@ def candidates_section(report: EvaluationReport) -> str:
         if entry.predicted_low_ms is not None and entry.predicted_high_ms is not None:
             predicted += f" ({three_digits(entry.predicted_low_ms)}{DASH}{three_digits(entry.predicted_high_ms)})"
         cells = (
-            entry.format,
+            f"{entry.format}, whole" if entry.whole else entry.format,
             entry.precision,
             DASH if entry.agreement is None else f"{entry.agreement:.3f}",
             DASH if entry.sqnr_db is None else decibels(entry.sqnr_db),
@@ -225,6 +234,9 @@ def provenance_section(report: EvaluationReport) -> str:
         ("Versions", ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))),
     ]
     pieces = [facts(pairs)]
+    if report.changes:
+        changes = [("", (change.name, change.detail)) for change in report.changes]
+        pieces.append(f"<h3>What was done to the model</h3>{table('Passes', ('Pass', 'What it did'), changes, ())}")
     if report.seconds:
         rows = [("", (name, f"{seconds:.1f} s")) for name, seconds in report.seconds.items()]
         pieces.append(f"<h3>Time by pass</h3>{table('Time by pass', ('Pass', 'Seconds'), rows, (1,))}")

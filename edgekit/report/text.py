@@ -16,6 +16,19 @@ MEASURES = {
 }
 
 
+# Passes that leave a smaller model, and what a user calls that which went.
+PRUNING = {
+    "KeepTask": "task",
+    "FixLength": "length",
+    "PruneWeights": "weights",
+    "CompressByQuery": "tokens",
+    "SelectFrames": "frames",
+    "PoolTokens": "tokens",
+    "PruneHeads": "heads",
+    "PruneTokens": "tokens",
+}
+
+
 def size_text(size_bytes: float) -> str:
     """Decimal units, as on a data sheet: "4.87 MB"."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit.costs import segments
+from edgekit.costs.operators import operator_of
 from edgekit.devices.device import Device
 from edgekit.devices.latency import predict
 from edgekit.errors import SourceError
@@ -83,7 +84,7 @@ def latencies(captured: Model, path: str | None, precision: str, device: Device,
     owner = _owners(captured, own)
     found: dict[str, float] = {}
     for time in predict(segs, device, format).by_segment:
-        name = owner[time.name.removesuffix(".quantize")]
+        name = owner[operator_of(time.name)]
         found[name] = found.get(name, 0.0) + time.latency_ms
     return found
 

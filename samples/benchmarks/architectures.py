@@ -25,7 +25,8 @@ class FirstOutput(nn.Module):
 
 @dataclass(frozen=True)
 class Architecture:
-    """`model` and `config` are names in transformers; `tokens` 0 means a picture of `size` x `size`."""
+    """`model` and `config` are names in transformers; `tokens` 0 means a picture of `size` x `size`; `pruned` as in
+    `--prune-tokens`."""
 
     model: str
     config: str
@@ -33,6 +34,7 @@ class Architecture:
     size: int = 224
     channels: int = 3
     tokens: int = 0
+    pruned: str = "none"
 
     def module(self) -> nn.Module:
         import transformers
@@ -51,6 +53,7 @@ class EfficientNetLite:
     """The sample's network, which transformers does not have."""
 
     name: str = "efficientnet-lite0"
+    pruned: str = "none"
 
     def module(self) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
@@ -68,6 +71,11 @@ def _picture(family: str, size: int = 224, channels: int = 3, **options: Any) ->
 
 def _text(family: str, tokens: int, **options: Any) -> Architecture:
     return Architecture(f"{family}Model", f"{family}Config", {"vocab_size": VOCABULARY, **options}, tokens=tokens)
+
+
+def _pruned_vit(pruned: str, size: int, patch_size: int, layers: int) -> Architecture:
+    options = {"image_size": size, "patch_size": patch_size, "num_hidden_layers": layers, **_TINY_VIT}
+    return Architecture("ViTForImageClassification", "ViTConfig", options, size, pruned=pruned)
 
 
 _TINY_VIT = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
@@ -93,6 +101,10 @@ ARCHITECTURES: dict[str, Any] = {
     ),
     "vit-tiny-16": _picture("ViT", **_TINY_VIT),
     "vit-small-32": _picture("ViT", patch_size=32, num_hidden_layers=8, **_SMALL_VIT),
+    "vit-tiny-28-4": _pruned_vit("none", 28, 4, 6),
+    "vit-tiny-28-4-merge": _pruned_vit("merge@0.7", 28, 4, 6),
+    "vit-tiny-16-merge": _pruned_vit("merge@0.7", 224, 16, 12),
+    "vit-tiny-16-class": _pruned_vit("class@0.7", 224, 16, 12),
     "deit-tiny-6": _picture("DeiT", num_hidden_layers=6, **_TINY_VIT),
     "swin": _picture("Swin", embed_dim=48, depths=[2, 2, 2, 2], num_heads=[3, 6, 12, 24]),
     "poolformer": _picture("PoolFormer", hidden_sizes=[32, 64, 160, 256], depths=[2, 2, 4, 2]),

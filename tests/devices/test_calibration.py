@@ -64,7 +64,6 @@ def test_the_reference_has_a_value_for_every_kind_of_segment(family):
         "conv",
         "depthwise",
         "matmul",
-        "attention",
         "norm",
         "pool",
         "elementwise",

@@ -5,7 +5,7 @@ import pytest
 
 from edgekit.devices.device import load_device
 from edgekit.devices.latency import bandwidth_gbps, peak_gflops, predict, roofs
-from edgekit.devices.segment import Segment
+from edgekit.devices.segment import LIGHT_DISPATCH, Segment
 from edgekit.errors import DeviceError
 
 PI_4, PI_5 = load_device("raspberry-pi-4"), load_device("raspberry-pi-5")
@@ -28,9 +28,10 @@ def test_latency_is_the_roofline_over_efficiency_plus_dispatch():
     memory_ms = 1e8 / 5.6e9 * 1e3
     dispatch_ms = 0.01
     assert latency(CONV, device) == pytest.approx(compute_ms + dispatch_ms)
-    assert latency(COPY, device) == pytest.approx(memory_ms + dispatch_ms)
+    light_ms = LIGHT_DISPATCH * dispatch_ms
+    assert latency(COPY, device) == pytest.approx(memory_ms + light_ms)
     both = predict([CONV, COPY], device, "onnx")
-    assert both.latency_ms == pytest.approx(compute_ms + memory_ms + 2 * dispatch_ms)
+    assert both.latency_ms == pytest.approx(compute_ms + memory_ms + dispatch_ms + light_ms)
     assert [time.bound for time in both.by_segment] == ["compute", "memory"]
     assert both.bound == "memory"
 

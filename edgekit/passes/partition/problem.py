@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from torch.fx import Node
 
 from edgekit.costs import segments
-from edgekit.costs.operators import fuse
+from edgekit.costs.operators import fuse, operator_of
 from edgekit.devices.device import Device
 from edgekit.devices.latency import predict
 from edgekit.errors import PlanError
@@ -97,11 +97,11 @@ def planning_problem(
 
 
 def _latencies(model: Model, tier: Tier) -> dict[str, float]:
-    """By leading operator, in ms; a pass that quantizes an input counts with the operator that reads it."""
+    """By leading operator, in ms."""
     format = tier.format or next(iter(tier.device.formats))
     times: dict[str, float] = {}
     for time in predict(segments(model, tier.precision), tier.device, format, tier.threads).by_segment:
-        lead = time.name.removesuffix(".quantize")
+        lead = operator_of(time.name)
         times[lead] = times.get(lead, 0.0) + time.latency_ms
     return times
 
