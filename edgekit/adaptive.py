@@ -120,9 +120,14 @@ class Adapter:
             outcome += SplitOutcome(
                 packed=(Packed(name, built),),
                 variants=(Variant(name=name, parts=(name,), drop=round(quality.drop, 4)),),
-                notes=(f"{slim.history[-1].detail}; loses {quality.drop:.2f} points, {_times(built, self.winner)}",),
+                notes=(f"{slim.history[-1].detail}; {self._lost(quality.drop)}, {_times(built, self.winner)}",),
             )
         return outcome
+
+    def _lost(self, drop: float) -> str:
+        """A variant is chosen for its latency: what it loses is told, not refused."""
+        allowed = self.recipe.max_drop
+        return f"loses {drop:.2f} points" + (f", more than --max-drop {allowed:g}" if drop > allowed else "")
 
     def exits(self, asked: Sequence[int] | None) -> SplitOutcome:
         """The whole model in stages with an exit between each two; `asked` None takes those that pay."""
@@ -154,9 +159,7 @@ class Adapter:
                 variants=(
                     Variant(name=f"depth-{depth}", parts=(*parts, f"exit-{depth}"), drop=round(quality.drop, 4)),
                 ),
-                notes=(
-                    f"depth {depth}: loses {quality.drop:.2f} points, {share:.2f}x the latency of the whole expected",
-                ),
+                notes=(f"depth {depth}: {self._lost(quality.drop)}, {share:.2f}x the latency of the whole expected",),
             )
         return outcome
 

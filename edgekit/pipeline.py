@@ -158,8 +158,8 @@ def _searched(order: Order, fresh: bool) -> ExportResult:
         winner, split = found.winner, SplitOutcome()
         if _splits(recipe):
             winner, split = found.cut(lambda made: _split(recipe, held(made, recipe), made.built))
-        candidates = found.candidates(winner)
-        evidence = _evidence(order, winner.bench, winner.built, found.twin.built, candidates, winner.steps)
+        outcome, whole = (winner.built,), found.whole(winner)
+        evidence = _evidence(order, winner.bench, winner.built, found.twin.built, outcome, winner.steps, whole)
         result = _packed(order, evidence, split + SplitOutcome(notes=(found.outcome.told(),)))
     return replace(result, search=found.outcome, summary={**result.summary, "search": found.outcome.to_json()})
 

@@ -117,7 +117,7 @@ def build_report(
         float_size_bytes=float_size,
         stages_ms=stages,
         candidates=(
-            *(_candidate(one, one.candidate == winner.candidate) for one in evidence.outcome),
+            *(_candidate(one, one is winner) for one in evidence.outcome),
             *(_whole(one) for one in evidence.whole),
         ),
         parity=tuple(
@@ -241,7 +241,7 @@ def _candidate(one: Built, chosen: bool) -> Candidate:
 
 def _whole(one: Built) -> Candidate:
     entry = _candidate(one, chosen=False)
-    return entry.model_copy(update={"whole": True, "why_not": one.why_not or "before pruning: built to compare with"})
+    return entry.model_copy(update={"whole": True, "why_not": one.why_not or "the whole model, to compare with"})
 
 
 def _previews(original: Model, session: Session, folded: Model) -> tuple[dict[str, float], tuple[Sample, ...]]:

@@ -89,7 +89,9 @@ def choose(built: Sequence[Built], device: Device, host_unit: str = HOST_UNIT) -
     for one in judged:
         if one is not winner and not one.why_not:
             times = score(one, device, host_unit, scale) / best
-            one = replace(one, why_not=f"{times:.2f}x the latency of {winner.candidate}")
+            by_clock = device.unit_for(one.candidate.format).name == host_unit
+            where = "predicted and measured" if by_clock else "predicted"
+            one = replace(one, why_not=f"{times:.2f}x the time of {winner.candidate}, {where}")
         outcome.append(one)
     return winner, outcome
 

@@ -55,12 +55,18 @@ def prune_weights(
             f"{model.name} is a trained .onnx file, and weights are pruned in a torch module",
             hint="give the module that the file was exported from",
         )
+    samples = training_samples(model, train) if train is not None else model.calibration
+    if not samples and asked != "auto" and (minutes or method != "magnitude"):
+        raise DataError(
+            f"{model.name} brings no inputs to learn from, and one example is not enough",
+            hint="--calibration PATH or --train DIR; --prune-weights magnitude with --recover 0 needs none",
+        )
     step = PruneWeights(
         method,
         share,
         recovery=Recovery((1 - MASKS if method == "vib" else 1) * minutes, seed=seed) if minutes else None,
         masks=Masks(MASKS * minutes if minutes else 1.0, seed=seed),
-        samples=training_samples(model, train) if train is not None else model.calibration,
+        samples=samples,
         checkpoint=checkpoint,
     )
     if asked != "auto":

@@ -27,8 +27,8 @@ def test_the_fastest_wins_and_the_losers_say_why() -> None:
     winner, outcome = choose(rows, PI)
     assert str(winner.candidate) == "onnx int8"
     assert [one.why_not for one in outcome if one.candidate != winner.candidate] == [
-        "2.00x the latency of onnx int8",
-        "2.19x the latency of onnx int8",
+        "2.00x the time of onnx int8, predicted and measured",
+        "2.19x the time of onnx int8, predicted and measured",
     ]
 
 

@@ -47,6 +47,15 @@ def test_shares_that_cannot_be_are_told(vit: Model, asked: str) -> None:
         _prune(vit, asked)
 
 
+@pytest.mark.parametrize("asked", ["vib@0.7", "magnitude@0.7"])
+def test_one_example_is_nothing_to_learn_from(vit: Model, asked: str) -> None:
+    bare = replace(vit, calibration=(), held_out=(), labels=())
+    with pytest.raises(DataError, match="no inputs to learn from") as caught:
+        _prune(bare, asked)
+    assert "--train" in caught.value.hint
+    assert _prune(bare, "magnitude@0.7", minutes=0).size_bytes < vit.size_bytes
+
+
 def test_none_gives_the_same_model(vit: Model) -> None:
     assert _prune(vit, "none") is vit
 

@@ -89,6 +89,8 @@ def command(out: Output, bundles: tuple[Path, ...], plot: Path | None, force: bo
         draw(plot, comparison_shapes(rows, title), title)
     out.emit({"bundles": [asdict(row) for row in rows]})
     out.table(_table(rows))
+    if any(row.beaten_by for row in rows):
+        out.remark("beaten: no better in points lost, size, or latency here and predicted, and worse in one of them")
     for words in _differences(rows):
         out.warn(words)
     if plot is not None:

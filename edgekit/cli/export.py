@@ -133,7 +133,12 @@ def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = Fal
         from edgekit.pipeline import export_recipe
         from edgekit.report.model import EvaluationReport
 
-        result = export_recipe(recipe, fresh=fresh, progress=progress)
+        try:
+            result = export_recipe(recipe, fresh=fresh, progress=progress)
+        except KeyboardInterrupt as interrupt:
+            if recipe.searches:
+                interrupt.__notes__ = ["what the search measured is kept: the same command goes on with it"]
+            raise
     if plot is not None and result.search is not None:
         title = f"{result.bundle.manifest.name} on {result.bundle.manifest.device}: recipes that nothing beats"
         draw(plot, search_shapes(result.search, title), title)
@@ -224,7 +229,7 @@ def _chosen(report: EvaluationReport, bundle: Bundle) -> list[tuple[str, str | C
         rows.append(("quality", quality_text(report.quality)))
     latency = report.latency_ms
     if latency is not None and latency.host is not None:
-        rival = "its float twin" if latency.whole_host is None else "the whole model in float"
+        rival = "the whole model in float" if any(one.whole for one in report.candidates) else "its float twin"
         gain = f", {latency.speedup:.2f}x the speed of {rival}" if latency.speedup else ""
         if latency.whole_host is not None and report.precision != "fp32":
             gain += f", {latency.whole_host / latency.host:.2f}x of it in {report.precision}"

@@ -26,8 +26,10 @@ def ending(action: Callable[[], object], arguments: list[str]) -> int:
         return _tell(_translated(error), as_json, verbose)
     except EdgekitError as error:
         return _tell(error, as_json, verbose)
-    except (click.Abort, KeyboardInterrupt):
-        _report("Interrupted", "interrupted: nothing half-written is left", "", INTERRUPTED, as_json, {})
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ or error  # click raises its own from the interrupt
+        hint = "; ".join(getattr(cause, "__notes__", ()))
+        _report("Interrupted", "interrupted: nothing half-written is left", hint, INTERRUPTED, as_json, {})
         return INTERRUPTED
     except Exception as error:
         _trace(verbose)

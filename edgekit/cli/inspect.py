@@ -10,8 +10,10 @@ import click
 from edgekit.cli.command import command as make_command
 from edgekit.cli.ladders import ladders
 from edgekit.cli.output import Cell, Column, Output, Table, facts
-from edgekit.cli.wording import number_text, plain, shape_text, size_text
-from edgekit.errors import OutputError, UsageError
+from edgekit.cli.wording import ms_text, number_text, plain, shape_text, size_text
+from edgekit.devices.device import load_device
+from edgekit.devices.latency import predict
+from edgekit.errors import EdgekitError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
@@ -97,7 +99,14 @@ def _show(out: Output, bundle: Bundle, scales: bool) -> None:
         )
     )
     ways = ladders(manifest) if manifest.codecs else None
-    for table in (_parts(manifest), ways, _tensors(manifest.part()), _fallbacks(manifest), _grids(manifest, scales)):
+    for table in (
+        _parts(manifest),
+        _variants(manifest),
+        ways,
+        _tensors(manifest.part()),
+        _fallbacks(manifest),
+        _grids(manifest, scales),
+    ):
         if table is not None:
             out.line()
             out.table(table)
@@ -149,6 +158,34 @@ def _parts(manifest: Manifest) -> Table:
         rows += [["", "", "", "", size_text(file.size_bytes), file.file, file.sha256[:12]] for file in part.companions]
     rows += [["asset", "", "", "", size_text(file.size_bytes), file.file, file.sha256[:12]] for file in manifest.assets]
     return Table(columns, rows, "Parts")
+
+
+def _variants(manifest: Manifest) -> Table | None:
+    """Those beside the whole model that run on the device alone."""
+    local = [one for one in manifest.variants if not one.codecs]
+    if len(local) < 2:
+        return None
+    columns = (
+        Column("variant", style="cyan"),
+        Column("parts"),
+        Column("points lost", number=True),
+        Column("device ms", number=True),
+    )
+    rows = []
+    for index, one in enumerate(local):
+        parts = [manifest.part(name) for name in one.parts]
+        lost = "-" if index == 0 else f"{one.drop:.2f}"
+        rows.append((one.name, ", ".join(one.parts), lost, ms_text(_predicted_ms(manifest, parts))))
+    return Table(columns, rows, "Variants on the device")
+
+
+def _predicted_ms(manifest: Manifest, parts: list[Part]) -> float | None:
+    """None for a device whose profile is not here."""
+    try:
+        device = load_device(manifest.device)
+        return sum(predict(part.segments, device, part.format).latency_ms for part in parts)
+    except EdgekitError:
+        return None
 
 
 def _tensors(part: Part) -> Table:

@@ -87,7 +87,8 @@ def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
         shapes.append(Dot(x(one.latency_ms), y(one.drop), 5, colors[f"{family.format} {family.precision}"], words))
         if one.configuration == outcome.chosen.configuration:
             shapes.append(Dot(x(one.latency_ms), y(one.drop), 9, INK, "chosen", ring=2.0))
-    return shapes + legend(list(colors.items()), ("ring: chosen", "dashed grey: expected front", "green: limits"))
+    lines = ("ring: chosen", "line: front, verified", "dashed grey: front, expected", "green: limits")
+    return shapes + legend(list(colors.items()), lines)
 
 
 def _joined(points: Sequence[tuple[float, float]], x: Scale, y: Scale, color: str, *, dashed: bool) -> list[Line]:

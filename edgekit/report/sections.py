@@ -69,8 +69,7 @@ def _size_bars(report: EvaluationReport) -> list[Bar]:
 
 
 def _float_name(report: EvaluationReport) -> str:
-    pruned = report.latency_ms is not None and report.latency_ms.whole_host is not None
-    return "Whole model in float" if pruned else "Float twin"
+    return "Whole model in float" if any(one.whole for one in report.candidates) else "Float twin"
 
 
 def layers_section(report: EvaluationReport) -> str:

@@ -11,7 +11,7 @@ from edgekit.errors import UnknownNameError, UsageError
 
 _NUMBER = re.compile(r"(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>[a-z%]*)", re.IGNORECASE)
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3, "": 1.0}
-_SIZES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30, "": 1.0}
+_SIZES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 _ENERGIES = {"uj": 1e-3, "mj": 1.0, "j": 1e3, "": 1.0}
 _POINTS = {"": 1.0, "%": 1.0, "points": 1.0}
 _SPANS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}

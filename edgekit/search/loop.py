@@ -94,7 +94,7 @@ class Search:
             self._verify(proposal)
             longest = max(longest, self.clock() - began)
         return Outcome(
-            chosen=self._chosen(),
+            chosen=self._chosen(complete=complete),
             verified=tuple(self.verified.values()),
             front=tuple(nondominated(self._built())),
             expected=tuple(self._expected_front()),
@@ -317,10 +317,12 @@ class Search:
             return one.size_bytes, one.drop, one.latency_ms
         return one.latency_ms, one.drop, one.size_bytes
 
-    def _chosen(self) -> Verified:
+    def _chosen(self, *, complete: bool) -> Verified:
         best = self._best()
         if best is None:
-            raise refusal(self.knobs.workshop.original.name, tuple(self.verified.values()), self.limits)
+            raise refusal(
+                self.knobs.workshop.original.name, tuple(self.verified.values()), self.limits, complete=complete
+            )
         return best
 
 

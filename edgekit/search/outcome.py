@@ -55,8 +55,9 @@ class Outcome:
         }
 
 
-def refusal(name: str, tried: Sequence[Verified], limits: SearchLimits) -> PlanError:
-    """Why nothing of the model `name` was chosen, with the nearest of what was built."""
+def refusal(name: str, tried: Sequence[Verified], limits: SearchLimits, *, complete: bool) -> PlanError:
+    """Why nothing of the model `name` was chosen, with the nearest of what was built. `complete`: the search ended
+    before its time, as nothing else was expected to come nearer."""
     built = [one for one in tried if not one.failed]
     if not built:
         whys = "; ".join(f"{one.configuration}: {one.failed}" for one in tried)
@@ -67,7 +68,9 @@ def refusal(name: str, tried: Sequence[Verified], limits: SearchLimits) -> PlanE
         f"no recipe of {name} was found that meets the limits; the nearest, {nearest.configuration}, has "
         + ", ".join(stated(limit, nearest.figures()[limit], getattr(limits, limit)) for limit in broken),
         binding=",".join(broken),
-        hint="raise a limit to what the nearest has, or give the search more time with --budget",
+        hint="raise a limit to what the nearest has: nothing else is expected to come nearer"
+        if complete
+        else "raise a limit to what the nearest has, or give the search more time with --budget",
     )
 
 

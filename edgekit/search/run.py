@@ -64,11 +64,9 @@ class Searched:
         ]
         return cut_jointly([self.winner, *others], split, limits)
 
-    def candidates(self, winner: Made) -> tuple[Built, ...]:
-        """The winner and the float model, as a report lists them."""
-        if self.twin.built is winner.built:
-            return (winner.built,)
-        return replace(self.twin.built, why_not="the whole model in float, to compare with"), winner.built
+    def whole(self, winner: Made) -> tuple[Built, ...]:
+        """The float model, to compare the winner with; () where it won."""
+        return () if self.twin.built is winner.built else (self.twin.built,)
 
 
 def held(made: Made, recipe: Recipe) -> Bench:

@@ -93,7 +93,9 @@ def test_the_figures_of_the_reports_stand_side_by_side(invoke_json: InvokeJson, 
 def test_a_bundle_that_another_beats_is_marked(invoke: Invoke, invoke_json: InvokeJson, three: list[str]) -> None:
     rows = {row["bundle"]: row["beaten_by"] for row in invoke_json("compare", *three)["bundles"]}
     assert rows == {"fp32.edgekit": None, "int8.edgekit": None, "slow.edgekit": "int8.edgekit"}
-    assert "beaten by int8.edgekit" in invoke("compare", *three).output
+    result = invoke("compare", *three)
+    assert "beaten by int8.edgekit" in result.output
+    assert "no better in points lost, size, or latency" in result.stderr
 
 
 def test_unlike_machines_and_models_are_told(invoke: Invoke, tmp_path: Path) -> None:

@@ -27,6 +27,16 @@ def test_it_shows_parts_shapes_scales_history_and_provenance(invoke: Invoke, bun
         assert wanted in text
 
 
+def test_variants_state_what_they_lose_and_how_long_they_take(
+    invoke: Invoke, bundle: Path, bundle_with_float: Path
+) -> None:
+    assert "Variants on the device" not in invoke("inspect", bundle).stdout
+    text = invoke("inspect", bundle_with_float).stdout
+    lines = text[text.index("Variants on the device") :].splitlines()
+    assert "points lost" in lines[1] and "device ms" in lines[1]
+    assert [line.split()[:3] for line in lines[2:4]] == [["main", "main", "-"], ["float", "float", "0.00"]]
+
+
 def test_plain_output_has_no_escape_and_no_frame(invoke: Invoke, bundle: Path) -> None:
     text = invoke("inspect", bundle).stdout
     assert "\x1b" not in text

@@ -96,6 +96,18 @@ def test_what_cannot_be_is_refused_before_torch_loads(
     assert words in result.stderr
 
 
+def test_an_interrupted_search_says_that_it_goes_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgekit.pipeline.export_recipe", interrupt)
+    command = ("export", "fashion-vit", "--device", "raspberry-pi-5", "-o", tmp_path / "vit.edgekit")
+    assert "goes on with it" in invoke(*command, "--budget", "5s", code=130).stderr
+    assert "goes on with it" not in invoke(*command, code=130).stderr
+
+
 def test_a_plot_without_a_search_is_refused(invoke: Invoke) -> None:
     result = invoke("export", "fashion-vit", "--device", "raspberry-pi-5", "--plot", "front.png", code=2)
     assert "--limit or --budget" in result.stderr

@@ -22,7 +22,8 @@ def test_the_smaller_of_two_drops_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["latency=", "latency", "latency=0ms", "latency=8MB", "size=-1", "energy=x", "drop=-1"]
+    "text",
+    ["latency=", "latency", "latency=0ms", "latency=8MB", "size=-1", "size=10", "bytes=900", "energy=x", "drop=-1"],
 )
 def test_what_is_no_quantity_is_told_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="quantity above zero") as caught:
