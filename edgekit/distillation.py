@@ -198,10 +198,10 @@ def train(
     store = (
         None
         if checkpoint is None
-        else TrainingStore(checkpoint, identify(name, origin, kept, samples, asdict(recovery)))
+        else TrainingStore(checkpoint, identify(name, origin, kept, samples, asdict(recovery)), "recovery")
     )
     if store is not None and store.exists:
-        run = store.load(kept, optimizer)
+        run = TrainingRun(**store.load(kept, optimizer)[0])
     batches = Batches(samples, student, recovery.batch, recovery.seed)
     clock, saved = _Clock(run), time.monotonic()
     whole = True
@@ -227,12 +227,12 @@ def train(
             whole = True
             if store is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 clock.into(run)
-                store.save(run, kept, optimizer)
+                store.save(run.steps, asdict(run), kept, optimizer)
                 saved = time.monotonic()
     finally:
         clock.into(run)
         if store is not None and whole:
-            store.save(run, kept, optimizer)
+            store.save(run.steps, asdict(run), kept, optimizer)
         module.eval()
         for value in frozen:
             value.requires_grad_(True)

@@ -7,8 +7,6 @@ one begins that epoch again and ends where an unbroken run ends.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,13 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgekit.errors import DataError, NumericsError
 from edgekit.progress import Progress, silent
-
-STATE, FACTS = "training.safetensors", "training.json"
+from edgekit.unfinished_training import TrainingStore, digest_facts
 
 
 @dataclass(frozen=True)
@@ -100,9 +96,10 @@ def train(
     rates = [group["lr"] for group in optimizer.param_groups]
     run = Run()
     best = _copy(objective.module)
-    store = None if checkpoint is None else _Store(checkpoint, _identity(objective, schedule))
+    store = None if checkpoint is None else TrainingStore(checkpoint, _identity(objective, schedule))
     if store is not None and store.exists:
-        run, best = store.load(objective.module, optimizer)
+        facts, best = store.load(objective.module, optimizer)
+        run = Run(**facts)
     else:
         run.best = objective.validate()
     while run.epoch < schedule.epochs and run.stale < schedule.patience:
@@ -122,7 +119,7 @@ def train(
         if score < run.best:
             run.best, run.best_epoch, best = score, run.epoch, _copy(objective.module)
         if store is not None:
-            store.save(run, objective.module, best, optimizer)
+            store.save(run.epoch, asdict(run), objective.module, optimizer, best)
     progress(f"train {objective.name}", total, total)
     objective.module.load_state_dict(best)
     objective.module.eval()
@@ -160,62 +157,4 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 
 def _identity(objective: Objective, schedule: Schedule) -> str:
     """Of what makes a run: its schedule and loss, the shapes that it trains, and how many samples it has."""
-    shapes = {name: list(value.shape) for name, value in objective.module.state_dict().items()}
-    facts = [objective.name, objective.count, objective.facts(), asdict(schedule), shapes]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Store:
-    """The state of a run in a folder. Files are renamed into place: an interruption leaves the last whole state."""
-
-    folder: Path
-    identity: str
-
-    @property
-    def exists(self) -> bool:
-        return (self.folder / FACTS).exists()
-
-    def save(self, run: Run, module: nn.Module, best: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"module/{name}": value for name, value in _copy(module).items()}
-        tensors |= {f"best/{name}": value for name, value in best.items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-        name = f"{run.epoch}-{STATE}"
-        save_file({key: value.contiguous() for key, value in tensors.items()}, self.folder / name)
-        facts = {"identity": self.identity, "state": name, **asdict(run)}
-        scratch = self.folder / f"{FACTS}.partial"
-        scratch.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        scratch.replace(self.folder / FACTS)
-        for old in self.folder.glob(f"*-{STATE}"):
-            if old.name != name:
-                old.unlink()
-
-    def load(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Run, dict[str, Tensor]]:
-        """Raises DataError for a state of another run, or one that does not read."""
-        try:
-            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
-            if facts.pop("identity") != self.identity:
-                raise DataError(
-                    f"{self.folder} holds an unfinished training of another model or with other options",
-                    hint="give the same options to go on, or another folder",
-                )
-            tensors = load_file(self.folder / Path(facts.pop("state")).name)
-            parts: dict[str, dict[str, Tensor]] = {"module": {}, "best": {}, "optimizer": {}}
-            for name, value in tensors.items():
-                kind, _, rest = name.partition("/")
-                parts[kind][rest] = value
-            module.load_state_dict(parts["module"])
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in parts["optimizer"].items():
-                index, _, key = name.partition("/")
-                state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-            return Run(**facts), parts["best"]
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"the checkpoint in {self.folder} does not read: {error}", hint="remove the folder to begin anew"
-            ) from error
+    return digest_facts([objective.name, objective.count, objective.facts(), asdict(schedule)], objective.module)
