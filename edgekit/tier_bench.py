@@ -76,6 +76,7 @@ class TierBench:
             options=replace(options, cache_dir=cache),
             folder=folder,
             keep=keep if model.postprocess is None else (),
+            original=None,
             _quantized={},
             _segments={},
             _simulated=[],
