@@ -14,7 +14,7 @@ from edgekit.search.anatomy import HEAD, STEM, Group
 from edgekit.search.knobs import Knobs
 from edgekit.search.lattice import Arc, Lattice, Path, Step
 from edgekit.search.narrowing import GONE, Shape
-from edgekit.search.space import NO_METHOD, NO_VARIANT, Configuration, Family
+from edgekit.search.space import GONE_CHOICE, NO_METHOD, NO_VARIANT, Configuration, Family
 from edgekit.search.tables import Measured, PrecisionTable, TokenTable, WidthTable
 
 # Loses too little for a group in float to matter.
@@ -170,7 +170,7 @@ class _Maker:
         if block and self.tables.widths is not None:
             lost = (DEPTH, self.tables.widths.gone[block] if part == "attention" else 0.0)
             sign = 1 if part == "attention" else -1
-            arcs += [Arc(sign * level, -sign * level, "|0", further=lost) for level in levels]
+            arcs += [Arc(sign * level, -sign * level, GONE_CHOICE, further=lost) for level in levels]
         return arcs
 
     def _precisions(self, group: Group) -> list[tuple[str, float]]:

@@ -6,33 +6,27 @@ search that was interrupted goes on with the next one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
-from edgekit.costs import peak_activation_bytes
-from edgekit.devices.energy import energy
 from edgekit.quantizers.quantize import FLOAT
-from edgekit.search.families import DEPTH, WIDTH, Tables, configuration_of, lattice_of, path_of
+from edgekit.search.corners import HOPELESS, KNOBS, TRIES, alone, optimistic, turns
+from edgekit.search.expectation import Expectation
 from edgekit.search.front import nondominated
 from edgekit.search.knobs import Knobs
-from edgekit.search.lattice import Lattice, Path
 from edgekit.search.limits import SearchLimits
 from edgekit.search.measuring import measure
-from edgekit.search.model import Curve, fit_multipliers, joint_curve
 from edgekit.search.outcome import Outcome, Proposal, refusal
-from edgekit.search.solve import Solved, best_path, front
+from edgekit.search.solve import best_path, front
 from edgekit.search.space import Configuration, Family
 from edgekit.search.state import State
-from edgekit.search.tables import Measured
 from edgekit.search.verify import Made, Verified, Verifier
 
 Goal = Literal["quality", "latency", "size"]
 # Of the time, for measuring what each knob costs; the rest is for building and judging.
 MEASURING = 0.5
-# What several knobs together, measured on calibration samples, count beside a verified artifact.
-KNOB_WEIGHT = 0.1
 FRONT_POINTS = 7
 # How many times the allowed drop the front goes on to.
 FRONT_DROPS = 4
@@ -69,22 +63,18 @@ class Search:
         self.verified: dict[Configuration, Verified] = {
             one.configuration: one for one in map(Verified.from_json, state.under("verified/"))
         }
-        self.lattices: dict[Family, Lattice] = {}
-        self.tables: dict[Family, Tables] = {}
-        self.multipliers: dict[str, float] = {}
         self._promise: dict[Family, float] = {}
         self._leading: tuple[Family, ...] = ()
-        self.curve = Curve((0.0,), (0.0,))
 
     def run(self) -> Outcome:
         """Raises PlanError, naming the nearest, where nothing that was built meets the limits."""
         start = self.clock()
         deadline = start + self.budget_s
-        self._measure(start + self.budget_s * MEASURING)
+        self.measure(start + self.budget_s * MEASURING)
         complete = False
         longest = 0.0
         while True:
-            self._repair()
+            self.model.repair(self._all)
             proposal = self._next()
             complete = proposal is None
             # What cannot be ended in time is not begun; one is always built.
@@ -95,7 +85,7 @@ class Search:
             longest = max(longest, self.clock() - began)
         return Outcome(
             chosen=self._chosen(complete=complete),
-            verified=tuple(self.verified.values()),
+            verified=self._all,
             front=tuple(nondominated(self._built())),
             expected=tuple(self._expected_front()),
             limits=self.limits,
@@ -103,71 +93,14 @@ class Search:
             complete=complete,
         )
 
-    def _measure(self, deadline: float) -> None:
-        self._peak = float(peak_activation_bytes(self.knobs.workshop.prepared()[0]))
-        self.tables = measure(self.families, self.knobs, deadline, self.clock, for_size=self.limits.by_size)
-        self.lattices = {family: lattice_of(family, tables, 0.0) for family, tables in self.tables.items()}
+    def measure(self, deadline: float) -> None:
+        """What each knob costs, as far as the time goes."""
+        tables = measure(self.families, self.knobs, deadline, self.clock, for_size=self.limits.by_size)
+        self.model = Expectation(self.knobs, self.limits, tables)
 
-    def _repair(self) -> None:
-        """Multipliers, fixed bytes and the curve anew from everything that was measured."""
-        errors: list[tuple[Mapping[str, float], float, float]] = []
-        times: list[tuple[Mapping[str, float], float, float]] = []
-        weights: dict[str, list[float]] = {}
-        seen: list[tuple[float, float]] = []
-        # Families share tables: each measurement counts once.
-        probes: set[Measured] = set()
-        together: set[tuple[str, float, Measured]] = set()
-        for family, tables in self.tables.items():
-            if tables.precision is not None:
-                whole, summed = tables.precision.whole, sum(tables.precision.errors.values())
-                probes.add(whole)
-                together |= {(family.precision, summed, whole)} if summed > 0 else set()
-            for table in (tables.tokens, tables.widths):
-                probes.update(table.probes if table is not None else ())
-            if tables.tokens is not None:
-                together.update((family.method, total, one) for total, one in tables.tokens.together)
-            if tables.widths is not None:
-                together.update((WIDTH, total, one) for total, one in tables.widths.together)
-                together.update((DEPTH, total, one) for total, one in tables.widths.shallow)
-        errors += [({kind: total}, one.error, KNOB_WEIGHT) for kind, total, one in sorted(together, key=repr)]
-        for one in self.verified.values():
-            lattice, path = self._path(one.configuration)
-            if lattice is None or path is None or one.failed:
-                continue
-            rest = {lattice.fixed_kind: lattice.fixed[1]}
-            errors.append((path.errors(), one.error - lattice.fixed[0], 1.0))
-            times.append((_added(path.latencies_ms(), rest), one.latency_ms, 1.0))
-            held = sum(arc.size_bytes for arc in path.arcs)
-            weights.setdefault(one.configuration.family.format, []).append(one.size_bytes - held)
-            if one.configuration.family.precision != FLOAT or one.configuration.keep or one.configuration.shape:
-                seen.append((one.error, one.drop))
-        self.multipliers = {
-            **fit_multipliers(*_columns(errors)),
-            **fit_multipliers(*_columns(times)),
-        }
-        for family, lattice in self.lattices.items():
-            beside = weights.get(family.format, [0.0])
-            error, latency, _ = lattice.fixed
-            self.lattices[family] = replace(lattice, fixed=(error, latency, max(0.0, sum(beside) / len(beside))))
-        self.curve = joint_curve([(one.error, one.drop) for one in probes], seen)
-
-    def _bounds(self) -> dict[str, float]:
-        """The limits on the figures that the solver adds up."""
-        limits, found = self.limits, {}
-        watts = energy(1.0, self.knobs.workshop.device)
-        latencies = [limits.latency_ms] if limits.latency_ms is not None else []
-        if limits.energy_mj is not None and watts is not None:
-            latencies.append(limits.energy_mj / watts.total_mj)
-        if latencies:
-            found["latency_ms"] = min(latencies)
-        sizes = [limits.size_bytes] if limits.size_bytes is not None else []
-        if limits.memory_bytes is not None:
-            sizes.append(max(0.0, limits.memory_bytes - self._peak))
-        if sizes:
-            found["size_bytes"] = min(sizes)
-        if limits.drop is not None:
-            found["error"] = self.curve.largest(limits.drop)
-        return {name: limit for name, limit in found.items() if limit < float("inf")}
+    @property
+    def _all(self) -> tuple[Verified, ...]:
+        return tuple(self.verified.values())
 
     def _next(self) -> Proposal | None:
         """What to build next: before anything meets the limits, what surely does; then the best that is expected to,
@@ -175,7 +108,10 @@ class Search:
         best = self._best()
         if best is None:
             return self._surest() or self._nearest()
-        first = min(self._proposals(self._bounds()), key=self._worth, default=None)
+        corner = self._corner()
+        if corner is not None:
+            return corner
+        first = min(self._proposals(self.model.bounds()), key=self._worth, default=None)
         if first is not None and self._worth(first) < self._value(best) * (1 - WORTH) - 1e-12:
             return first
         open_points = [one for one in self._expected_front() if one.configuration not in self.verified]
@@ -186,9 +122,37 @@ class Search:
             open_points, key=lambda one: min((abs(one.figures["latency_ms"] - other) for other in known), default=0.0)
         )
 
+    def _corner(self) -> Proposal | None:
+        """The best that turns one knob alone, of a knob that was not tried so yet and is not hopeless."""
+        bounds = self.model.bounds()
+        bounds.pop("error", None)
+        most = HOPELESS * self.limits.drop if self.limits.drop is not None else math.inf
+        for knob in KNOBS:
+            tried = [one for one in self.verified.values() if self._turned(one.configuration) == knob]
+            if len(tried) >= TRIES or any(not one.failed and not self.limits.broken(one.figures()) for one in tried):
+                continue
+            found = []
+            for family, lattice in self.model.lattices.items():
+                part = None if self._fails(family) else alone(family, lattice, knob)
+                if part is None:
+                    continue
+                multipliers = optimistic(self.model.multipliers, part)
+                solved = best_path(part, multipliers, AXIS[self.goal], self.model.eased(family, bounds, self._all))
+                if solved is not None:
+                    found.append(self.model.proposal(family, solved))
+            fitting = [one for one in found if self._turned(one.configuration) == knob and one.figures["drop"] <= most]
+            proposal = min(fitting, key=self._worth, default=None)
+            if proposal is not None and proposal.configuration not in self.verified:
+                return proposal
+        return None
+
+    def _turned(self, configuration: Configuration) -> str:
+        tables = self.model.tables.get(configuration.family)
+        return turns(configuration, tables.widths.whole if tables is not None and tables.widths is not None else None)
+
     def _surest(self) -> Proposal | None:
         """Of what is expected to meet all limits, with room where that can be, what fills the fullest of them least."""
-        bounds = self._bounds()
+        bounds = self.model.bounds()
         with_room = {name: ROOM * limit for name, limit in bounds.items()}
         found = self._proposals(with_room, "error") or self._proposals(bounds, "error")
         return min(found, key=lambda one: self.limits.fullness(one.figures), default=None)
@@ -196,7 +160,7 @@ class Search:
     def _nearest(self) -> Proposal | None:
         """Where nothing is expected to meet all limits: what comes nearest to one of them within the others. The model
         may be wrong, and if it is not the nearest is to be named; far beyond the limits a few attempts do."""
-        bounds = self._bounds()
+        bounds = self.model.bounds()
         found = [
             proposal
             for name in bounds
@@ -212,7 +176,7 @@ class Search:
     def _proposals(self, bounds: Mapping[str, float], minimize: str | None = None) -> list[Proposal]:
         """The best of each family that was not built yet; of the families that looked best the last time alone, once
         all were looked at."""
-        families = [family for family in self.lattices if not self._fails(family)]
+        families = [family for family in self.model.lattices if not self._fails(family)]
         ranked = sorted(families, key=lambda family: self._promise.get(family, -1.0))
         asked = ranked if minimize or not all(family in self._promise for family in ranked) else ranked[:PROMISING]
         found = self._ask(asked, bounds, minimize or AXIS[self.goal])
@@ -223,11 +187,12 @@ class Search:
     def _ask(self, families: Sequence[Family], bounds: Mapping[str, float], minimize: str) -> list[Proposal]:
         found = []
         for family in families:
-            known = [path for one in self.verified if one.family == family and (path := self._path(one)[1]) is not None]
-            solved = best_path(self.lattices[family], self.multipliers, minimize, bounds, known)
+            known = self.model.known(family, self._all)
+            eased = self.model.eased(family, bounds, self._all)
+            solved = best_path(self.model.lattices[family], self.model.multipliers, minimize, eased, known)
             self._promise[family] = float("inf")
             if solved is not None:
-                proposal = self._proposal(family, self.lattices[family], solved)
+                proposal = self.model.proposal(family, solved)
                 self._promise[family] = self._worth(proposal)
                 if proposal.configuration not in self.verified:
                     found.append(proposal)
@@ -243,34 +208,18 @@ class Search:
         ]
         return len(tried) > 1 and all(one.failed for one in tried)
 
-    def _path(self, configuration: Configuration) -> tuple[Lattice | None, Path | None]:
-        lattice = self.lattices.get(configuration.family)
-        if lattice is None:
-            return None, None
-        return lattice, path_of(lattice, configuration, self.tables[configuration.family])
-
-    def _proposal(self, family: Family, lattice: Lattice, solved: Solved) -> Proposal:
-        error, latency, size = solved.figures
-        spent = energy(latency, self.knobs.workshop.device)
-        figures = {
-            "drop": self.curve(error),
-            "latency_ms": latency,
-            "size_bytes": size,
-            "memory_bytes": size + self._peak,
-            **({} if spent is None else {"energy_mj": spent.total_mj}),
-        }
-        return Proposal(configuration_of(family, lattice, solved.path, self.tables[family]), figures, error)
-
     def _expected_front(self) -> list[Proposal]:
         """Over the families that had a place on it the first time; what loses a multiple of what is allowed is left
         out."""
         bounds = {}
-        if self.limits.drop is not None and (most := self.curve.largest(FRONT_DROPS * self.limits.drop)) < float("inf"):
+        if self.limits.drop is not None and (most := self.model.curve.largest(FRONT_DROPS * self.limits.drop)) < float(
+            "inf"
+        ):
             bounds = {"error": most}
         found = [
-            self._proposal(family, self.lattices[family], solved)
-            for family in self._leading or self.lattices
-            for solved in front(self.lattices[family], self.multipliers, bounds, FRONT_POINTS)
+            self.model.proposal(family, solved)
+            for family in self._leading or self.model.lattices
+            for solved in front(self.model.lattices[family], self.model.multipliers, bounds, FRONT_POINTS)
         ]
         kept = nondominated(found)
         self._leading = self._leading or tuple(dict.fromkeys(one.configuration.family for one in kept))
@@ -282,12 +231,12 @@ class Search:
         ]
 
     def _value(self, one: Verified) -> float:
-        return {"quality": one.error, "latency": one.latency_ms, "size": one.size_bytes}[self.goal]
+        return {"quality": self.model.effective(one), "latency": one.latency_ms, "size": one.size_bytes}[self.goal]
 
     def _verify(self, proposal: Proposal) -> None:
         expected = {**proposal.figures, "error": proposal.error}
         twin = Configuration(Family(proposal.configuration.family.format, FLOAT))
-        if twin not in self.verified and twin.family in self.lattices:
+        if twin not in self.verified and twin.family in self.model.lattices:
             # It is built in any case, to time the others against.
             self._keep(self.verifier.verify(twin, {}))
         if proposal.configuration not in self.verified:
@@ -324,13 +273,3 @@ class Search:
                 self.knobs.workshop.original.name, tuple(self.verified.values()), self.limits, complete=complete
             )
         return best
-
-
-def _added(terms: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
-    return {kind: terms.get(kind, 0.0) + more.get(kind, 0.0) for kind in {*terms, *more}}
-
-
-def _columns(
-    rows: Sequence[tuple[Mapping[str, float], float, float]],
-) -> tuple[list[Mapping[str, float]], list[float], list[float]]:
-    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]

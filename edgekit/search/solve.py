@@ -9,12 +9,12 @@ and Wismer, IEEE Transactions on Systems, Man and Cybernetics 1971), which also 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.search.lattice import FIGURES, Lattice, Path
+from edgekit.search.lattice import FIGURES, Arc, Lattice, Path
 
 # What a path may be longer than the best, relative, in the figures that it was not asked to keep small.
 NUDGE = 1e-4
@@ -35,11 +35,12 @@ def best_path(
     multipliers: Mapping[str, float],
     minimize: str,
     limits: Mapping[str, float],
-    without: Sequence[Path] = (),
+    without: Sequence[Sequence[Collection[Arc]]] = (),
 ) -> Solved | None:
     """The path of least `minimize` (a name of FIGURES) within `limits` by name; None where there is none.
 
-    Among equals the smaller in the other figures, by a nudge. `without`: paths that are known already.
+    Among equals the smaller in the other figures, by a nudge. `without`: what is known already, by step the arcs that
+    make it up.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
@@ -54,9 +55,9 @@ def best_path(
         room = (limit * SLACK - offset[index]) / scale[index]
         constraints.append(LinearConstraint(csr_array(figures[None, :, index] / scale[index]), -np.inf, room))
     place = {(step, arc): column for column, (step, arc) in enumerate(lattice.arcs)}
-    for path in without:
+    for known in without:
         row = np.zeros(len(lattice.arcs))
-        row[[place[step, arc] for step, arc in enumerate(path.arcs) if (step, arc) in place]] = 1
+        row[[place[step, arc] for step, arcs in enumerate(known) for arc in arcs if (step, arc) in place]] = 1
         constraints.append(LinearConstraint(csr_array(row[None]), -np.inf, len(lattice.steps) - 1))
     found = milp(
         weights,

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 NO_METHOD, NO_VARIANT = "none", "whole"
+# How a block that goes is chosen in a lattice.
+GONE_CHOICE = "|0"
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_the_best_path_within_limits_is_that_of_all_paths(seed: int, minimize: s
 def test_paths_that_are_known_are_left_out_one_by_one() -> None:
     lattice = random_lattice(7, steps=2, states=2)
     known: list[Path] = []
-    while (found := best_path(lattice, {}, "error", {}, known)) is not None:
+    while (found := best_path(lattice, {}, "error", {}, [[(arc,) for arc in one.arcs] for one in known])) is not None:
         known.append(found.path)
     assert len(set(known)) == len(known) == len(list(lattice.paths()))
     errors = [sum(arc.error for arc in path.arcs) for path in known]
