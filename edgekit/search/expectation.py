@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgekit.costs import peak_activation_bytes
+from edgekit.devices.device import Device
 from edgekit.devices.energy import energy
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.search.families import DEPTH, WIDTH, Tables, configuration_of, lattice_of, path_of
-from edgekit.search.knobs import Knobs
 from edgekit.search.lattice import Arc, Lattice, Path
 from edgekit.search.limits import SearchLimits
 from edgekit.search.model import Curve, fit_multipliers, joint_curve
@@ -31,19 +30,19 @@ SLIGHT = 0.1
 
 @dataclass
 class Expectation:
-    """`lattices` by family, `multipliers` by kind, `curve`: points lost over error energy."""
+    """`peak_bytes`: of the activations. `lattices` by family, `multipliers` by kind, `curve`: points lost over error
+    energy."""
 
-    knobs: Knobs
+    device: Device
     limits: SearchLimits
     tables: Mapping[Family, Tables]
+    peak_bytes: float
     multipliers: dict[str, float] = field(default_factory=dict)
     curve: Curve = field(default_factory=lambda: Curve((0.0,), (0.0,)))
     lattices: dict[Family, Lattice] = field(init=False)
-    peak_bytes: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.lattices = {family: lattice_of(family, tables, 0.0) for family, tables in self.tables.items()}
-        self.peak_bytes = float(peak_activation_bytes(self.knobs.workshop.prepared()[0]))
 
     def repair(self, verified: Sequence[Verified]) -> None:
         """Multipliers, fixed bytes and the curve anew from everything that was measured."""
@@ -105,7 +104,7 @@ class Expectation:
     def bounds(self) -> dict[str, float]:
         """The limits on the figures that the solver adds up."""
         limits, found = self.limits, {}
-        watts = energy(1.0, self.knobs.workshop.device)
+        watts = energy(1.0, self.device)
         latencies = [limits.latency_ms] if limits.latency_ms is not None else []
         if limits.energy_mj is not None and watts is not None:
             latencies.append(limits.energy_mj / watts.total_mj)
@@ -174,7 +173,7 @@ class Expectation:
 
     def proposal(self, family: Family, solved: Solved) -> Proposal:
         error, latency, size = solved.figures
-        spent = energy(latency, self.knobs.workshop.device)
+        spent = energy(latency, self.device)
         figures = {
             "drop": self.curve(error),
             "latency_ms": latency,

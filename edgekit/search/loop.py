@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from edgekit.costs import peak_activation_bytes
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.search.corners import HOPELESS, KNOBS, TRIES, alone, optimistic, turns
 from edgekit.search.expectation import Expectation
@@ -96,7 +97,8 @@ class Search:
     def measure(self, deadline: float) -> None:
         """What each knob costs, as far as the time goes."""
         tables = measure(self.families, self.knobs, deadline, self.clock, for_size=self.limits.by_size)
-        self.model = Expectation(self.knobs, self.limits, tables)
+        peak = peak_activation_bytes(self.knobs.workshop.prepared()[0])
+        self.model = Expectation(self.knobs.workshop.device, self.limits, tables, peak)
 
     @property
     def _all(self) -> tuple[Verified, ...]:

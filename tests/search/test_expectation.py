@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +11,7 @@ from edgekit.devices.device import load_device
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.search.anatomy import Group
 from edgekit.search.expectation import APART, Expectation
-from edgekit.search.families import WIDTH, Tables, lattice_of
+from edgekit.search.families import WIDTH, Tables
 from edgekit.search.lattice import Arc, Lattice, Path, Step
 from edgekit.search.limits import SearchLimits
 from edgekit.search.model import Curve
@@ -26,14 +25,6 @@ INT8, WHOLE = Family("onnx", "int8"), Family("onnx", FLOAT)
 CURVE = Curve((0.0, 1.0), (0.0, 10.0))
 
 
-class Known(Expectation):
-    """Of what has no activations."""
-
-    def __post_init__(self) -> None:
-        self.lattices = {family: lattice_of(family, known, 0.0) for family, known in self.tables.items()}
-        self.peak_bytes = 0.0
-
-
 def tables(family: Family, error: float) -> Tables:
     latency = {FLOAT: (dict.fromkeys(PARTS, 2.0),), "int8": (dict.fromkeys(PARTS, 1.0),)}
     errors = PrecisionTable(dict.fromkeys(PARTS, error), Measured(3 * error, 1.0)) if family == INT8 else None
@@ -41,14 +32,10 @@ def tables(family: Family, error: float) -> Tables:
     return Tables(groups, errors, None, None, (None,), latency, {}, {}, Measured(0, 0), 8)
 
 
-def expectation(latency_ms: float = 3.0, error: float = 1e-3) -> Known:
-    knobs = SimpleNamespace(workshop=SimpleNamespace(device=load_device("raspberry-pi-5")))
-    return Known(
-        knobs,  # type: ignore[arg-type]
-        SearchLimits(latency_ms=latency_ms, drop=5.0),
-        {family: tables(family, error) for family in (WHOLE, INT8)},
-        curve=CURVE,
-    )
+def expectation() -> Expectation:
+    known = {family: tables(family, 1e-3) for family in (WHOLE, INT8)}
+    limits = SearchLimits(latency_ms=3.0, drop=5.0)
+    return Expectation(load_device("raspberry-pi-5"), limits, known, 0.0, curve=CURVE)
 
 
 def verified(

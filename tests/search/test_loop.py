@@ -15,7 +15,7 @@ from edgekit.devices.device import load_device
 from edgekit.errors import PlanError
 from edgekit.search.anatomy import Group
 from edgekit.search.expectation import Expectation
-from edgekit.search.families import Tables, lattice_of
+from edgekit.search.families import Tables
 from edgekit.search.limits import SearchLimits
 from edgekit.search.loop import FRONT_VERIFIED, Goal, Search
 from edgekit.search.space import Configuration, Family
@@ -61,19 +61,12 @@ class World:
         return Verified(configuration, error, drop, drop, drop, ms, ms, ms, size, size, expected=expected or {})
 
 
-class Known(Expectation):
-    """Of what has no activations."""
-
-    def __post_init__(self) -> None:
-        self.lattices = {family: lattice_of(family, known, 0.0) for family, known in self.tables.items()}
-        self.peak_bytes = 0.0
-
-
 class Searched(Search):
     """Measured already: the tables are given."""
 
     def measure(self, deadline: float) -> None:
-        self.model = Known(self.knobs, self.limits, {family: tables(family) for family in self.families})
+        known = {family: tables(family) for family in self.families}
+        self.model = Expectation(self.knobs.workshop.device, self.limits, known, 0.0)
 
 
 def make(
