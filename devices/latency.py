@@ -10,7 +10,7 @@ was found to leave. Pure Python: the run side plans with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgekit.devices.calibration import Calibration, reference_calibration
@@ -51,6 +51,18 @@ class Prediction:
     by_segment: tuple[SegmentTime, ...]
     bound: Bound
     calibrated: bool
+
+    def scaled(self, factor: float) -> Prediction:
+        """Corrected by what a clock said of it."""
+        return replace(
+            self,
+            latency_ms=factor * self.latency_ms,
+            low_ms=factor * self.low_ms,
+            high_ms=factor * self.high_ms,
+            by_segment=tuple(
+                replace(one, latency_ms=factor * one.latency_ms, gflops=one.gflops / factor) for one in self.by_segment
+            ),
+        )
 
 
 @dataclass(frozen=True)

@@ -57,17 +57,12 @@ def parse_exits(text: str) -> tuple[int, ...] | None:
     return tuple(int(word) for word in text.split(","))
 
 
-def check_adaptive(recipe: Recipe, model: Model) -> None:
-    """Before minutes of work. Raises UsageError or SourceError for what cannot be made of `model`."""
+def check_words(recipe: Recipe) -> tuple[int, ...] | None:
+    """Before a model is loaded; the exits that are asked for by number. Raises UsageError for what cannot be."""
     if recipe.widths is not None:
         parse_widths(recipe.widths)
     depths = parse_exits(recipe.exits) if recipe.exits != "none" else None
-    asked = "--widths" if recipe.widths is not None else "--exits"
-    if model.onnx_path is not None:
-        raise UsageError(
-            f"{asked} with the trained .onnx file {model.name}, allowed with a torch module",
-            hint="give the module that the file was exported from",
-        )
+    asked = _asked(recipe)
     others = {
         "--prune-tokens": recipe.prune_tokens != "none",
         "--compress-tokens": recipe.compress_tokens != "none",
@@ -77,6 +72,21 @@ def check_adaptive(recipe: Recipe, model: Model) -> None:
     }
     for other in (name for name, is_asked in others.items() if is_asked):
         raise UsageError(f"{asked} with {other}, allowed one of them", hint="export a bundle for each and compare them")
+    return depths
+
+
+def _asked(recipe: Recipe) -> str:
+    return "--widths" if recipe.widths is not None else "--exits"
+
+
+def check_adaptive(recipe: Recipe, model: Model) -> None:
+    """Before minutes of work. Raises UsageError or SourceError for what cannot be made of `model`."""
+    depths = check_words(recipe)
+    if model.onnx_path is not None:
+        raise UsageError(
+            f"{_asked(recipe)} with the trained .onnx file {model.name}, allowed with a torch module",
+            hint="give the module that the file was exported from",
+        )
     paths = block_paths(model.module, model.name)
     if depths is not None:
         check_depths(depths, len(paths))

@@ -3,7 +3,7 @@
     EdgekitError                     1   anything below
     ├── UsageError                   2   an option, name, recipe or token file that cannot be (click's own share 2)
     │   └── UnknownNameError         2   a name that no registry knows; carries the nearest one
-    ├── SourceError                  3   the model could not be loaded, or is not a module
+    ├── SourceError                  3   the model could not be loaded, or is none that this can be done to
     │   ├── CaptureError             3   torch.export cannot capture it
     │   └── NumericsError            3   NaN or infinity in weights or outputs
     ├── DataError                    4   calibration, images or evaluation data cannot be used

@@ -89,6 +89,8 @@ def export_recipe(
     device = load_device(recipe.device)
     refuse_idle(recipe, _formats(recipe, device))
     check_shrinking(recipe)
+    if _adapts(recipe):
+        _check_words(recipe)
     progress("load the model and its data", 0, 0)
     original = resolve(
         module if module is not None else recipe.source,
@@ -158,8 +160,10 @@ def _searched(order: Order, fresh: bool) -> ExportResult:
         winner, split = found.winner, SplitOutcome()
         if _splits(recipe):
             winner, split = found.cut(lambda made: _split(recipe, held(made, recipe), made.built))
-        outcome, whole = (winner.built,), found.whole(winner)
-        evidence = _evidence(order, winner.bench, winner.built, found.twin.built, outcome, winner.steps, whole)
+        outcome, whole, steps = (winner.built,), found.whole(winner), winner.steps
+        if winner.verified.configuration.prunes:
+            steps = (compare("pruned", winner.bench.yardstick, winner.bench.reference), *steps)
+        evidence = _evidence(order, winner.bench, winner.built, found.twin.built, outcome, steps, whole)
         result = _packed(order, evidence, split + SplitOutcome(notes=(found.outcome.told(),)))
     return replace(result, search=found.outcome, summary={**result.summary, "search": found.outcome.to_json()})
 
@@ -304,6 +308,12 @@ def _check_split(recipe: Recipe, model: Model) -> None:
     from edgekit.splitting import check_split
 
     check_split(recipe, model)
+
+
+def _check_words(recipe: Recipe) -> None:
+    from edgekit.adaptive import check_words
+
+    check_words(recipe)
 
 
 def _check_adaptive(recipe: Recipe, original: Model) -> None:

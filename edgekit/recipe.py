@@ -297,6 +297,11 @@ class Recipe:
         """Whether the best of many recipes is asked for, rather than this one."""
         return self.limit is not None or self.budget is not None
 
+    @property
+    def learns(self) -> bool:
+        """Whether minutes of training are asked for, which an interruption does not lose."""
+        return self.prune_weights != "none" or self.compress_tokens != "none" or self.train is not None
+
     def provenance(self) -> dict[str, Scalar]:
         """Only what shapes the artifact, so that the same model exported to another path gives the same bytes."""
         values = self.to_dict()

@@ -83,6 +83,10 @@ class OnnxExporter(Exporter):
             if self.opset < NATIVE:
                 lower_opset(converted, self.opset, self.format)
             proto = to_proto(converted)
+        if not proto.graph.node:
+            raise ExportError(
+                f"{model.name} computes nothing: its outputs are inputs", hint="give a module that computes something"
+            )
         path = directory / f"{model.name}-{precision}{self.suffix}"
         write(finish(proto, self.format), path)
         return Artifact(self.format, precision, path, notes=notes)

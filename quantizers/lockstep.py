@@ -125,9 +125,9 @@ def _run(
     over: Sequence[Node],
     picked: Values | None = None,
 ) -> Values:
-    """`twin`, with its inputs looked up under the names of `node`'s inputs; those in `over` are forgotten, one sample
-    after the other, so that inputs and outputs are never in memory together. `picked`: what the node gave elsewhere,
-    whose indices it is to take."""
+    """`twin` (its own dtypes too), with its inputs looked up under the names of `node`'s inputs; those in `over` are
+    forgotten, one sample after the other, so that inputs and outputs are never in memory together. `picked`: what the
+    node gave elsewhere, whose indices it is to take."""
     count = len(samples)
     if node.op == "placeholder":
         position = [n for n in node.graph.nodes if n.op == "placeholder"].index(node)
@@ -135,19 +135,22 @@ def _run(
     if node.op == "get_attr":
         return []
     call = graph.get_submodule(str(twin.target)) if node.op == "call_module" else twin.target
-    sources = zip(node.all_input_nodes, twin.all_input_nodes, strict=True)
+    source_of = dict(zip(twin.all_input_nodes, node.all_input_nodes, strict=True))
     attributes = {
-        source.name: attribute_named(graph, str(same.target)) for source, same in sources if source.op == "get_attr"
+        source.name: attribute_named(graph, str(same.target))
+        for same, source in source_of.items()
+        if source.op == "get_attr"
     }
     results = []
     for index in range(count):
 
-        def look_up(source: Node, index: int = index) -> Any:
+        def look_up(same: Node, index: int = index) -> Any:
+            source = source_of[same]
             if source.op == "get_attr":  # read late: `before` may just have changed it
                 return attributes[source.name]
             return preferred.get(source, values[source])[index]
 
-        args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
+        args, kwargs = map_arg(twin.args, look_up), map_arg(twin.kwargs, look_up)
         with torch.no_grad():
             if picked is None:
                 results.append(call(*args, **kwargs))  # type: ignore[operator]

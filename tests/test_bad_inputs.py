@@ -102,6 +102,10 @@ def damaged():
     return module, X
 
 
+def idle():
+    return nn.Identity(), X
+
+
 def picture():
     return Picture(), {"image": torch.ones(1, 3, 16, 16)}
 """
@@ -157,6 +161,7 @@ ONNX = ("--format", "onnx")
         ("dividing", 3, "output .* holds NaN or infinity"),
         ("damaged", 3, r"the weight 'last\.weight' holds NaN"),
         ("nett", 3, r"net"),
+        ("idle", 7, "computes nothing"),
     ],
 )
 def test_a_model_that_cannot_be_taken_is_told_with_the_line_and_the_remedy(

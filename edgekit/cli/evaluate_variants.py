@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.wording import ms_text, percent_text
-from edgekit.errors import UsageError
+from edgekit.errors import DataError
 from edgekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def judge_variants(bundle: Bundle, samples: Samples, threads: int | None, progress: Progress) -> dict[str, Any]:
     """Accuracy with its interval, mean inference in ms and the share that left early, by variant; `oracle`: for each
-    sample the cheapest variant that is right (Duo-LLM), which no router beats. Raises UsageError without classes."""
+    sample the cheapest variant that is right (Duo-LLM), which no router beats. Raises DataError without classes."""
     import numpy as np
 
     from edgekit.planning.exits import oracle
@@ -26,7 +26,7 @@ def judge_variants(bundle: Bundle, samples: Samples, threads: int | None, progre
 
     post = bundle.manifest.postprocess
     if samples.classes is None or post is None or post.kind != "classification":
-        raise UsageError(
+        raise DataError(
             "--variants needs to know what is right, and these samples have no classes",
             hint="sort the data into class folders, or give an array `labels` in a .npz file",
         )

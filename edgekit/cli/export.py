@@ -136,8 +136,9 @@ def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = Fal
         try:
             result = export_recipe(recipe, fresh=fresh, progress=progress)
         except KeyboardInterrupt as interrupt:
-            if recipe.searches:
-                interrupt.__notes__ = ["what the search measured is kept: the same command goes on with it"]
+            kept = "what the search measured" if recipe.searches else "what was learned" if recipe.learns else ""
+            if kept:
+                interrupt.__notes__ = [f"{kept} is kept: the same command goes on with it"]
             raise
     if plot is not None and result.search is not None:
         title = f"{result.bundle.manifest.name} on {result.bundle.manifest.device}: recipes that nothing beats"

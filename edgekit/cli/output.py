@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 FOLDED_WIDTH = 16
 COLUMN_GAP = 2
+# Loggers of libraries that warn of what no user can change.
+CHATTER = ("torch.utils._pytree",)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Output:
     @contextmanager
     def working(self) -> Iterator[Progress]:
         """For long work: draws its progress on stderr, and keeps libraries' chatter away from stdout."""
+        for name in CHATTER:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with stdout_kept_clean(), own_stderr() as stream:
             if self.quiet:
                 yield silent

@@ -126,8 +126,10 @@ def command(
         ) as session:
             predictor = Predictor(opened, session)
             results = []
+            slowest = 0.0
             for source in sources:
                 prediction = predictor.predict(source, count=top)
+                slowest = max(slowest, prediction.latency_ms.get("inference", 0.0))
                 answer = getattr(session, "last", None)
                 if answer is not None and answer.degraded:
                     _refuse_where_a_node_is_needed(session)
@@ -140,6 +142,8 @@ def command(
                         out.line(f"answered by the {answer.summary()}")
                 else:
                     out.line(_line(source, prediction) + (f"\t{answer.summary()}" if answer is not None else ""))
+            if budget is not None:
+                _tell_slow(out, slowest, budget)
             for tier in _silent_tiers(session):
                 out.remark(f"note: the {tier} does not answer; ways through it were left out")
             refusals = _refusals(session)
@@ -150,6 +154,15 @@ def command(
     out.emit(
         {"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **refused, **first}
     )
+
+
+def _tell_slow(out: Output, slowest_ms: float, budget_ms: float) -> None:
+    """A variant is chosen by what it usually takes."""
+    if slowest_ms > budget_ms:
+        out.remark(
+            f"note: an answer took {ms_text(slowest_ms)} ms, more than the budget of {ms_text(budget_ms)}: the first "
+            "one of a session is the slowest, and what else runs here counts too"
+        )
 
 
 def _refusals(session: Any) -> dict[Tier, RemoteError]:

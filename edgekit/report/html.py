@@ -96,6 +96,10 @@ def _verdict(report: EvaluationReport) -> str:
     for change in report.changes:
         if change.name in PRUNING:
             sentence += f" {PRUNING[change.name].capitalize()}: {escape(change.detail)}."
+    latency = report.latency_ms
+    if latency is not None and latency.host is not None and latency.whole_host is not None:
+        gain = latency.whole_host / latency.host
+        sentence += f" Here it has {gain:.2f}{TIMES} the speed of the whole model in {escape(report.precision)}."
     if report.fallbacks:
         count = len(report.fallbacks)
         sentence += f" {count} {'layer was' if count == 1 else 'layers were'} kept at a higher precision to hold it."

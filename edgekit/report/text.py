@@ -21,6 +21,7 @@ PRUNING = {
     "KeepTask": "task",
     "FixLength": "length",
     "PruneWeights": "weights",
+    "NarrowBlocks": "widths",
     "CompressByQuery": "tokens",
     "SelectFrames": "frames",
     "PoolTokens": "tokens",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,8 +38,11 @@ def narrow(model: Model, shape: Shape, samples: Sequence[Sample]) -> Model:
         Kept(_best(scores.heads[index], heads), _best(scores.units[index], units))
         for index, (heads, units) in enumerate(shape)
     ]
+    start = time.perf_counter()
     student = with_blocks(teacher, cut_blocks(blocks, kept))
-    return refit(teacher, student, present(shape), stacked(samples[:FITTED], model))
+    fitted = refit(teacher, student, present(shape), stacked(samples[:FITTED], model))
+    words = ", ".join(f"{heads}x{units}" if heads else "gone" for heads, units in shape)
+    return fitted.evolve("NarrowBlocks", f"heads x hidden units by block: {words}", time.perf_counter() - start)
 
 
 def lean(model: Model) -> Model:

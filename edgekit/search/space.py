@@ -38,6 +38,10 @@ class Configuration:
     floats: tuple[str, ...] = ()
     shape: tuple[tuple[int, int], ...] | None = None
 
+    @property
+    def prunes(self) -> bool:
+        return self.keep is not None or self.shape is not None
+
     def __str__(self) -> str:
         parts = [self.family.format, self.family.precision]
         if self.floats:

@@ -130,7 +130,8 @@ class Verifier:
             energy_mj=None if spent is None else spent.total_mj,
             expected=expected,
         )
-        return replace(made, verified=verified)
+        built = replace(made.built, host_ms=host, device=made.built.device.scaled(latency / predicted))
+        return replace(made, verified=verified, built=built)
 
     def _make(self, configuration: Configuration) -> Made:
         family, workshop = configuration.family, self.workshop

@@ -184,7 +184,7 @@ def test_words_show_candidates_verdicts_fallbacks_and_the_next_step(
         "the package is missing",
         "it harms most",
         "top-1 agreement 96.0 % (95 %: 90.0 % to 99.0 %) on 100 samples against float model; SQNR 25.5 dB",
-        "4.00 ms at 1 thread, 2.00x its float twin",
+        "4.00 ms at 1 thread, 2.00x the speed of its float twin",
         "12.0 s",
         f"next: edgekit run {bundle} --input FILE",
     ):

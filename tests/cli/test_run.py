@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from edgekit.cli.output import Output
+from edgekit.cli.run import _tell_slow
+
 Invoke = Callable[..., Result]
 InvokeJson = Callable[..., dict[str, Any]]
 
@@ -105,3 +108,9 @@ def test_a_bundle_that_the_key_did_not_sign_is_not_run(
     signed = new_bundle(tmp_path / "signed.edgekit", sign_key=tmp_path / "ours")
     invoke("run", signed, "-i", photos, "--key", tmp_path / "ours.pub")
     assert invoke("run", signed, "-i", photos, "--key", tmp_path / "theirs.pub", code=9).stdout == ""
+
+
+@pytest.mark.parametrize(("budget", "told"), [(1e-6, True), (1e6, False)])
+def test_an_answer_over_its_budget_is_told(budget: float, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    _tell_slow(Output(), 0.5, budget)
+    assert ("more than the budget" in capsys.readouterr().err) == told

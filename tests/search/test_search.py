@@ -21,6 +21,7 @@ from edgekit.model import Model
 from edgekit.pipeline import ExportResult, export_recipe
 from edgekit.progress import silent
 from edgekit.recipe import Recipe
+from edgekit.report.model import EvaluationReport
 from edgekit.runtimes.load import load
 from edgekit.search.run import search, state_path
 from edgekit.zoo.fashion import FashionVit, fashion_vit
@@ -57,6 +58,13 @@ def test_the_bundle_holds_what_was_chosen_within_the_limits(result: ExportResult
     (part,) = result.bundle.manifest.parts
     assert part.size_bytes == chosen.size_bytes
     assert part.precision == chosen.configuration.family.precision
+    report = EvaluationReport.from_json(result.bundle.report)
+    assert report.latency_ms is not None
+    assert report.latency_ms.predicted[0].p50 == pytest.approx(chosen.latency_ms)
+    named = {change.name for change in report.changes}
+    assert ("NarrowBlocks" in named) == (chosen.configuration.shape is not None)
+    assert ("PruneTokens" in named) == (chosen.configuration.keep is not None)
+    assert (report.parity[0].step == "pruned") == chosen.configuration.prunes
     with load(result.bundle.path) as session:
         assert session is not None
 

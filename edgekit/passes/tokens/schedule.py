@@ -97,6 +97,11 @@ def for_share(
     whole = shape.flops()
     if shape.flops(schedule_of(high)) > share * whole:
         least = shape.flops(schedule_of(high)) / whole
+        if least >= 1:
+            raise UsageError(
+                f"no token can be taken: there are {shape.tokens}, and {shape.protected} of them stay",
+                hint="--prune-tokens none, or a longer input",
+            )
         raise UsageError(
             f"{share:g} of the FLOPs cannot be reached, {least:.2f} at least",
             hint=f"--prune-tokens with a share of {math.ceil(100 * least) / 100:g} or more, or another method",

@@ -53,3 +53,9 @@ def test_the_schedule_for_a_share_is_just_below_it(share: float) -> None:
 def test_a_share_out_of_reach_says_what_is_within() -> None:
     with pytest.raises(UsageError, match="at least"):
         for_share(SHAPE, 0.01, lambda removed: even(SHAPE, removed), 0.0, 50.0)
+
+
+def test_where_no_token_can_be_taken_that_is_said() -> None:
+    alone = Shape(tokens=1, protected=1, width=8, attention=((8, 8),) * 2, feed_forward=(16,) * 2)
+    with pytest.raises(UsageError, match="no token can be taken: there are 1, and 1 of them stay"):
+        for_share(alone, 0.7, lambda removed: even(alone, removed), 0.0, 50.0)
