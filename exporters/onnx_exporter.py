@@ -83,7 +83,7 @@ class OnnxExporter(Exporter):
             if self.opset < NATIVE:
                 lower_opset(converted, self.opset, self.format)
             proto = to_proto(converted)
-        if not proto.graph.node:
+        if all(node.op_type == "Identity" for node in proto.graph.node):
             raise ExportError(
                 f"{model.name} computes nothing: its outputs are inputs", hint="give a module that computes something"
             )
