@@ -130,6 +130,14 @@ BOTTLENECKS = Registry(
     },
 )
 
+KERNELS = Registry(
+    "kernel",
+    {
+        "kmeans-assign": "edgekit.runtimes.kernels.kmeans:ASSIGN",
+        "kmeans-update": "edgekit.runtimes.kernels.kmeans:UPDATE",
+    },
+)
+
 TOKEN_COMPRESSORS = Registry(
     "token compressor",
     {
