@@ -38,6 +38,8 @@ COLUMNS = (
 )
 # Points that lose more than this many times the limit would squeeze the rest of the picture.
 SHOWN_DROPS = 5
+# The axis of latencies begins at zero where the least is less than this share of the largest.
+FAR_APART = 0.4
 
 
 def show_search(out: Output, outcome: Outcome) -> None:
@@ -63,12 +65,13 @@ def _row(one: Verified, outcome: Outcome) -> tuple[Cell, ...]:
 
 
 def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
-    """A dot a verified recipe, a colour a format and precision, the front joined; the expected front as a dashed line,
-    the chosen recipe ringed, limits dashed."""
+    """A dot a verified recipe, a colour a format and precision; those joined that none beats in both, the expected front
+    as a dashed line, the chosen recipe ringed, limits dashed."""
     limits = outcome.limits
     ceiling = max(SHOWN_DROPS * (limits.drop or 0.0), 2.0)
     shown = [one for one in outcome.verified if not one.failed and one.drop <= ceiling]
-    x_ticks = ticks([one.latency_ms for one in shown], limits.latency_ms, zero=True)
+    latencies = [one.latency_ms for one in shown]
+    x_ticks = ticks(latencies, limits.latency_ms, zero=min(latencies) < FAR_APART * max(latencies))
     y_ticks = ticks([one.drop for one in shown], limits.drop, zero=True)
     x, y, shapes = sheet(x_ticks, y_ticks, title, "latency on the device, ms")
     inside = [
@@ -77,7 +80,7 @@ def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
         if one.figures["drop"] <= y_ticks[-1] and one.figures["latency_ms"] <= x_ticks[-1]
     ]
     shapes += _joined(inside, x, y, SOFT, dashed=True)
-    shapes += _joined([(one.latency_ms, one.drop) for one in outcome.front if one in shown], x, y, INK, dashed=False)
+    shapes += _joined(_falling([(one.latency_ms, one.drop) for one in shown]), x, y, INK, dashed=False)
     shapes += limit_lines(x, y, limits.latency_ms, limits.drop)
     names = dict.fromkeys(f"{one.configuration.family.format} {one.configuration.family.precision}" for one in shown)
     colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(names)}
@@ -89,6 +92,15 @@ def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
             shapes.append(Dot(x(one.latency_ms), y(one.drop), 9, INK, "chosen", ring=2.0))
     lines = ("ring: chosen", "line: front, verified", "dashed grey: front, expected", "green: limits")
     return shapes + legend(list(colors.items()), lines)
+
+
+def _falling(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other beats in both: the front in the plane that is drawn, which size does not see."""
+    kept: list[tuple[float, float]] = []
+    for latency, drop in sorted(points):
+        if not kept or drop < kept[-1][1]:
+            kept.append((latency, drop))
+    return kept
 
 
 def _joined(points: Sequence[tuple[float, float]], x: Scale, y: Scale, color: str, *, dashed: bool) -> list[Line]:

@@ -128,7 +128,7 @@ def _tiles(report: EvaluationReport) -> list[str]:
             threads = f"{latency.threads} thread{'s' if latency.threads != 1 else ''}"
             tiles.append(_tile("Latency here", ms_text(latency.host), f"measured, {threads}{speed}"))
     if report.memory is not None:
-        small = f"{report.compression_ratio:.1f}{TIMES} smaller than float" if report.compression_ratio else "on disk"
+        small = _beside_float(report.compression_ratio)
         tiles.append(_tile("Size", size_text(report.memory.artifact_bytes), small))
         if report.memory.peak_activation_bytes:
             detail = "largest set of live tensors"
@@ -137,6 +137,12 @@ def _tiles(report: EvaluationReport) -> list[str]:
         detail = "estimated, one inference" if report.energy.estimated else "measured, one inference"
         tiles.append(_tile("Energy", f"{three_digits(report.energy.energy_mj)} mJ", detail))
     return tiles
+
+
+def _beside_float(ratio: float | None) -> str:
+    if not ratio:
+        return "on disk"
+    return f"{ratio:.1f}{TIMES} smaller than float" if ratio >= 1 else f"{1 / ratio:.1f}{TIMES} the size of float"
 
 
 def _tile(name: str, value: str, detail: str) -> str:

@@ -307,6 +307,15 @@ SECTIONS = {
 }
 
 
+def _short(commit: str) -> str:
+    return commit[:10] if len(commit) == 40 else commit
+
+
+def _machine(run: dict[str, Any]) -> str:
+    isa = run["isa"] if isinstance(run["isa"], str) else f"x86_64 {' '.join(run['isa'])}"
+    return f"{run.get('cpu') or run['device']}, {isa}"
+
+
 def table() -> str:
     rows: list[Row] = []
     facts: dict[str, list[str]] = {}
@@ -317,8 +326,8 @@ def table() -> str:
         rows += section(result)
         run = result.get("environment", result)
         if "commit" in run:
-            machine = f"{run['cpu']}, {run['isa']}" if "cpu" in run else "machine not recorded"
-            facts.setdefault(machine, []).append(f"{name} at {run['commit']}")
+            machine = _machine(run)
+            facts.setdefault(machine, []).append(f"{name} at {_short(run['commit'])}")
     lines = ["| | goal | measured | by `python` |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", "One thread unless said, medians, peers in turns in the same process.", ""]

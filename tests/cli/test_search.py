@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from edgekit.cli.drawing import Dot, Line, Shape, to_png, to_svg
+from edgekit.cli.drawing import INK, Dot, Line, Shape, to_png, to_svg
 from edgekit.cli.output import Output
 from edgekit.cli.search_front import search_shapes, show_search
 from edgekit.search.limits import SearchLimits
@@ -54,6 +54,10 @@ def test_the_picture_shows_what_was_built_and_rings_the_choice() -> None:
     chosen = next(dot for dot in dots(shapes) if str(FRONT[1].configuration) in dot.words)
     assert (ring.x, ring.y) == (chosen.x, chosen.y)
     assert len({dot.color for dot in dots(shapes)}) == 2
+    drawn = sorted((dot.x, dot.y) for dot in dots(shapes))
+    joined = [shape for shape in shapes if isinstance(shape, Line) and shape.color == INK and not shape.dashed]
+    assert joined and all(one.x1 < one.x2 and one.y1 < one.y2 for one in joined)  # later and lower: down the page
+    assert all((one.x1, one.y1) in drawn and (one.x2, one.y2) in drawn for one in joined)
     dashed = [shape for shape in shapes if isinstance(shape, Line) and shape.dashed]
     assert len(dashed) == 2 + len(EXPECTED) - 1  # two limits, and the expected front between its points
 
