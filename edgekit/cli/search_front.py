@@ -65,8 +65,8 @@ def _row(one: Verified, outcome: Outcome) -> tuple[Cell, ...]:
 
 
 def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
-    """A dot a verified recipe, a colour a format and precision; those joined that none beats in both, the expected front
-    as a dashed line, the chosen recipe ringed, limits dashed."""
+    """A dot a verified recipe, a colour a format and precision; those joined that none beats in both, the expected
+    front as a dashed line, the chosen recipe ringed, limits dashed."""
     limits = outcome.limits
     ceiling = max(SHOWN_DROPS * (limits.drop or 0.0), 2.0)
     shown = [one for one in outcome.verified if not one.failed and one.drop <= ceiling]
