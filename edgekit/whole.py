@@ -19,7 +19,7 @@ from edgekit.model import Model
 from edgekit.parity import Limits
 from edgekit.quantizers.quantize import FLOAT
 from edgekit.runtimes.session import SessionOptions
-from edgekit.selection import Built, Candidate
+from edgekit.selection import HOST_UNIT, Built, Candidate
 
 NO_LIMITS = Limits(None, None)
 # What pruning has to gain, in latency, to be worth what it loses.
@@ -58,15 +58,19 @@ def told(whole: Sequence[Built], winner: Built) -> str:
 
 
 def decline(whole: Model, pruned: Model, exporter: Exporter, device: Device, threads: int, folder: Path) -> str:
-    """Why auto leaves `whole` as it is, where `pruned` is no faster in float: by the geometric mean of what is
-    predicted for the device and what this machine measures, in turns. Empty where it is, and where one of the two
-    cannot be exported, which its candidate tells better. Both are captured."""
+    """Why auto leaves `whole` as it is, where `pruned` is no faster in float: by what is predicted for the device, and
+    where the same kind of unit runs it by the geometric mean of that and of what this machine measures, in turns.
+    Empty where it is, and where one of the two cannot be exported, which its candidate tells better. Both are captured.
+    """
     predicted = [predict(segments(model, FLOAT), device, exporter.format).latency_ms for model in (whole, pruned)]
     try:
         measured = _time_both(whole, pruned, exporter, device, threads, folder)
     except EdgekitError:
         return ""
-    if math.sqrt(predicted[1] / predicted[0] * measured[1] / measured[0]) <= WORTH:
+    ratio = predicted[1] / predicted[0]
+    if device.unit_for(exporter.format).name == HOST_UNIT:
+        ratio = math.sqrt(ratio * measured[1] / measured[0])
+    if ratio <= WORTH:
         return ""
     return (
         f"auto pruned no heads or tokens, for no time is gained: in float {measured[1]:.3g} against "
