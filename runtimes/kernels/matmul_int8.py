@@ -203,7 +203,7 @@ def _w8a8_examples() -> Sequence[Example]:
         Example("no rows", (*_scene(0, 5, 8), full), *EXACT),
         Example("no inputs", (*_scene(2, 3, 0), half), *EXACT),
         Example("sums beyond 2^24", (extreme, extreme, scales, scales, None, full), *EXACT),
-        Example("bias", (*_scene(18, 20, 33, True), full), 2.0**-22, "product and sum may round as one: half a step and one"),
+        Example("bias", (*_scene(18, 20, 33, True), full), 2.0**-22, "product and sum may round as one: 1.5 steps"),
         Example("bias, in bf16", (*_scene(4, 20, 33, True), half), *ONE_STEP),
     ]
 
