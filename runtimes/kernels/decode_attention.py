@@ -1,0 +1,217 @@
+"""Attention of one query per sequence against a cache of int8 keys and values, split over the keys where it is long.
+
+    s_j = c_j (q k_j) / sqrt(D)      o = sum_j exp(s_j) d_j v_j / sum_j exp(s_j)      lse = ln sum_j exp(s_j)
+
+q: [B, H, D] in one of float32, bf16, fp16; k, v: int8 [keys, H, D], sequences back to back with starts: int32 [B + 1];
+c, d: float32 [keys, H], the step of a token and head; o as q, lse: float32 [B, H]. A sequence without keys has o = 0
+and lse = -inf. Steps per token fit a cache that grows by a token (keys by channel are finer: KIVI, arXiv:2402.02750).
+
+A program owns a sequence, a head and a split of SPLIT keys, converts the cache in registers and keeps sums in float32;
+the splits' results are merged by merge_shards (after FlashInfer, arXiv:2501.01005). `longest` foretells the length of
+the longest sequence, so that it need not come to the host: the last split takes whatever is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.merge_shards import MERGE
+from edgekit.runtimes.kernels.online_softmax import LN_2, LOG2_E, LOWEST, absorb, all_aligned, at, narrow
+
+
+def attend(
+    queries: Tensor, keys: Tensor, key_steps: Tensor, values: Tensor, value_steps: Tensor, starts: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    """Shapes as above; `longest` decides the splits, not the result."""
+    result, logsum = call(DECODE, queries, keys, key_steps, values, value_steps, starts, longest)
+    return result, logsum
+
+
+def dense_reference(queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values as float32 [keys, H, D]. Everything is float32; the result is rounded once."""
+    result = torch.zeros_like(queries)
+    logsum = torch.full(queries.shape[:2], -math.inf, device=queries.device)
+    ends = starts.tolist()
+    for row, (first, last) in enumerate(pairwise(ends)):
+        if first < last:
+            scores = torch.einsum("hd,khd->hk", queries[row].float(), keys[first:last]) / math.sqrt(queries.shape[2])
+            result[row] = torch.einsum("hk,khd->hd", scores.softmax(1), values[first:last]).to(queries.dtype)
+            logsum[row] = scores.logsumexp(1)
+    return result, logsum
+
+
+def _reference(
+    queries: Tensor, keys: Tensor, key_steps: Tensor, values: Tensor, value_steps: Tensor, starts: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    return dense_reference(queries, keys * key_steps[..., None], values * value_steps[..., None], starts)
+
+
+@triton.jit
+def stretch(starts, sequence, SPLIT: tl.constexpr):
+    """First and last + 1 of the keys of this program, whose split is program_id(1)."""
+    split = tl.program_id(1)
+    beginning, ending = tl.load(starts + sequence), tl.load(starts + sequence + 1)
+    first = tl.minimum(beginning + split * SPLIT, ending)
+    last = tl.where(split == tl.num_programs(1) - 1, ending, tl.minimum(first + SPLIT, ending))
+    return first, last
+
+
+@triton.jit
+def finish(results, logsums, product, total, reference, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Stores product [1, D] / total [1] of this program's split, row and head."""
+    row = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    along = tl.arange(0, BLOCK_D)[None, :]
+    divisor = tl.where(total > 0, total, 1.0)
+    result = narrow(product / divisor[:, None], results.dtype.element_ty)
+    tl.store(results + row * WIDTH + along, result, mask=along < WIDTH)
+    logsum = tl.where(total > 0, (reference + tl.log2(divisor)) * LN_2, float("-inf"))
+    tl.store(logsums + row + tl.arange(0, 1), logsum)
+
+
+@triton.jit
+def _decode_attention_kernel(
+    queries, keys, key_steps, values, value_steps, starts, results, logsums, heads, scale,
+    WIDTH: tl.constexpr, ALIGNED: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    sequence, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    first, last = stretch(starts, sequence, SPLIT)
+    along = tl.arange(0, BLOCK_D)[None, :]
+    deep = along < WIDTH
+    q = tl.load(queries + tl.program_id(0) * WIDTH + along, mask=deep, other=0.0).to(tl.float32) * scale
+    product = tl.zeros([1, BLOCK_D], tl.float32)
+    total = tl.zeros([1], tl.float32)
+    reference = tl.full([1], LOWEST, tl.float32)
+    for start in range(first, last, BLOCK_N):
+        rows = start + tl.arange(0, BLOCK_N)
+        inside = rows < last
+        token = rows.to(tl.int64) * heads + head
+        places, present = token[:, None] * WIDTH + along, inside[:, None] & deep
+        k = tl.load(at(keys, places, ALIGNED), mask=present, other=0).to(tl.float32)
+        scores = tl.sum(q * k, 1) * tl.load(key_steps + token, mask=inside, other=0.0)
+        scores = tl.where(inside, scores, float("-inf"))[None, :]
+        weights, product, total, reference = absorb(scores, product, total, reference, 0, 0)
+        steps = tl.load(value_steps + token, mask=inside, other=0.0)
+        v = tl.load(at(values, places, ALIGNED), mask=present, other=0).to(tl.float32)
+        product += tl.sum(tl.trans(weights * steps[None, :]) * v, 0)[None, :]
+    finish(results, logsums, product, total, reference, WIDTH, BLOCK_D)
+
+
+CONFIGS = (Config({"SPLIT": 512, "BLOCK_N": 32}, warps=4, stages=3),)
+
+
+def _constants(width: int, aligned: bool) -> dict[str, int]:
+    return {"WIDTH": width, "ALIGNED": int(aligned), "BLOCK_D": max(16, triton.next_power_of_2(width))}
+
+
+def split_and_merge(
+    queries: Tensor, longest: int, split: int, start: Callable[[tuple[int, int], Tensor, Tensor], None]
+) -> tuple[Tensor, Tensor]:
+    """`start` launches a grid of rows and splits that fills results [S, B, H, D] and their logarithms [S, B, H]. More
+    than one split leave theirs in float32, so that the result is rounded once."""
+    count, heads, width = queries.shape
+    splits = max(1, triton.cdiv(longest, split))
+    kind = queries.dtype if splits == 1 else torch.float32
+    results = torch.empty(splits, count, heads, width, dtype=kind, device=queries.device)
+    logsums = torch.empty(splits, count, heads, device=queries.device)
+    if results.numel():
+        start((count * heads, splits), results, logsums)
+    if splits == 1:
+        return results[0], logsums[0]
+    result, logsum = MERGE.launch(results, logsums)
+    return result.to(queries.dtype), logsum
+
+
+def _launch(
+    queries: Tensor, keys: Tensor, key_steps: Tensor, values: Tensor, value_steps: Tensor, starts: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    heads, width = queries.shape[1:]
+    (config,) = CONFIGS
+    operands = [one.contiguous() for one in (queries, keys, key_steps, values, value_steps, starts)]
+
+    def start(grid: tuple[int, int], results: Tensor, logsums: Tensor) -> None:
+        constants = {**config.constants, **_constants(width, all_aligned(width, operands[1], operands[3]))}
+        _decode_attention_kernel[grid](
+            *operands, results, logsums, heads, LOG2_E / math.sqrt(width), **constants,
+            num_warps=config.warps, num_stages=config.stages,
+        )  # fmt: skip
+
+    return split_and_merge(queries, longest, config.constants["SPLIT"], start)
+
+
+def _cost(
+    queries: Tensor, keys: Tensor, key_steps: Tensor, values: Tensor, value_steps: Tensor, starts: Tensor, longest: int
+) -> Cost:
+    """The splits' results, 1/SPLIT of the cache's values, are not counted."""
+    operands = (queries, keys, key_steps, values, value_steps, starts, queries)
+    return Cost(4.0 * keys.numel(), float(sum(one.nbytes for one in operands) + 4 * queries[..., 0].numel()))
+
+
+def _scene(lengths: Sequence[int], heads: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(len(lengths) + sum(lengths))
+    shape = sum(lengths), heads, width
+    q = torch.randn(len(lengths), heads, width, generator=generator).to(dtype)
+    k, v = (torch.randint(-127, 128, shape, generator=generator).to(torch.int8) for _ in range(2))
+    c, d = (0.03 * torch.rand(shape[:2], generator=generator) + 1e-3 for _ in range(2))
+    return q, k, c, v, d, torch.tensor([0, *lengths]).cumsum(0).int()
+
+
+def _examples() -> Sequence[Example]:
+    q, k, c, v, d, starts = _scene((40, 3), 2, 16)
+    extreme = k.sign().mul(-128).clamp(-128, 127).to(torch.int8)
+    turned = "one unit in the last place, where a result lies at the middle of two"
+    return [
+        Example("odd", (*_scene((5, 37, 1), 3, 20), 37)),
+        Example("more keys than a split", (*_scene((600, 3, 530), 1, 7), 600)),
+        Example("longer than was foretold", (*_scene((9, 1100), 1, 5), 700)),
+        Example("no keys for one, nor in its splits", (*_scene((0, 513), 2, 4), 513)),
+        Example("no keys", (*_scene((0, 0), 2, 4), 0)),
+        Example("no sequences", (*_scene((), 2, 4), 0)),
+        Example("the ends of int8", (q, extreme, c, v, d, starts, 40)),
+        Example(
+            "large scores", (20 * q, k, c, v, d, starts, 40),
+            1e3 * 2.0**-21, "a score below 10^3 errs by 2^-24 of it, its sum by eight times that, like the weight",
+        ),
+        Example("fp16", (*_scene((9, 33), 2, 16, torch.float16), 33), 2.0**-10, turned),
+        Example("bf16 in splits", (*_scene((9, 530), 1, 16, torch.bfloat16), 530), 2.0**-7, turned),
+    ]  # fmt: skip
+
+
+def _load(device: torch.device) -> tuple[Any, ...]:
+    """32 users of 8 heads whose caches hold 1,024 to 8,160 tokens."""
+    lengths = [1024 + 7136 * user // 31 for user in range(32)]
+    return *(one.to(device) for one in _scene(lengths, 8, 128, torch.bfloat16)), max(lengths)
+
+
+DECODE = Kernel(
+    name="decode-attention",
+    formula="o = sum_j exp(c_j q k_j / sqrt(D)) d_j v_j / sum_j exp(c_j q k_j / sqrt(D)), k and v in int8",
+    source="FlashInfer, arXiv:2501.01005",
+    reference=_reference,
+    launch=_launch,
+    cost=_cost,
+    examples=_examples,
+    load=_load,
+    entries=(
+        Entry(
+            _decode_attention_kernel,
+            {
+                "queries": "*bf16",
+                **dict.fromkeys(("keys", "values"), "*i8"),
+                **dict.fromkeys(("key_steps", "value_steps", "results", "logsums"), "*fp32"),
+                "starts": "*i32",
+                "heads": "i32",
+                "scale": "fp32",
+            },
+            tuple(Config({**one.constants, **_constants(128, True)}, one.warps, one.stages) for one in CONFIGS),
+        ),
+    ),
+)
