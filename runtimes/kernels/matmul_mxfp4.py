@@ -178,6 +178,7 @@ def _examples() -> Sequence[Example]:
     x, packed, scales, *rest = _scene(2, 5, 64)
     # Neither zeros nor two signs: infinity in the place of NaN would otherwise end as NaN too.
     positive = (packed & 0x66) | 0x11
+    missing = torch.where(scales == scales.max(), NOT_A_NUMBER, scales)
     return [
         Example("odd", _scene(5, 19, 96)),
         Example("bias", _scene(17, 21, 160, bias=True)),
@@ -188,7 +189,7 @@ def _examples() -> Sequence[Example]:
         Example("no inputs", _scene(2, 5, 0, bias=True, dtype=torch.bfloat16)),
         Example("subnormal weights", (small * 2.0**100, *least)),
         Example("largest weights", (large * 2.0**-100, *most)),
-        Example("a scale that is NaN", (x.abs() + 1, positive, torch.where(scales == scales.max(), 255, scales), *rest)),
+        Example("a scale that is NaN", (x.abs() + 1, positive, missing, *rest)),
         Example(
             "in bf16", _scene(9, 33, 128, bias=True, dtype=torch.bfloat16),
             2.0**-7, "a value between two of bf16 may round to either: 2^-7 of it at most",

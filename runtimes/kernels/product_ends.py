@@ -22,7 +22,7 @@ from edgekit.runtimes.kernels.base import Config, Entry
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 OUTPUTS = (torch.bfloat16, torch.float32)
-# Decoding brings a row for each sequence: from here on a tile of 16 rows would read the weights more than once.
+# Decoding brings one row for each sequence. A tile of 16 holds as many; for more it would read the weights again.
 FEW_ROWS = 16
 SUM_CONFIG = Config({"BLOCK_N": 256}, warps=4, stages=1)
 
