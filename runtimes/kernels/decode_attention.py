@@ -155,13 +155,16 @@ def _cost(
     return Cost(4.0 * keys.numel(), float(sum(one.nbytes for one in operands) + 4 * queries[..., 0].numel()))
 
 
-def _scene(lengths: Sequence[int], heads: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(len(lengths) + sum(lengths))
+def _scene(
+    lengths: Sequence[int], heads: int, width: int, dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, ...]:  # fmt: skip
+    on: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(sum(lengths) + width), "device": device}
     shape = sum(lengths), heads, width
-    q = torch.randn(len(lengths), heads, width, generator=generator).to(dtype)
-    k, v = (torch.randint(-127, 128, shape, generator=generator).to(torch.int8) for _ in range(2))
-    c, d = (0.03 * torch.rand(shape[:2], generator=generator) + 1e-3 for _ in range(2))
-    return q, k, c, v, d, torch.tensor([0, *lengths]).cumsum(0).int()
+    q = torch.randn(len(lengths), heads, width, **on).to(dtype)
+    k, v = (torch.randint(-127, 128, shape, dtype=torch.int8, **on) for _ in range(2))
+    c, d = (0.03 * torch.rand(shape[:2], **on) + 1e-3 for _ in range(2))
+    return q, k, c, v, d, torch.tensor([0, *lengths], device=device).cumsum(0).int()
 
 
 def _examples() -> Sequence[Example]:
@@ -188,7 +191,7 @@ def _examples() -> Sequence[Example]:
 def _load(device: torch.device) -> tuple[Any, ...]:
     """32 users of 8 heads whose caches hold 1,024 to 8,160 tokens."""
     lengths = [1024 + 7136 * user // 31 for user in range(32)]
-    return *(one.to(device) for one in _scene(lengths, 8, 128, torch.bfloat16)), max(lengths)
+    return *_scene(lengths, 8, 128, torch.bfloat16, device), max(lengths)
 
 
 DECODE = Kernel(
