@@ -135,6 +135,14 @@ KERNELS = Registry(
     {
         "kmeans-assign": "edgekit.runtimes.kernels.kmeans:ASSIGN",
         "kmeans-update": "edgekit.runtimes.kernels.kmeans:UPDATE",
+        "ragged-decode": "edgekit.runtimes.kernels.ragged_decode:DECODE",
+        "matmul-w8a8": "edgekit.runtimes.kernels.matmul_int8:W8A8",
+        "matmul-w8a16": "edgekit.runtimes.kernels.matmul_int8:W8A16",
+        "matmul-w4a16": "edgekit.runtimes.kernels.matmul_int4:W4A16",
+        "matmul-mxfp4": "edgekit.runtimes.kernels.matmul_mxfp4:MXFP4",
+        "rational": "edgekit.runtimes.kernels.rational:FORWARD",
+        "rational-backward": "edgekit.runtimes.kernels.rational:BACKWARD",
+        "token-bleu": "edgekit.runtimes.kernels.token_bleu:BLEU",
     },
 )
 

@@ -59,7 +59,9 @@ def compile_kernel(kernel: Kernel, arch: str) -> Iterator[Binary]:
 def _compile(name: str, entry: Entry, config: Config, arch: str) -> Binary:
     signature = {**entry.signature, **dict.fromkeys(config.constants, "constexpr")}
     ordered = {argument: signature[argument] for argument in entry.function.arg_names}
-    source: Any = ASTSource(fn=entry.function, signature=ordered, constexprs=dict(config.constants))
+    # As at a call: tensors begin at multiples of 16 bytes, and loads may be wide.
+    aligned = {(place,): [["tt.divisibility", 16]] for place, kind in enumerate(ordered.values()) if kind[0] == "*"}
+    source: Any = ASTSource(entry.function, ordered, constexprs=dict(config.constants), attrs=aligned)
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
     try:
         made = triton.compile(source, target=GPUTarget("cuda", int(arch[3:]), WARP), options=options)
