@@ -161,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         folder, runs = Path(place), {}
         for recipe in RECIPES:
-            if recipe.name not in (*asked.recipes, RECIPES[0].name):
+            if recipe.name not in (*asked.recipes, RECIPES[0].name) or (kept and recipe.name not in kept["rows"]):
                 continue
             run, size, detail = build(recipe, model, folder, stack)
             runs[recipe.name] = run
