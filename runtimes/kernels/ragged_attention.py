@@ -139,18 +139,20 @@ def _ragged_attention_kernel(
     tl.store(logsums + (first_query + rows).to(tl.int64) * heads + head, logsum, mask=rows < query_count)
 
 
-# For long, middling and short sequences.
+# For long, middling and short sequences; wide heads and float32, whose tiles take more, use smaller ones.
 CONFIGS = (
     Config({"BLOCK_M": 128, "BLOCK_N": 64}, warps=8, stages=3),
     Config({"BLOCK_M": 64, "BLOCK_N": 32}, warps=4, stages=3),
-    Config({"BLOCK_M": 16, "BLOCK_N": 32}, warps=2, stages=2),
+    Config({"BLOCK_M": 16, "BLOCK_N": 32}, warps=4, stages=2),
 )
 
 
 def _config(queries: Tensor, sequences: int) -> Config:
     """By the mean length, which the shapes tell."""
-    mean = len(queries) / max(sequences, 1)
-    return CONFIGS[0 if mean >= 128 and queries.shape[2] <= 64 else 1 if mean > 32 and queries.shape[2] <= 128 else 2]
+    mean, row_bytes = len(queries) / max(sequences, 1), queries[0, 0].nbytes
+    if queries.dtype == torch.float32 or mean <= 32 or row_bytes > 256:
+        return CONFIGS[2]
+    return CONFIGS[0 if mean >= 128 and row_bytes <= 128 else 1]
 
 
 def _constants(width: int, sized: bool, causal: bool, method: Method, aligned: bool) -> dict[str, int]:
@@ -198,9 +200,6 @@ def _cost(
     return Cost(4.0 * pairs * heads * width, float(moved))
 
 
-TYPES = torch.float16, torch.bfloat16
-
-
 def _scene(
     rows: Sequence[int], columns: Sequence[int], heads: int, width: int, dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -211,16 +210,24 @@ def _scene(
     return tuple(one.to(device) for one in (q.to(dtype), k.to(dtype), v.to(dtype), *starts))
 
 
+def _halved(scene: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    q, k, v, *starts = scene
+    return (q / 10).to(dtype), k.to(dtype), (v + 1).to(dtype), *starts
+
+
 def _examples() -> Sequence[Example]:
     plain, cubic, quintic = Method(threshold=0), Method(degree=3), Method(degree=5)
     odd = _scene((5, 37, 1), (5, 37, 1), 2, 20)
     long = _scene((70, 35), (70, 150), 1, 16)
     sizes = torch.arange(42) % 5 + torch.arange(42) / 64
     q, k, v, *starts = _scene((3, 6), (40, 4), 1, 8)
-    # The scores of `flat` are near 0: a weight is at most 1/25, a value at most four times the largest result.
+    # The scores of halved scenes are near 0: a weight is at most 1/23, a value at most four times the largest result.
     turned = "one unit in the last place of the result, and a quarter for one weight that lies where rounding turns"
     flat = _scene((9, 40), (33, 70), 2, 16)
-    half, brain = ([(flat[0] / 10).to(to), flat[1].to(to), (flat[2] + 1).to(to), *flat[3:]] for to in TYPES)
+    half, brain = (_halved(flat, to) for to in (torch.float16, torch.bfloat16))
+    one_key = "one unit in the last place of the result, and one of a weight, all there is where one key is seen"
+    middling_half = _scene((70, 35), (70, 150), 1, 16, torch.float16)
+    long_half = _halved(_scene((150,), (70,), 1, 16), torch.float16)
     return [
         Example("odd", (*odd, None, False, Method())),
         Example("causal", (*odd, None, True, plain)),
@@ -231,9 +238,11 @@ def _examples() -> Sequence[Example]:
         Example("no queries", (*_scene((0,), (3,), 2, 5), None, False, Method())),
         Example("no sequences", (*_scene((), (), 2, 5), None, True, Method())),
         Example("fp16", (*half, None, False, Method()), 1.25 * 2.0**-10, turned),
+        Example("long and fp16", (*long_half, None, False, Method()), 1.25 * 2.0**-10, turned),
+        Example("middling and fp16", (*middling_half, None, True, Method()), 2.0**-9, one_key),
         Example("bf16", (*brain, None, False, Method()), 1.25 * 2.0**-7, turned),
         Example(
-            "large scores", (100 * q, 100 * k, v, *starts, None, False, Method()),
+            "large scores", (30 * q, 30 * k, v, *starts, None, False, Method()),
             1e4 * 2.0**-22, "a score near 10^4 errs by 2^-24 of it, its sum by four times that, and so does the weight",
         ),
         Example("rising scores", (q * 0 + 1, k.sort(0).values * 4, v, *starts, None, False, Method(threshold=3))),
