@@ -79,8 +79,8 @@ def _lm_head_kernel(
 
 
 CONFIGS = (
-    Config({"BLOCK_T": 64, "BLOCK_V": 128, "BLOCK_D": 32}, warps=8, stages=3),  # texts
-    Config({"BLOCK_T": 16, "BLOCK_V": 64, "BLOCK_D": 32}, warps=4, stages=3),  # questions of a few words
+    Config({"BLOCK_T": 64, "BLOCK_V": 128, "BLOCK_D": 64}, warps=8, stages=3),  # texts
+    Config({"BLOCK_T": 16, "BLOCK_V": 128, "BLOCK_D": 64}, warps=4, stages=3),  # questions of a few words
 )
 
 
