@@ -101,7 +101,7 @@ def _launch(queries: Tensor, keys: Tensor, values: Tensor, decay: Tensor, state:
     (batch, heads, length, width), outputs = queries.shape, values.shape[3]
     if width > WIDEST:
         raise UsageError(f"keys are {width} wide, allowed: {WIDEST}")
-    out, after = torch.empty_like(values, memory_format=torch.contiguous_format), torch.empty_like(state)
+    out, after = (torch.empty_like(one, memory_format=torch.contiguous_format) for one in (values, state))
     config = CONFIGS[0 if width <= 64 else 1]
     if state.numel():
         _linear_attention_kernel[(triton.cdiv(outputs, config.constants["BLOCK_E"]), batch * heads)](

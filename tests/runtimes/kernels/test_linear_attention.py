@@ -59,6 +59,15 @@ def test_a_later_token_changes_nothing_before_it() -> None:
     assert not torch.equal(changed[:, :, 33:], before[:, :, 33:])
 
 
+def test_operands_may_lie_in_memory_in_any_order() -> None:
+    *tokens, state = scene(20)
+    decay = torch.tensor([0.8, 1.0])
+    wanted = LINEAR_ATTENTION.launch(*tokens, decay, state)
+    turned = [one.transpose(1, 2).contiguous().transpose(1, 2) for one in (*tokens, state)]
+    found = LINEAR_ATTENTION.launch(*turned[:3], decay, turned[3])
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.5, float("nan")])
 def test_a_decay_that_grows_or_vanishes_is_refused(decay: float) -> None:
     queries, keys, values, state = scene(3)
