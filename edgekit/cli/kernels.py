@@ -127,6 +127,7 @@ def compile_command(out: Output, names: tuple[str, ...], arch: str, output: Path
         Column("kernel", style="cyan"),
         Column("entry"),
         Column("arch"),
+        Column("types"),
         Column("tiles"),
         Column("warps", number=True),
         Column("registers", number=True),
@@ -139,6 +140,7 @@ def compile_command(out: Output, names: tuple[str, ...], arch: str, output: Path
             one.kernel,
             one.entry,
             one.arch,
+            one.types,
             _tiles(one),
             str(one.config.warps),
             str(one.registers),
@@ -244,7 +246,8 @@ def _tiles(binary: Binary) -> str:
 
 def _file_name(binary: Binary) -> str:
     tiles = "-".join(f"{key.lower()}{value}" for key, value in binary.config.constants.items())
-    return f"{binary.kernel}-{binary.entry}-{tiles}-w{binary.config.warps}-s{binary.config.stages}.{binary.arch}"
+    names = (binary.kernel, binary.entry, binary.types, tiles, f"w{binary.config.warps}", f"s{binary.config.stages}")
+    return f"{'-'.join(names)}.{binary.arch}"
 
 
 def _plain(binary: Binary) -> dict[str, object]:
@@ -252,6 +255,7 @@ def _plain(binary: Binary) -> dict[str, object]:
         "kernel": binary.kernel,
         "entry": binary.entry,
         "arch": binary.arch,
+        "types": binary.types,
         "constants": dict(binary.config.constants),
         "warps": binary.config.warps,
         "stages": binary.config.stages,

@@ -28,7 +28,8 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 @dataclass(frozen=True)
 class Binary:
-    """`spilled_bytes`: of a thread's registers that went to memory, 0 where all fit. `shared_bytes` of a program."""
+    """`types`: of the tensors, each named once. `spilled_bytes`: of a thread's registers that went to memory, 0 where
+    all fit. `shared_bytes` of a program."""
 
     kernel: str
     entry: str
@@ -37,6 +38,7 @@ class Binary:
     registers: int
     spilled_bytes: int
     shared_bytes: int
+    types: str
     cubin: bytes
 
     @property
@@ -69,7 +71,8 @@ def _compile(name: str, entry: Entry, config: Config, arch: str) -> Binary:
         raise ExportError(f"{name} does not compile for {arch}: {type(error).__name__}: {error}") from error
     cubin = made.asm["cubin"]
     registers, stack, _, local = resource_usage(cubin)
-    return Binary(name, entry.name, arch, config, registers, stack + local, int(made.metadata.shared), cubin)
+    types = "+".join(dict.fromkeys(kind.lstrip("*") for kind in entry.signature.values() if kind[0] == "*"))
+    return Binary(name, entry.name, arch, config, registers, stack + local, int(made.metadata.shared), types, cubin)
 
 
 def resource_usage(cubin: bytes) -> tuple[int, int, int, int]:
