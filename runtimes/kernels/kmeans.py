@@ -142,7 +142,7 @@ def _update_launch(points: Tensor, nearest: Tensor, centres: Tensor) -> Tensor:
     order = torch.sort(nearest, stable=True).indices
     counts = torch.bincount(nearest.long(), minlength=clusters)
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-    after = torch.empty_like(centres)
+    after = torch.empty_like(centres, memory_format=torch.contiguous_format)
     (config,) = UPDATE_CONFIGS
     if centres.numel():
         _update_kernel[(clusters, triton.cdiv(width, config.constants["BLOCK_D"]))](
@@ -199,6 +199,7 @@ def _update_examples() -> Sequence[Example]:
         Example("odd", (points, nearest, centres)),
         Example("empty clusters keep their centres", (points[:5], alone, centres)),
         Example("no points", (points[:0], nearest[:0], centres)),
+        Example("transposed", (points.T.contiguous().T, nearest, centres.T.contiguous().T)),
         Example("wide", (_scene(6, 3, 130)[0], torch.tensor([2, 0, 2, 2, 0, 1]).int(), torch.ones(3, 130))),
     ]
 
