@@ -55,6 +55,7 @@ RECIPES = (
     Recipe("edgekit int8-dynamic", "int8-dynamic"),
     Recipe("edgekit float, merge@0.7", "fp32", 0.7),
     Recipe("edgekit int8, merge@0.7", "int8", 0.7),
+    Recipe("edgekit int8, merge@0.57", "int8", 0.57),
     Recipe("edgekit int8, merge@0.5", "int8", 0.5),
     Recipe("edgekit int8, merge@0.4", "int8", 0.4),
 )
