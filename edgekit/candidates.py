@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +49,8 @@ CLEARLY_SLOWER = 1.05
 # By how much the clock may outdo what the prediction makes of a precision against its float twin.
 UNFORESEEN = 1.5
 TIMED_RUNS = 30
+# In turns: so many runs at a stretch, of which the first warms up, and so many turns after one that does not count.
+LAPS, TURNS = 8, 7
 
 
 @dataclass
@@ -321,3 +324,21 @@ def time_artifact(artifact: Artifact, model: Model, threads: int) -> float:
             session.run(feeds)
             laps.append(1e3 * (time.perf_counter() - start))
     return statistics.median(laps)
+
+
+def time_in_turns(pairs: Sequence[tuple[Artifact, Model]], threads: int) -> list[float]:
+    """Median latencies on this machine, in ms, all in one process and in turns, so that a change of its speed meets
+    them alike."""
+    feeds = [{name: value.numpy() for name, value in model.example_inputs.items()} for _, model in pairs]
+    laps: list[list[float]] = [[] for _ in pairs]
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(one.open(model, SessionOptions(threads=threads))) for one, model in pairs]
+        for turn in range(TURNS + 1):
+            for session, inputs, mine in zip(sessions, feeds, laps, strict=True):
+                found = []
+                for _ in range(LAPS):
+                    start = time.perf_counter()
+                    session.run(dict(inputs))
+                    found.append(1e3 * (time.perf_counter() - start))
+                mine += found[1:] if turn else []
+    return [statistics.median(mine) for mine in laps]

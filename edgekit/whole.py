@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit.candidates import TIMED_RUNS, Bench
+from edgekit.candidates import Bench, time_in_turns
 from edgekit.costs import segments
 from edgekit.devices.device import Device
 from edgekit.devices.latency import predict
@@ -18,7 +16,6 @@ from edgekit.exporters.base import Exporter
 from edgekit.model import Model
 from edgekit.parity import Limits
 from edgekit.quantizers.quantize import FLOAT
-from edgekit.runtimes.session import SessionOptions
 from edgekit.selection import HOST_UNIT, Built, Candidate
 
 NO_LIMITS = Limits(None, None)
@@ -80,20 +77,10 @@ def decline(whole: Model, pruned: Model, exporter: Exporter, device: Device, thr
 
 def _time_both(
     whole: Model, pruned: Model, exporter: Exporter, device: Device, threads: int, folder: Path
-) -> tuple[float, float]:
-    calls, sessions = [], []
+) -> list[float]:
+    pairs = []
     for name, model in (("whole", whole), ("pruned", pruned)):
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
-        session = exporter.export(model, place, device).open(model, SessionOptions(threads=threads))
-        sessions.append(session)
-        calls.append(session.bare({key: value.numpy() for key, value in model.example_inputs.items()}))
-    laps: tuple[list[float], list[float]] = [], []
-    for _ in range(TIMED_RUNS):
-        for call, mine in zip(calls, laps, strict=True):
-            start = time.perf_counter()
-            call()
-            mine.append(1e3 * (time.perf_counter() - start))
-    for session in sessions:
-        session.close()
-    return statistics.median(laps[0]), statistics.median(laps[1])
+        pairs.append((exporter.export(model, place, device), model))
+    return time_in_turns(pairs, threads)

@@ -131,6 +131,7 @@ def _operator(
     elements = sum(math.prod(shape) for shape, _ in shapes[node.name])
     read = sum(math.prod(shape) for source in inputs for shape, _ in shapes[source])
     kind, flops = _cost(node, name, shapes, elements, read)
+    steps = _attention(node, shapes) if name in ATTENTION else ()
     if name in ("embedding", "index_select", "gather"):
         weight_elements = min(weight_elements, elements)
     if kind == "view" and not inputs:
@@ -138,13 +139,13 @@ def _operator(
     return Operator(
         name=node.name,
         kind=kind,
-        flops=float(flops),
+        flops=float(flops) + sum(step.flops for step in steps),
         inputs=inputs,
         output=node.name,
         weight_elements=weight_elements,
         absorbed=name in ABSORBED,
         exact=name not in ELEMENT_FLOPS,
-        steps=_attention(node, shapes) if name in ATTENTION else (),
+        steps=steps,
     )
 
 
@@ -185,7 +186,7 @@ def _cost(
     if name in PRODUCTS:
         return "matmul", 2.0 * elements * shape(1 if name in ("addmm", "baddbmm") else 0)[-1]
     if name in ATTENTION:
-        return "matmul", sum(step.flops for step in _attention(node, shapes))
+        return "attention", 0.0
     if name in RECURRENT:
         return "matmul", _recurrent(node, shapes)
     if name in VIEWS or (name in PADS and _is_absorbed_pad(node)):

@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Operator:
-    """`kind` as in Segment, or "view" for what costs nothing. `weight_elements` are constants read once.
+    """`kind` as in Segment, "view" for what costs nothing, or "attention". `weight_elements` are constants read once.
 
     `absorbed`: its work can ride on the kernel that makes its input. `exact`: it maps integers to integers without
     a table (not so a GELU). `steps`: the kernels that make it up; () where it is one.

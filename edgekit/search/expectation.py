@@ -50,7 +50,7 @@ class Expectation:
         times: list[tuple[Mapping[str, float], float, float]] = []
         weights: dict[str, list[float]] = {}
         seen: list[tuple[float, float]] = []
-        built: list[Verified] = []
+        built: list[tuple[Verified, Lattice, Path]] = []
         # Families share tables: each measurement counts once.
         probes: set[Measured] = set()
         together: set[tuple[str, float, Measured]] = set()
@@ -72,16 +72,14 @@ class Expectation:
             if lattice is None or path is None or one.failed:
                 continue
             rest = {lattice.fixed_kind: lattice.fixed[1]}
-            built.append(one)
+            built.append((one, lattice, path))
             times.append((_added(path.latencies_ms(), rest), one.latency_ms, 1.0))
             held = sum(arc.size_bytes for arc in path.arcs)
             weights.setdefault(one.configuration.family.format, []).append(one.size_bytes - held)
             if one.configuration.family.precision != FLOAT or one.configuration.keep or one.configuration.shape:
                 seen.append((one.error, one.drop))
         self.curve = joint_curve([(one.error, one.drop) for one in probes], seen)
-        for one in built:
-            lattice, path = self.path(one.configuration)
-            assert lattice is not None and path is not None
+        for one, lattice, path in built:
             errors.append((path.errors(), self.effective(one) - lattice.fixed[0], 1.0))
         self.multipliers = {
             **fit_multipliers(*_columns(errors)),

@@ -66,6 +66,8 @@ class Search:
         }
         self._promise: dict[Family, float] = {}
         self._leading: tuple[Family, ...] = ()
+        # Knobs that had nothing to offer alone: asking all families again takes a solver's time in every round.
+        self._idle: set[str] = set()
 
     def run(self) -> Outcome:
         """Raises PlanError, naming the nearest, where nothing that was built meets the limits."""
@@ -130,6 +132,8 @@ class Search:
         bounds.pop("error", None)
         most = HOPELESS * self.limits.drop if self.limits.drop is not None else math.inf
         for knob in KNOBS:
+            if knob in self._idle:
+                continue
             tried = [one for one in self.verified.values() if self._turned(one.configuration) == knob]
             if len(tried) >= TRIES or any(not one.failed and not self.limits.broken(one.figures()) for one in tried):
                 continue
@@ -146,6 +150,7 @@ class Search:
             proposal = min(fitting, key=self._worth, default=None)
             if proposal is not None and proposal.configuration not in self.verified:
                 return proposal
+            self._idle.add(knob)
         return None
 
     def _turned(self, configuration: Configuration) -> str:
@@ -214,10 +219,9 @@ class Search:
         """Over the families that had a place on it the first time; what loses a multiple of what is allowed is left
         out."""
         bounds = {}
-        if self.limits.drop is not None and (most := self.model.curve.largest(FRONT_DROPS * self.limits.drop)) < float(
-            "inf"
-        ):
-            bounds = {"error": most}
+        if self.limits.drop is not None:
+            most = self.model.curve.largest(FRONT_DROPS * self.limits.drop)
+            bounds = {"error": most} if most < math.inf else {}
         found = [
             self.model.proposal(family, solved)
             for family in self._leading or self.model.lattices

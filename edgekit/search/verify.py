@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import statistics
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from edgekit.candidates import Bench
+from edgekit.candidates import Bench, time_in_turns
 from edgekit.costs import peak_activation_bytes
 from edgekit.devices.energy import energy as energy_of
 from edgekit.evaluation.intervals import share_difference
@@ -20,17 +17,15 @@ from edgekit.model import Model
 from edgekit.parity import Limits, Outputs, Step, judge, judged_samples, run_model, run_session
 from edgekit.quantization import Fallback
 from edgekit.quantizers.quantize import FLOAT
-from edgekit.runtimes.session import Session, SessionOptions
+from edgekit.runtimes.session import SessionOptions
 from edgekit.search.knobs import energy
 from edgekit.search.space import Configuration, Family
 from edgekit.search.workshop import Workshop
-from edgekit.selection import Built, Candidate
+from edgekit.selection import HOST_UNIT, Built, Candidate
 
 logger = logging.getLogger("edgekit")
 
-LAPS, ROUNDS = 8, 7
 GATE = 128
-HOST_UNIT = "cpu"
 
 
 @dataclass(frozen=True)
@@ -185,22 +180,9 @@ class Verifier:
             memory_bytes=float(built.artifact.size_bytes + peak_activation_bytes(built.model)),
         )
 
-    def _in_turns(self, made: Made, twin: Made) -> tuple[float, float]:
-        """Medians in ms, so that a change of this machine's speed meets both."""
-        options = SessionOptions(threads=self.workshop.threads)
-        laps: tuple[list[float], list[float]] = ([], [])
-        with ExitStack() as stack:
-            sessions = []
-            for one in (made, twin):
-                assert one.built.artifact is not None
-                sessions.append(stack.enter_context(one.built.artifact.open(one.built.model, options)))
-            feeds = {name: value.numpy() for name, value in made.built.model.example_inputs.items()}
-            for turn in range(ROUNDS + 1):
-                for session, times in zip(sessions, laps, strict=True):
-                    found = _time(session, feeds)
-                    if turn:
-                        times.extend(found)
-        return statistics.median(laps[0]), statistics.median(laps[1])
+    def _in_turns(self, *made: Made) -> list[float]:
+        pairs = [(one.built.artifact, one.built.model) for one in made if one.built.artifact is not None]
+        return time_in_turns(pairs, self.workshop.threads)
 
 
 def _few(model: Model, before: Outputs) -> tuple[Model, Outputs]:
@@ -211,15 +193,6 @@ def _few(model: Model, before: Outputs) -> tuple[Model, Outputs]:
     rows = {name: len(value) * GATE // count for name, value in before.items()}
     few = model.evolve_quietly(held_out=model.held_out[:GATE], labels=model.labels[:GATE])
     return few, {name: value[: rows[name]] for name, value in before.items()}
-
-
-def _time(session: Session, feeds: Mapping[str, np.ndarray]) -> list[float]:
-    times = []
-    for _ in range(LAPS):
-        start = time.perf_counter()
-        session.run(dict(feeds))
-        times.append(1e3 * (time.perf_counter() - start))
-    return times[1:]
 
 
 def _interval(model: Model, before: Outputs, answers: Outputs, drop: float) -> tuple[float, float, float]:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
 from edgekit.runtimes.kernels.merge_shards import MERGE
-from edgekit.runtimes.kernels.online_softmax import LN_2, LOG2_E, LOWEST, absorb, all_aligned, at, narrow
+from edgekit.runtimes.kernels.online_softmax import LN_2, LOG2_E, LOWEST, absorb
+from edgekit.runtimes.kernels.tiles import all_aligned, at, narrow
 
 
 def attend(

@@ -27,7 +27,6 @@ from edgekit.runtimes.kernels.product_ends import (
     FEW_ROWS,
     aligned,
     centred_bf16,
-    dot_bf16,
     expect,
     expect_bias,
     expect_output,
@@ -38,6 +37,7 @@ from edgekit.runtimes.kernels.product_ends import (
     store_total,
     sum_entry,
 )
+from edgekit.runtimes.kernels.tiles import multiply
 
 GROUPS = (32, 64, 128)
 CENTRE = 8
@@ -126,7 +126,7 @@ def _multiply_kernel(
         else:
             w = centred_bf16(codes, 8)
         scale = tl.load(scales + of_columns + group, mask=columns < outputs, other=0.0).to(tl.float32)
-        by_group = dot_bf16(a, tl.trans(w), tl.zeros([BLOCK_M, BLOCK_N], tl.float32))
+        by_group = multiply(a, tl.trans(w), tl.zeros([BLOCK_M, BLOCK_N], tl.float32))
         total += by_group * scale[None, :]
     if SPLITS == 1:
         finish_tile(total, row_scales, column_scales, bias, out, rows, columns, count, outputs, ROWS, COLUMNS, BIAS)

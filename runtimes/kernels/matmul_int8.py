@@ -25,7 +25,6 @@ from edgekit.runtimes.kernels.product_ends import (
     FEW_ROWS,
     aligned,
     centred_bf16,
-    dot_bf16,
     expect,
     expect_bias,
     expect_output,
@@ -36,6 +35,7 @@ from edgekit.runtimes.kernels.product_ends import (
     store_total,
     sum_entry,
 )
+from edgekit.runtimes.kernels.tiles import multiply
 
 LIMIT = 127
 # Of inputs: a product is 128 * 128 at most, and int32 holds 2^31 - 1.
@@ -134,7 +134,7 @@ def _multiply_kernel(
             total = tl.dot(a, tl.trans(w), total, out_dtype=tl.int32)
         else:
             # Two's complement with its sign turned over is the value + 128.
-            total = dot_bf16(a, tl.trans(centred_bf16(w.to(tl.uint8, bitcast=True) ^ 0x80, 128)), total)
+            total = multiply(a, tl.trans(centred_bf16(w.to(tl.uint8, bitcast=True) ^ 0x80, 128)), total)
     if SPLITS == 1:
         finish_tile(total, row_scales, column_scales, bias, out, rows, columns, count, outputs, ROWS, COLUMNS, BIAS)
     else:

@@ -25,7 +25,6 @@ from edgekit.runtimes.kernels.matmul_int4 import pack, unpack
 from edgekit.runtimes.kernels.product_ends import (
     FEW_ROWS,
     aligned,
-    dot_bf16,
     exact_bf16,
     expect,
     expect_bias,
@@ -37,6 +36,7 @@ from edgekit.runtimes.kernels.product_ends import (
     store_total,
     sum_entry,
 )
+from edgekit.runtimes.kernels.tiles import multiply
 
 BLOCK = 32
 # By the code's three low bits; its fourth is the sign.
@@ -125,7 +125,7 @@ def _multiply_kernel(
         )
         codes = tl.reshape(tl.join(pairs & 15, pairs >> 4), [BLOCK_N, BLOCK_K // 32, 32])
         w = tl.reshape(exact_bf16(_elements(codes) * power[:, :, None]), [BLOCK_N, BLOCK_K])
-        total = dot_bf16(a, tl.trans(w), total)
+        total = multiply(a, tl.trans(w), total)
     if SPLITS == 1:
         finish_tile(total, row_scales, column_scales, bias, out, rows, columns, count, outputs, ROWS, COLUMNS, BIAS)
     else:

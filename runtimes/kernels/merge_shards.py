@@ -21,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
-from edgekit.runtimes.kernels.online_softmax import LN_2, LOG2_E, LOWEST, all_aligned, at, narrow
+from edgekit.runtimes.kernels.online_softmax import LN_2, LOG2_E, LOWEST
+from edgekit.runtimes.kernels.tiles import all_aligned, at, narrow
 
 
 def merge(outputs: Tensor, logsums: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,6 @@ LOG2_E = math.log2(math.e)
 LN_2: tl.constexpr = tl.constexpr(math.log(2))
 # Below any score: finite, so that no difference of two infinities arises.
 LOWEST: tl.constexpr = tl.constexpr(-1e30)
-INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
 
 CUBIC: tl.constexpr = tl.constexpr((0.9999252186, 0.6958335405, 0.2260671554, 0.07802452264))
 QUINTIC: tl.constexpr = tl.constexpr(
@@ -110,34 +109,3 @@ def absorb(scores, product, total, reference, THRESHOLD: tl.constexpr, DEGREE: t
     weights = power_of_two(scores - reference[:, None], DEGREE)
     total += tl.sum(weights, 1)
     return weights, product, total, reference
-
-
-@triton.jit
-def multiply(one, other, product):
-    """Product of two tiles of one type, added to `product` in float32."""
-    if INTERPRETED:  # the interpreter multiplies the bit patterns of bf16; products of two bf16 are exact in float32
-        one, other = one.to(tl.float32), other.to(tl.float32)
-    return tl.dot(one, other, product, input_precision="tf32x3")
-
-
-@triton.jit
-def narrow(value, TYPE: tl.constexpr):
-    """float32 as TYPE, to the nearest and ties to even."""
-    if INTERPRETED and tl.bfloat16 == TYPE:  # the interpreter cuts bf16 off instead
-        bits = value.to(tl.uint32, bitcast=True)
-        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    return value.to(TYPE)
-
-
-@triton.jit
-def at(pointer, places, ALIGNED: tl.constexpr):
-    """Pointers [N, D] that a thread may take 16 bytes along D from: code compiled ahead of time cannot see it."""
-    pointers = pointer + places
-    if ALIGNED:
-        pointers = tl.multiple_of(pointers, (1, 16))
-    return pointers
-
-
-def all_aligned(width: int, *tensors: Tensor) -> bool:
-    """Whether every row of `width` values of every tensor starts at a multiple of 16 bytes."""
-    return all(one.data_ptr() % 16 == 0 and width * one.element_size() % 16 == 0 for one in tensors)

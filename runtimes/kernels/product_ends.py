@@ -20,7 +20,6 @@ from torch import Tensor
 from edgekit.errors import InputError
 from edgekit.runtimes.kernels.base import Config, Entry
 
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 OUTPUTS = (torch.bfloat16, torch.float32)
 # Decoding brings one row for each sequence. A tile of 16 holds as many; for more it would read the weights again.
 FEW_ROWS = 16
@@ -104,15 +103,6 @@ def centred_bf16(codes, zero):
     slow conversion; the difference fits 8 bits, which bf16 holds."""
     shifted = (codes.to(tl.uint32) | 0x4B000000).to(tl.float32, bitcast=True)
     return exact_bf16(shifted - (8388608.0 + zero))
-
-
-@triton.jit
-def dot_bf16(x, w, total):
-    """total + x w of bf16 tiles in float32. The interpreter takes the bits of bf16 for integers: it gets floats."""
-    if INTERPRETED:
-        x = (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-        w = (w.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    return tl.dot(x, w, total, input_precision="ieee")
 
 
 @triton.jit

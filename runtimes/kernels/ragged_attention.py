@@ -23,18 +23,8 @@ import triton.language as tl
 from torch import Tensor
 
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
-from edgekit.runtimes.kernels.online_softmax import (
-    ERRORS,
-    LN_2,
-    LOG2_E,
-    LOWEST,
-    Method,
-    absorb,
-    all_aligned,
-    at,
-    multiply,
-    narrow,
-)
+from edgekit.runtimes.kernels.online_softmax import ERRORS, LN_2, LOG2_E, LOWEST, Method, absorb
+from edgekit.runtimes.kernels.tiles import all_aligned, at, multiply, narrow
 
 
 def attend(

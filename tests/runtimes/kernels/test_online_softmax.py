@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 
 from edgekit.errors import UsageError
-from edgekit.runtimes.kernels.online_softmax import ERRORS, Method, narrow, power_of_two, power_of_two_reference
+from edgekit.runtimes.kernels.online_softmax import ERRORS, Method, power_of_two, power_of_two_reference
+from edgekit.runtimes.kernels.tiles import narrow
 
 # A jitted function under test needs a program that stores what it gives.
 
