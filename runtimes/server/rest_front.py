@@ -1,46 +1,25 @@
-"""The REST face of a node: the protocol's paths on Starlette and uvicorn, in an event loop of its own thread."""
+"""The REST face of a node: its application on uvicorn, in an event loop of its own thread."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from edgekit.errors import EdgekitError, InputError, NodeError, OverloadedError, SessionError
-from edgekit.runtimes.protocol.http_body import JSON_LENGTH, read_call, read_object, write_answer
-from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, http_status
-from edgekit.runtimes.server import describe
-from edgekit.runtimes.server.batching import QueueFullError
+from edgekit.errors import NodeError
 from edgekit.runtimes.server.engine import Engine
 from edgekit.runtimes.server.http_watch import WatchedProtocol
-from edgekit.runtimes.server.metrics import CONTENT_TYPE
-from edgekit.runtimes.server.openapi import document
+from edgekit.runtimes.server.rest_app import RestApp
 from edgekit.runtimes.server.security import Security
-
-logger = logging.getLogger("edgekit")
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 KEEP_ALIVE_S = 30
 MAX_CONNECTIONS = 1024
 MAX_HEADER_BYTES = 32 << 10
-
-# The last is what HTTP libraries state where nobody told them.
-_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 
 
 class RestFront:
@@ -58,13 +37,11 @@ class RestFront:
         with_metrics: bool = True,
     ) -> None:
         """Raises NodeError where the port is taken."""
-        self._engine, self._security = engine, security
-        self._max_bytes, self._body_timeout_s = max_bytes, body_timeout_s
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="edgekit-rest")
-        self._room = workers
+        self._security, self._body_timeout_s = security, body_timeout_s
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._server = uvicorn.Server(self._config(with_metrics))
+        self._app = RestApp(engine, security, max_bytes, workers, body_timeout_s, with_metrics)
+        self._server = uvicorn.Server(self._config())
         self._thread = threading.Thread(target=self._serve, name="edgekit-rest", daemon=True)
 
     def start(self) -> None:
@@ -79,12 +56,12 @@ class RestFront:
         if self._thread.is_alive():
             self._thread.join()
         self._socket.close()
-        self._pool.shutdown()
+        self._app.close()
 
     def _serve(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._socket]))
 
-    def _config(self, with_metrics: bool) -> Any:
+    def _config(self) -> Any:
         tls: dict[str, Any] = {}
         if self._security.certificate is not None:
             chain, key = self._security.certificate
@@ -92,7 +69,7 @@ class RestFront:
             if self._security.client_ca is not None:
                 tls |= {"ssl_ca_certs": str(self._security.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
         settings = uvicorn.Config(
-            self._app(with_metrics),
+            self._app.asgi,
             loop="asyncio",
             http=type("Protocol", (WatchedProtocol,), {"timeout_s": self._body_timeout_s}),
             ws="none",
@@ -112,170 +89,6 @@ class RestFront:
             self._socket.close()
             raise NodeError(f"the certificate cannot be used: {error}", hint="check --tls and --client-ca") from error
         return settings
-
-    def _app(self, with_metrics: bool) -> Starlette:
-        catalog = self._engine.catalog
-
-        def found(request: Request) -> Any:
-            return catalog.find(request.path_params["model"], request.path_params.get("version", ""))
-
-        async def live(request: Request) -> Response:
-            return JSONResponse({"live": True})
-
-        async def ready(request: Request) -> Response:
-            return _readiness(self._engine.is_ready)
-
-        async def server(request: Request) -> Response:
-            return JSONResponse(describe.server())
-
-        async def metadata(request: Request) -> Response:
-            model = found(request)
-            return JSONResponse(describe.metadata(model, catalog.versions(model.name)))
-
-        async def model_ready(request: Request) -> Response:
-            return _readiness(self._engine.is_ready, found(request).name)
-
-        async def config(request: Request) -> Response:
-            model = found(request)
-            return JSONResponse(describe.config(model, catalog.versions(model.name)))
-
-        async def stats(request: Request) -> Response:
-            return JSONResponse(describe.statistics([found(request)]))
-
-        async def all_stats(request: Request) -> Response:
-            return JSONResponse(describe.statistics(catalog.models))
-
-        async def index(request: Request) -> Response:
-            body = await self._body(request)
-            if body:
-                read_object(body)
-            return JSONResponse(describe.index(catalog.models))
-
-        async def metrics(request: Request) -> Response:
-            return Response(self._engine.metrics.render(), media_type=CONTENT_TYPE)
-
-        async def openapi(request: Request) -> Response:
-            return JSONResponse(document(catalog, with_metrics=with_metrics, with_token=bool(self._security.token)))
-
-        closed = partial(_route, check=self._check)
-        routes = [
-            _route("/v2/health/live", live),
-            _route("/v2/health/ready", ready),
-            _route("/openapi.json", openapi),
-            closed("/v2", server),
-            closed("/v2/models/stats", all_stats),
-            closed("/v2/repository/index", index, method="POST"),
-            *([closed("/metrics", metrics)] if with_metrics else []),
-        ]
-        for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            routes += [
-                closed(base, metadata),
-                closed(f"{base}/ready", model_ready),
-                closed(f"{base}/config", config),
-                closed(f"{base}/stats", stats),
-                closed(f"{base}/infer", self._infer, method="POST"),
-            ]
-        app = Starlette(
-            routes=routes,
-            exception_handlers={HTTPException: _http_failure, EdgekitError: self._failure, Exception: self._accident},
-        )
-        app.router.redirect_slashes = False
-        return app
-
-    def _check(self, request: Request) -> None:
-        try:
-            self._security.check(request.headers.get("authorization"))
-        except EdgekitError as error:
-            self._engine.refused("", error)
-            raise
-
-    async def _infer(self, request: Request) -> Response:
-        if self._room <= 0:
-            raise OverloadedError("every worker of this node is busy", hint="try again in a second")
-        self._room -= 1
-        try:
-            body = await self._body(request)
-            work = partial(self._answer, body, dict(request.headers), dict(request.path_params))
-            sent, json_length = await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._room += 1
-        self._engine.metrics.moved("rest", len(body), len(sent))
-        if json_length is None:
-            return Response(sent, media_type="application/json")
-        return Response(sent, headers={JSON_LENGTH: str(json_length)}, media_type="application/octet-stream")
-
-    def _answer(self, body: bytes, headers: dict[str, str], path: dict[str, str]) -> tuple[bytes, int | None]:
-        try:
-            call, wants_binary = read_call(body, headers.get(JSON_LENGTH), path["model"], path.get("version", ""))
-        except EdgekitError as error:
-            self._engine.refused(path["model"], error)
-            raise
-        return write_answer(self._engine.infer(call, headers=headers), wants_binary)
-
-    async def _body(self, request: Request) -> bytes:
-        """Raises HTTPException 408, 413 or 415: too slow, too long, compressed."""
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise HTTPException(415, "compressed bodies are not read: send identity", {"Connection": "close"})
-        kind = request.headers.get("content-type", _TYPES[0]).partition(";")[0].strip().lower()
-        if kind not in _TYPES:
-            raise HTTPException(
-                415, f"the body is {kind!r:.60}, allowed {' and '.join(_TYPES)}", {"Connection": "close"}
-            )
-        stated = request.headers.get("content-length", "0")
-        if stated.isdecimal() and int(stated) > self._max_bytes:
-            raise self._too_long()
-        body = bytearray()
-
-        async def read() -> None:
-            async for chunk in request.stream():
-                body.extend(chunk)
-                if len(body) > self._max_bytes:
-                    raise self._too_long()
-
-        try:
-            await asyncio.wait_for(read(), self._body_timeout_s)
-        except asyncio.TimeoutError:
-            message = f"the body did not arrive within {self._body_timeout_s:g} s"
-            raise HTTPException(408, message, {"Connection": "close"}) from None
-        except ClientDisconnect as error:
-            raise InputError("the caller went away before its body was here") from error
-        return bytes(body)
-
-    def _too_long(self) -> HTTPException:
-        return HTTPException(413, f"the body is longer than {self._max_bytes} bytes", {"Connection": "close"})
-
-    async def _failure(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, EdgekitError)
-        status, headers = http_status(error), {ERROR_KEY: error_kind(error)}
-        if status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        if status == 429:
-            wait_s = error.retry_after_s if isinstance(error, QueueFullError) else 1.0
-            headers[RETRY_KEY] = str(max(1, round(wait_s)))
-        return JSONResponse({"error": error.message}, status, headers)
-
-    async def _accident(self, request: Request, error: Exception) -> Response:
-        return await self._failure(request, SessionError(f"the request failed: {type(error).__name__}"))
-
-
-def _route(path: str, endpoint: Endpoint, method: str = "GET", check: Callable[[Request], None] | None = None) -> Route:
-    async def guarded(request: Request) -> Response:
-        if check is not None:
-            check(request)
-        return await endpoint(request)
-
-    return Route(path, guarded, methods=[method])
-
-
-def _readiness(is_ready: bool, model: str = "") -> Response:
-    named = {"name": model} if model else {}
-    return JSONResponse({**named, "ready": is_ready}, 200 if is_ready else 503)
-
-
-async def _http_failure(request: Request, error: Exception) -> Response:
-    """What has no place here, in the protocol's error body."""
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _listen(host: str, port: int) -> socket.socket:
