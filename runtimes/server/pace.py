@@ -1,0 +1,71 @@
+"""How long a run of n rows takes: fixed + n per_row, learned from the runs themselves.
+
+The shape (the share that is fixed) comes from least squares that forget slowly, the scale from the last few runs: so a
+machine that becomes busy is noticed at once, and a while of equal batches does not unlearn what other sizes cost.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+MEMORY = 200.0  # runs that the shape remembers
+RECENT = 12.0  # runs that the scale remembers
+SPREAD = 1e-3  # of the sizes, relative to their mean square: below, equal batches tell no shape
+OUTLIER = 4.0  # a run this many times slower or faster than expected counts as this much
+
+
+@dataclass
+class Pace:
+    """Not safe to use from several threads at once."""
+
+    fixed_s: float = 0.0
+    per_row_s: float = 0.0
+    deviation: float = 0.25  # mean of |taken / expected - 1|
+    runs: int = 0
+    _scale: float = 1.0
+    _sums: np.ndarray = field(default_factory=lambda: np.zeros(5))  # 1, n, n^2, t, n t
+
+    @property
+    def is_known(self) -> bool:
+        return self.runs > 0
+
+    def seconds(self, rows: int) -> float:
+        """Expected; 0 where nothing is known yet."""
+        return self._scale * (self.fixed_s + rows * self.per_row_s)
+
+    def rows_within(self, seconds: float) -> int:
+        """The most rows of a run that takes no longer; at least 1, and unbounded where nothing is known."""
+        if not self.is_known or self.per_row_s <= 0:
+            return 1 << 30
+        return max(1, int((seconds / self._scale - self.fixed_s) / self.per_row_s))
+
+    def late_by(self, rows: int, runs: float = 1.0) -> float:
+        """Seconds beyond the expected ones that `runs` such runs, one after another, rarely exceed: two deviations."""
+        return 2.0 * self.deviation * self.seconds(rows) * math.sqrt(max(runs, 0.0))
+
+    def learn(self, rows: int, seconds: float) -> None:
+        expected = self.seconds(rows)
+        if self.is_known and expected > 0:
+            ratio = min(max(seconds / expected, 1 / OUTLIER), OUTLIER)
+            weight = 1 / min(RECENT, self.runs + 1)
+            self.deviation += weight * (abs(ratio - 1) - self.deviation)
+            self._scale *= 1 + weight * (ratio - 1)
+            seconds = ratio * expected
+        self.runs += 1
+        plain = seconds / self._scale
+        self._sums *= 1 - 1 / MEMORY
+        self._sums += (1.0, rows, rows * rows, plain, rows * plain)
+        self._fit(rows, plain)
+
+    def _fit(self, rows: int, plain: float) -> None:
+        one, n, nn, t, nt = self._sums
+        spread = one * nn - n * n
+        if spread > SPREAD * one * nn:
+            slope = (one * nt - n * t) / spread
+            slope = min(max(slope, 0.0), t / n)
+            self.fixed_s, self.per_row_s = max(0.0, (t - slope * n) / one), slope
+        elif self.runs == 1:
+            self.fixed_s, self.per_row_s = 0.0, plain / rows
