@@ -40,7 +40,7 @@ def test_spans_of_edge_and_cloud_hang_together_below_the_caller(split_bundle: Pa
     assert {span["trace_id"] for span in (*edge_spans.values(), *cloud_spans.values())} == {TRACE}
     assert edge_spans["infer"]["parent_id"] == PARENT
     assert edge_spans["forward"]["parent_id"] == edge_spans["infer"]["span_id"]
-    assert cloud_spans["infer"]["parent_id"] == edge_spans["infer"]["span_id"]
+    assert cloud_spans["infer"]["parent_id"] == edge_spans["forward"]["span_id"]
     assert edge_spans["infer"]["duration_ms"] >= edge_spans["forward"]["duration_ms"] > 0
     assert (edge_spans["infer"]["edgekit.model"], edge_spans["infer"]["service"]) == ("net.middle", "edgekit-edge")
 
