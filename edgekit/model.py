@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekit.bundle.loop import Loop
 from edgekit.bundle.manifest import Postprocess, Preprocess, TextPreprocess
 from edgekit.errors import DataError, NumericsError, SourceError
 from edgekit.quantization import Quantization
@@ -62,7 +63,7 @@ class Model:
     is judged on the second. `module` is the user's own, or once captured the torch.export graph (`graph`).
     `labels`: the class of each held-out sample, where known. `previews`: a few files that a report may show.
     `notes`: what a user should know of how it was loaded. `onnx_path` is set for a trained .onnx file, which has no
-    module.
+    module. `loop`: of a module that is one step of an iteration.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Model:
     quantization: Quantization | None = None
     onnx_path: Path | None = None
     notes: tuple[str, ...] = ()
+    loop: Loop | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import edgekit
 from edgekit.bundle import Bundle, describe_file, write_bundle
+from edgekit.bundle.loop import Loop
 from edgekit.bundle.manifest import (
     FallbackLine,
     Grid,
@@ -110,7 +111,7 @@ def build_manifest(
         task=original.task,
         device=device,
         tiers=_tiers(recipe),
-        parts=tuple(_part(one) for one in (*local, *split.packed)),
+        parts=(*(_part(one, original.loop) for one in local), *(_part(one) for one in split.packed)),
         variants=(*(Variant(name=_variant_name(one.built), parts=(one.name,)) for one in local), *split.variants),
         codecs=split.codecs,
         preprocess=original.preprocess,
@@ -175,7 +176,8 @@ def _variant_name(built: Built) -> str:
     return f"{built.candidate.format}-{built.candidate.precision}"
 
 
-def _part(packed: Packed) -> Part:
+def _part(packed: Packed, loop: Loop | None = None) -> Part:
+    """`loop`: of the whole model; a stage of it is no step."""
     built = packed.built
     artifact = built.artifact
     assert artifact is not None
@@ -195,6 +197,7 @@ def _part(packed: Packed) -> Part:
         segments=built.segments,
         peak_activation_bytes=peak_activation_bytes(built.model),
         notes=artifact.notes,
+        loop=loop,
     )
 
 

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from edgekit.bundle.manifest import SCHEMA_VERSION, Digest, Manifest, Part, PartFile, Strict
+from edgekit.bundle.manifest import SCHEMA_VERSION, Digest, Manifest, Part, PartFile
+from edgekit.bundle.strict import Strict
 from edgekit.errors import BundleError
 
 INDEX = "index.json"

@@ -10,8 +10,10 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from edgekit.bundle.loop import Loop
+from edgekit.bundle.strict import Strict
 from edgekit.devices.segment import Segment
 from edgekit.tensors import TensorSpec
 
@@ -21,12 +23,6 @@ TIERS: tuple[Tier, ...] = ("device", "edge", "cloud")
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors; instances do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TensorEntry(Strict):
@@ -92,7 +88,8 @@ class PartFile(Strict):
 
 
 class Part(PartFile):
-    """An artifact: `format` names the session that runs it, `precision` the quantizer that made it."""
+    """An artifact: `format` names the session that runs it, `precision` the quantizer that made it. `loop`: of a part
+    that is one step of an iteration."""
 
     name: str
     format: str
@@ -104,6 +101,13 @@ class Part(PartFile):
     segments: tuple[Segment, ...] = ()
     peak_activation_bytes: int = 0
     notes: tuple[str, ...] = ()
+    loop: Loop | None = None
+
+    @model_validator(mode="after")
+    def _check_loop(self) -> Part:
+        if self.loop is not None:
+            self.loop.check_tensors(self.name, self.inputs, self.outputs)
+        return self
 
 
 class Rate(Strict):
@@ -215,7 +219,7 @@ class Manifest(Strict):
     name: str
     task: str
     device: str
-    tiers: dict[Literal["edge", "cloud"], str] = {}
+    tiers: dict[Literal["edge", "cloud"], str] = Field(default_factory=dict)
     parts: tuple[Part, ...] = Field(min_length=1)
     variants: tuple[Variant, ...] = Field(min_length=1)
     codecs: tuple[Codec, ...] = ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from edgekit.bundle.layout import canonical_json
-from edgekit.bundle.manifest import Strict
+from edgekit.bundle.strict import Strict
 from edgekit.errors import MissingExtraError, OutputError, SignatureError
 
 if TYPE_CHECKING:

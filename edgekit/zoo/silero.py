@@ -1,21 +1,30 @@
 """silero-vad 6 (github.com/snakers4/silero-vad, MIT): is this 32 ms of sound speech? A trained ONNX file, no module.
 
-Of the files in its wheel, the one for 16 kHz alone: it has no branches, so that its layers can be quantized.
+Of the files in its wheel, the one for 16 kHz alone: it has no branches, so that its layers can be quantized. It says
+of its batch that it is 1, which nothing in its graph needs: said otherwise, many recordings run in one step.
 """
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from edgekit.bundle.cache import cache_root
+from edgekit.bundle.loop import Carried, Chunks, Loop
+from edgekit.errors import MissingExtraError
 from edgekit.model import Model, Sample
 from edgekit.zoo.packages import package_folder
 
 RATE_HZ = 16_000
 WINDOW, CONTEXT = 512, 64
+LONGEST = 112_500  # windows, an hour of sound
+BATCH_AXES = {"input": 0, "state": 1, "output": 0, "stateN": 1}
 
 # Formant frequencies in Hz of five vowels, a man's voice (Peterson and Barney, J. Acoust. Soc. Am. 24, 1952, table II).
 VOWELS = {
@@ -29,11 +38,11 @@ BANDWIDTHS_HZ = (90.0, 110.0, 170.0)
 
 
 def silero_vad() -> Model:
-    """`input` float32 [1, 576] (64 samples of the past, 512 new ones), `state` [2, 1, 128] -> `output` [1, 1], the
-    probability of speech, and `stateN`. Raises MissingExtraError."""
+    """`input` float32 [batch, 576] (64 samples of the past, 512 new ones), `state` [2, batch, 128] -> `output`
+    [batch, 1], the probability of speech, and `stateN`. Raises MissingExtraError."""
     path = package_folder("silero_vad", "the sample silero-vad") / "data/silero_vad_openvino_16k.onnx"
     # The ONNX loader belongs to the exporters, a floor above.
-    model: Model = import_module("edgekit.exporters.onnx_source").load_onnx_model(path)
+    model: Model = import_module("edgekit.exporters.onnx_source").load_onnx_model(with_free_batch(path))
     calibration = run_through(model, babble(seed=0, seconds=6.0))
     return replace(
         model,
@@ -42,8 +51,34 @@ def silero_vad() -> Model:
         example_inputs=dict(calibration[8]),
         calibration=calibration[:128],
         held_out=run_through(model, babble(seed=1, seconds=4.0))[:96],
+        loop=Loop(
+            carried=(Carried(output="stateN", input="state", batch_axis=1),),
+            feed=Chunks(input="input", hop=WINDOW, context=CONTEXT),
+            max_steps=LONGEST,
+        ),
         source=replace(model.source, kind="sample", reference="silero-vad"),
     )
+
+
+def with_free_batch(path: Path) -> Path:
+    """A copy of the file, in the cache, whose inputs and outputs take any batch. Raises MissingExtraError."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError("onnx", "export", "the sample silero-vad") from error
+    proto = onnx.load(str(path))
+    for entry in (*proto.graph.input, *proto.graph.output):
+        entry.type.tensor_type.shape.dim[BATCH_AXES[entry.name]].dim_param = "batch"
+    # What was inferred of the tensors between them counts on a batch of 1.
+    del proto.graph.value_info[:]
+    data = proto.SerializeToString(deterministic=True)
+    target = cache_root() / "zoo" / f"silero-vad-{hashlib.sha256(data).hexdigest()[:16]}.onnx"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as scratch:
+            scratch.write(data)
+        Path(scratch.name).replace(target)  # whole or not at all, whoever else writes it
+    return target
 
 
 def run_through(model: Model, sound: np.ndarray) -> tuple[Sample, ...]:

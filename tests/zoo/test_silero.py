@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from edgekit.model import Model
+from edgekit.zoo.packages import package_folder
 from edgekit.zoo.silero import RATE_HZ, babble, run_through, silero_vad
 
 pytest.importorskip("silero_vad")
@@ -27,8 +29,7 @@ def test_a_voice_is_speech_and_silence_is_not(model: Model) -> None:
 
 
 def test_agrees_with_the_file_for_every_rate(model: Model) -> None:
-    assert model.onnx_path is not None
-    general = onnxruntime.InferenceSession(str(model.onnx_path.with_name("silero_vad.onnx")))
+    general = onnxruntime.InferenceSession(str(package_folder("silero_vad", "this test") / "data/silero_vad.onnx"))
     for sample in model.held_out[5:15]:
         feeds = {name: value.numpy() for name, value in sample.items()} | {"sr": np.array(RATE_HZ)}
         # Two exports of one network: some float32 roundings in a sigmoid.
@@ -39,6 +40,16 @@ def test_calibration_carries_states_that_the_model_reached(model: Model) -> None
     assert len(model.calibration) == 128
     assert any(sample["state"].abs().max() > 0 for sample in model.calibration)
     assert model.source.kind == "sample"
+
+
+def test_recordings_side_by_side_are_heard_as_each_alone(model: Model) -> None:
+    samples = model.held_out[5:12]
+    together = model.module(
+        torch.cat([sample["input"] for sample in samples]), torch.cat([sample["state"] for sample in samples], 1)
+    )
+    alone = [model.module(*sample.values()) for sample in samples]
+    assert torch.equal(together[0], torch.cat([output for output, _ in alone]))
+    assert torch.equal(together[1], torch.cat([state for _, state in alone], 1))
 
 
 def test_babble_is_the_same_for_the_same_seed() -> None:
