@@ -150,7 +150,8 @@ class GrpcPeer:
         message = call_to_message(self._call(request, deadline_s)).SerializeToString()
         future: CallFuture[Reply] = CallFuture()
         done = partial(self._settle, future, read=partial(_reply, sent_bytes=len(message)))
-        self._start(self._client, future, "ModelInfer", message, bytes, deadline_s, done)
+        headers = () if request.headers is None else tuple(request.headers.items())
+        self._start(self._client, future, "ModelInfer", message, bytes, deadline_s, done, headers)
         return future
 
     def close(self) -> None:
@@ -180,12 +181,13 @@ class GrpcPeer:
         read: Callable[[bytes], Any],
         deadline_s: float,
         done: Callable[[Any], None],
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         try:
             invoke = client.channel.unary_unary(
                 method_path(method), request_serializer=bytes, response_deserializer=read
             )
-            call = invoke.future(message, timeout=max(deadline_s, 1e-3), metadata=self._metadata)
+            call = invoke.future(message, timeout=max(deadline_s, 1e-3), metadata=(*self._metadata, *headers))
         except ValueError:  # the channel is closed
             future.settle(_raiser(UnreachableError(f"{self.url}: the connection was closed")))
             return

@@ -42,7 +42,8 @@ class Request:
     samples, in order) or raw `feeds`.
 
     `rates`: one index for each crossing of the variant; the node uses those beyond its own. `plan_digest` is what the
-    node's own must equal. `id` stays the same when a request is sent again.
+    node's own must equal. `id` stays the same when a request is sent again. `headers` go along as the
+    call's metadata: a traceparent.
     """
 
     variant: str
@@ -53,6 +54,7 @@ class Request:
     rates: tuple[int, ...] = ()
     sender: str = ""
     id: str = field(default_factory=new_request_id)
+    headers: Mapping[str, str] | None = None
 
     @property
     def size_bytes(self) -> int:

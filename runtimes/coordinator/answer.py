@@ -19,7 +19,7 @@ class Answer:
     `total_ms` from the question to the answer. `bytes_sent` and `bytes_received` count every attempt. `confidence` is
     that of a classification where an exit is calibrated. `choice`: why this variant, where another loses less. `left`:
     how many samples left at each exit of a variant with several, the end last. `request_id` is what the node knew it
-    by.
+    by, `trace_id` what `edgekit trace` does; "" where nothing is recorded.
     """
 
     outputs: dict[str, np.ndarray]
@@ -39,6 +39,7 @@ class Answer:
     policy: str = ""
     choice: str = ""
     left: tuple[int, ...] = ()
+    trace_id: str = ""
 
     @property
     def rate(self) -> int | None:
@@ -65,6 +66,7 @@ class Answer:
             "choice": self.choice,
             "left": list(self.left),
             "request_id": self.request_id,
+            "trace_id": self.trace_id or None,
         }
 
     def summary(self) -> str:

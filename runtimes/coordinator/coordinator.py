@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,9 +36,11 @@ from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult, Wrap
 from edgekit.runtimes.coordinator.policies import Policy, Situation, make_policy
 from edgekit.runtimes.coordinator.route import RECHECK_S, Route
 from edgekit.runtimes.coordinator.routes import Routes
+from edgekit.runtimes.coordinator.tracing import RequestTrace, open_device_recorder, traced
 from edgekit.runtimes.peer import Peer, new_request_id
 from edgekit.runtimes.protocol.client import ClientOptions
 from edgekit.runtimes.session import Feeds
+from edgekit.runtimes.tracing.recorder import Recorder
 from edgekit.tensors import TensorSpec
 
 logger = logging.getLogger("edgekit")
@@ -60,11 +63,12 @@ class Coordinator:
     asks at a coarse rate first, and at a finer one where the answer's confidence is below `refine_threshold`. `wrap`
     puts something around the device's sessions (a pace, a counter). `battery` tells its charge to the policy fit.
     `on_reconnect` is called in one of its threads whenever a node has answered a handshake: the moment to flush an
-    Outbox. `pool` takes the place of its threads. Closing it ends all of them; the bundle is closed with it where it
-    was given by path.
+    Outbox. `pool` takes the place of its threads. `trace`: a file for spans (or a recorder that others share and
+    close); without it they go where OTEL_EXPORTER_OTLP_ENDPOINT says, and nowhere where it is not set. Closing it ends
+    all of them; the bundle is closed with it where it was given by path.
 
     Raises BundleError, PlanError (nothing to run with this policy), UsageError, UnknownNameError, NodeError (files of
-    certificates), SessionError.
+    certificates), SessionError; MissingExtraError and OutputError for `trace`.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Coordinator:
         on_reconnect: Callable[[Tier], None] | None = None,
         clock: Clock | None = None,
         pool: Any = None,
+        trace: Recorder | Path | str | None = None,
     ) -> None:
         self.deadline_ms = _checked(deadline_ms)
         self.policy = make_policy(policy) if isinstance(policy, str) else policy
@@ -111,6 +116,9 @@ class Coordinator:
         self._on_reconnect = on_reconnect
         self.sender = new_request_id()[:16]
         with ExitStack() as opened:
+            self._recorder = open_device_recorder(trace)
+            if self._recorder is not None and self._recorder is not trace:
+                opened.callback(self._recorder.close)
             self.bundle = bundle if isinstance(bundle, Bundle) else opened.enter_context(Bundle.open(bundle, key))
             self.manifest: Manifest = self.bundle.manifest
             if edge is None and any(part.tier == "edge" for part in self.manifest.parts):
@@ -155,7 +163,10 @@ class Coordinator:
         allowed_ms = _checked(deadline_ms) if deadline_ms is not None else self.deadline_ms
         self._check(feeds)
         deadline = started + (allowed_ms if allowed_ms is not None else DEFAULT_DEADLINE_MS) / 1e3
-        return Execution(self, feeds, self.plan(allowed_ms), started, deadline).run()
+        if self._recorder is None:
+            return Execution(self, feeds, self.plan(allowed_ms), started, deadline).run()
+        trace = RequestTrace(self._recorder, self.clock, self.manifest, started)
+        return traced(trace, lambda: self._execution(trace, feeds, allowed_ms, started, deadline).run())
 
     def ask_many(
         self, requests: Iterable[Feeds], *, in_flight: int = 4, deadline_ms: float | None = None
@@ -170,7 +181,9 @@ class Coordinator:
         waiting: deque[Future[Answer]] = deque()
         try:
             for feeds in requests:
-                waiting.append(self.submit(partial(self.ask, feeds, deadline_ms)))
+                # The pool's threads know nothing of the span that the caller may have open.
+                ask = partial(self.ask, feeds, deadline_ms)
+                waiting.append(self.submit(ask if self._recorder is None else partial(copy_context().run, ask)))
                 if len(waiting) >= in_flight:
                     yield _outcome(waiting.popleft())
             while waiting:
@@ -292,6 +305,15 @@ class Coordinator:
             self._knowledge.exchanged(sent, self.clock.now())
 
     # Inside
+
+    def _execution(
+        self, trace: RequestTrace, feeds: Feeds, allowed_ms: float | None, started: float, deadline: float
+    ) -> Execution:
+        """With its plan in the trace."""
+        asked = self.clock.now()
+        plan = self.plan(allowed_ms)
+        trace.planned(plan, asked)
+        return Execution(self, feeds, plan, started, deadline, trace)
 
     def _battery_now(self, now: float) -> Battery | None:
         if now - self._battery_read_s >= BATTERY_S:

@@ -23,6 +23,7 @@ from edgekit.runtimes.coordinator.ledger import Ledger
 from edgekit.runtimes.coordinator.means import Means
 from edgekit.runtimes.coordinator.preparation import Preparation, Prepared
 from edgekit.runtimes.coordinator.route import Route
+from edgekit.runtimes.coordinator.tracing import RequestTrace
 from edgekit.runtimes.peer import Reply, new_request_id
 from edgekit.runtimes.session import Feeds
 
@@ -30,7 +31,16 @@ from edgekit.runtimes.session import Feeds
 class Execution:
     """`run` ends by `deadline` (in the clock's seconds): with an answer, or by raising what kept it from one."""
 
-    def __init__(self, means: Means, feeds: Feeds, plan: Itinerary, started: float, deadline: float) -> None:
+    def __init__(
+        self,
+        means: Means,
+        feeds: Feeds,
+        plan: Itinerary,
+        started: float,
+        deadline: float,
+        trace: RequestTrace | None = None,
+    ) -> None:
+        self._trace = trace
         self._means, self._feeds, self._plan = means, feeds, plan
         self._started, self._deadline = started, deadline
         self._clock = means.clock
@@ -47,7 +57,13 @@ class Execution:
         self._spare: Answer | None = None
         self._answer: Answer | None = None
         self._ledger = Ledger(
-            self._clock, started, self._id, plan.policy, [plan.reason] if plan.reason else [], choice=plan.note
+            self._clock,
+            started,
+            self._id,
+            plan.policy,
+            [plan.reason] if plan.reason else [],
+            choice=plan.note,
+            trace_id=trace.trace_id if trace is not None else "",
         )
         margin_s = means.timing.margin_s(deadline - started, means.parts.lateness.worst_ms)
         self._latest_hedge = deadline - means.parts.local_p95_ms() / 1e3 - margin_s
@@ -106,7 +122,9 @@ class Execution:
             return
         prepared: Prepared = future.result()
         head, request = prepared.head, prepared.request
-        self._ledger.note(**head.spent_ms, encode=prepared.encode_ms)
+        self._ledger.note_phases(prepared.phases)
+        if self._trace is not None:
+            self._trace.prepared(self._legs[leg], prepared.phases, request.size_bytes if request is not None else None)
         variant = self._variant
         if head.exit_outputs is not None:
             # An exit's answer that stands is what was planned; one that does not is what a failure falls back to.
@@ -133,13 +151,16 @@ class Execution:
             return
         if verdict.state == "wait":
             waiting = self._clock.now()
+            if self._trace is not None:
+                self._trace.connecting(flight)
             flight.route.when_ready(
                 lambda error: self._mailbox.put(partial(self._on_handshake, flight, waiting, error))
             )
             return
         self._ledger.attempts += 1
         self._ledger.bytes_sent += flight.request.size_bytes
-        future = flight.send(self._clock.now(), self._deadline)
+        headers = self._trace.sent(flight) if self._trace is not None else None
+        future = flight.send(self._clock.now(), self._deadline, headers)
         if self._has_local and self._local == "":
             self._hedge_at = min(self._latest_hedge, flight.sent_at + self._plan.overdue_ms / 1e3)
         future.add_done_callback(
@@ -150,6 +171,8 @@ class Execution:
         if flight is not self._flight:
             return
         self._ledger.note(connect=1e3 * (self._clock.now() - since))
+        if self._trace is not None:
+            self._trace.connected(error)
         if error is not None:
             flight.attempts += 1
             self._retry_or_give_up(flight, error)
@@ -165,6 +188,8 @@ class Execution:
         if error is None:
             reply = future.result()
             error = flight.objection(reply, self._means.manifest)
+        if self._trace is not None:
+            self._trace.replied(at, reply, error)
         if error is not None or reply is None:
             assert error is not None
             if isinstance(error, MismatchError) and flight.leg.refines is not None:
@@ -250,6 +275,8 @@ class Execution:
         self._local, self._local_planned = "running", planned
         self._hedge_at = float("inf")
         since = self._clock.now()
+        if self._trace is not None:
+            self._trace.local_begun(name, planned)
         self._errands.post(
             lambda: self._means.parts.run_local(variant, self._feeds), partial(self._on_local, variant.name, since)
         )
@@ -257,6 +284,8 @@ class Execution:
     def _on_local(self, name: str, since: float, future: Future[Any], at: float) -> None:
         check_open(future)
         error = error_of(future)
+        if self._trace is not None:
+            self._trace.local_ended(at, error)
         if error is None:
             self._means.parts.local_runs.add(1e3 * (self._clock.now() - since))
             self._ledger.note(local=1e3 * (at - since))

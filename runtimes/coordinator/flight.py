@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.bundle.manifest import Manifest
 from edgekit.errors import (
@@ -38,10 +39,12 @@ class Flight:
     future: Future[Reply] | None = None
     attempts: int = 0
 
-    def send(self, now: float, deadline: float) -> Future[Reply]:
+    def send(self, now: float, deadline: float, headers: Mapping[str, str] | None = None) -> Future[Reply]:
+        """`headers` of this attempt alone."""
         self.attempts += 1
         self.sent_at = now
-        self.future = self.route.peer.ask(self.request, max(1e-3, deadline - now))
+        request = self.request if headers is None else replace(self.request, headers=headers)
+        self.future = self.route.peer.ask(request, max(1e-3, deadline - now))
         return self.future
 
     @property

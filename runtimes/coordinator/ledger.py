@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.bundle.manifest import Tier
 from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.clock import Clock
+from edgekit.runtimes.coordinator.parts import Phase
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Ledger:
     faults: list[str] = field(default_factory=list)
     asides: list[str] = field(default_factory=list)
     choice: str = ""
+    trace_id: str = ""
     spent_ms: dict[str, float] = field(default_factory=dict)
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -34,6 +36,11 @@ class Ledger:
         for name, spent in stages.items():
             if spent:
                 self.spent_ms[name] = self.spent_ms.get(name, 0.0) + spent
+
+    def note_phases(self, phases: Iterable[Phase]) -> None:
+        """(stage, start, end) in the clock's seconds."""
+        for name, start, end in phases:
+            self.note(**{name: 1e3 * (end - start)})
 
     @property
     def reasons(self) -> str:
@@ -70,6 +77,7 @@ class Ledger:
             attempts=self.attempts,
             policy=self.policy,
             choice=self.choice,
+            trace_id=self.trace_id,
             left=left,
         )
 

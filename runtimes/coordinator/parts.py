@@ -25,19 +25,20 @@ logger = logging.getLogger("edgekit")
 
 Arrays = dict[str, np.ndarray]
 Wrap = Callable[[str, Session], Session]
+Phase = tuple[str, float, float]
 
 
 @dataclass(frozen=True)
 class HeadResult:
     """`values`: everything that may go up, by name; `last`: what the last part of the device gave (the feeds where none
-    runs there). `exit_outputs` and `sure`, the least confidence in the batch, where the variant has an exit. `spent_ms`
-    by stage."""
+    runs there). `exit_outputs` and `sure`, the least confidence in the batch, where the variant has an exit. `phases`:
+    (stage, start, end) in the clock's seconds."""
 
     values: Arrays
     last: Arrays = field(default_factory=dict)
     exit_outputs: Arrays | None = None
     sure: float | None = None
-    spent_ms: dict[str, float] = field(default_factory=dict)
+    phases: tuple[Phase, ...] = ()
 
 
 # A variant that took less than this in all is run up to so many times before the first request.
@@ -185,7 +186,7 @@ class DeviceParts:
     def run_head(self, variant: Variant, feeds: Feeds, threshold: float | None = None) -> HeadResult:
         """The device's parts of `variant` and its exit, if any, which ends it where its confidence is `threshold` or
         more. Raises SessionError or InputError."""
-        spent: dict[str, float] = {}
+        phases: list[Phase] = []
         values: Arrays = dict(feeds)
         last: Arrays = {}
         entries = [self.manifest.part(name) for name in variant.parts]
@@ -193,17 +194,17 @@ class DeviceParts:
             started = self._clock.now()
             last = self.run_part(part, values, last)
             values = {**values, **last}
-            spent["head"] = spent.get("head", 0.0) + 1e3 * (self._clock.now() - started)
+            phases.append(("head", started, self._clock.now()))
             if position == 0 and variant.exit is not None:
                 started = self._clock.now()
                 exit_outputs = self.run_part(self.manifest.part(variant.exit.part), values, last)
-                spent["exit"] = 1e3 * (self._clock.now() - started)
+                phases.append(("exit", started, self._clock.now()))
                 sure = float(self.confidence_of(exit_outputs, variant.exit.temperature).min())
                 if threshold is not None and sure >= threshold:
-                    return HeadResult(values, last, exit_outputs, sure, spent)
+                    return HeadResult(values, last, exit_outputs, sure, tuple(phases))
         if variant.exit is None:
-            return HeadResult(values, last or values, spent_ms=spent)
-        return HeadResult(values, last, exit_outputs, sure, spent)
+            return HeadResult(values, last or values, phases=tuple(phases))
+        return HeadResult(values, last, exit_outputs, sure, tuple(phases))
 
     def run_local(self, variant: Variant, feeds: Feeds) -> LocalResult:
         """All of a variant whose parts are all on the device: the outputs of its last part, or of an exit before it."""

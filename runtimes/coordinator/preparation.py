@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from edgekit.bundle.manifest import Variant
 from edgekit.runtimes.coordinator.itinerary import Leg
 from edgekit.runtimes.coordinator.means import Means
-from edgekit.runtimes.coordinator.parts import HeadResult
+from edgekit.runtimes.coordinator.parts import HeadResult, Phase
 from edgekit.runtimes.peer import Request
 from edgekit.runtimes.session import Feeds
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """`request` is None where the exit's answer stands."""
+    """`request` is None where the exit's answer stands. `phases`: (stage, start, end) of what was run for it, in the
+    clock's seconds; a head that was there already is not among them."""
 
     head: HeadResult
     request: Request | None = None
-    encode_ms: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
 
 class Preparation:
@@ -35,14 +36,15 @@ class Preparation:
         threshold = variant.exit.threshold if variant.exit is not None else None
         key = (*device, variant.exit.part if variant.exit is not None else "")
         head = self._heads.get(key)
+        phases: tuple[Phase, ...] = ()
         if head is None:
             head = self._means.parts.run_head(variant, self._feeds, threshold)
-            self._heads[key] = head
+            self._heads[key], phases = head, head.phases
             if head.sure is not None and threshold is not None and head.sure >= threshold:
-                return Prepared(head)
+                return Prepared(head, phases=phases)
         started = self._means.clock.now()
         frames = self._means.encode(variant, head, leg, self._sequence)
-        encode_ms = 1e3 * (self._means.clock.now() - started)
+        phases = (*phases, ("encode", started, self._means.clock.now()))
         request = Request(
             variant=variant.name,
             part=variant.parts[len(device)],
@@ -52,4 +54,4 @@ class Preparation:
             sender=self._means.sender if leg.numbered or leg.refines is not None else "",
             id=self._id if number == 0 else f"{self._id}-{number}",
         )
-        return Prepared(head, request, encode_ms)
+        return Prepared(head, request, phases)
