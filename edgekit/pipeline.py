@@ -22,6 +22,7 @@ from edgekit.packing import installed_versions, pack
 from edgekit.parity import Limits, Outputs, Step, compare, judged_samples, run_model
 from edgekit.passes.layout import TakeChannelsLast
 from edgekit.preparation import prepare as prepare
+from edgekit.programs import add_torch_program, check_engine, is_server
 from edgekit.progress import Progress, silent
 from edgekit.quantizers.quantize import QuantizerOptions, proposed_precisions, wants_static
 from edgekit.recipe import Recipe
@@ -88,6 +89,7 @@ def export_recipe(
     torch.manual_seed(recipe.seed)
     device = load_device(recipe.device)
     refuse_idle(recipe, _formats(recipe, device))
+    check_engine(recipe, device)
     check_shrinking(recipe)
     if _adapts(recipe):
         _check_words(recipe)
@@ -135,6 +137,7 @@ def _built(order: Order) -> ExportResult:
         with full_disk_told(folder):
             candidates = _build(recipe, bench)
         winner, outcome = choose(candidates, order.device)
+        winner, outcome = _with_program(recipe, bench, winner, outcome)
         whole = _whole(order, bench, winner)
         split = _split(recipe, bench, winner) if _splits(recipe) else SplitOutcome()
         if _adapts(recipe):
@@ -160,10 +163,11 @@ def _searched(order: Order, fresh: bool) -> ExportResult:
         winner, split = found.winner, SplitOutcome()
         if _splits(recipe):
             winner, split = found.cut(lambda made: _split(recipe, held(made, recipe), made.built))
-        outcome, whole, steps = (winner.built,), found.whole(winner), winner.steps
+        outcome, whole, steps = [winner.built], found.whole(winner), winner.steps
         if winner.verified.configuration.prunes:
             steps = (compare("pruned", winner.bench.yardstick, winner.bench.reference), *steps)
-        evidence = _evidence(order, winner.bench, winner.built, found.twin.built, outcome, steps, whole)
+        supplied, outcome = _with_program(recipe, winner.bench, winner.built, outcome)
+        evidence = _evidence(order, winner.bench, supplied, found.twin.built, outcome, steps, whole)
         result = _packed(order, evidence, split + SplitOutcome(notes=(found.outcome.told(),)))
     return replace(result, search=found.outcome, summary={**result.summary, "search": found.outcome.to_json()})
 
@@ -271,6 +275,14 @@ def _evidence(
         seconds={"total": time.perf_counter() - order.start},
         versions=installed_versions(),
     )
+
+
+def _with_program(recipe: Recipe, bench: Bench, winner: Built, outcome: Sequence[Built]) -> tuple[Built, list[Built]]:
+    """The winner with the program of the torch engine, where that is asked for and the device is a server."""
+    if recipe.engine != "torch" or not is_server(bench.device):
+        return winner, list(outcome)
+    supplied = add_torch_program(bench, winner)
+    return supplied, [supplied if one is winner else one for one in outcome]
 
 
 def _packed(order: Order, evidence: Evidence, split: SplitOutcome) -> ExportResult:

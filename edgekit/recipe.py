@@ -24,6 +24,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# What a server runs its parts with.
+ENGINES = ("runtime", "torch")
+
 
 def _formats() -> list[str]:
     return ["auto", *EXPORTERS]
@@ -77,6 +80,14 @@ class Recipe:
         default="auto",
         kind="format",
         choices=_formats,
+    )
+    engine: str = option(
+        "what the servers run: runtime, each part's own format, or torch, for which the float program of every part "
+        "above the device (or of the whole model, where the device is a server) goes into the bundle too",
+        "Target",
+        default="runtime",
+        kind="engine",
+        choices=lambda: ENGINES,
     )
     prune_tokens: str = option(
         "of a transformer encoder: auto finds the strongest pruning within half of --max-drop, or a method with the "

@@ -55,7 +55,7 @@ class Splitter:
 
     @cached_property
     def tiers(self) -> TierBench:
-        return TierBench(self.bench, self.winner, self.recipe.max_drop)
+        return TierBench(self.bench, self.winner, self.recipe.max_drop, self.recipe.engine == "torch")
 
     @cached_property
     def tier(self) -> Tier:

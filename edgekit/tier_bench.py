@@ -20,6 +20,7 @@ from edgekit.ladders import Arrays, Ladder, measure_ladder
 from edgekit.model import Model, Sample
 from edgekit.parity import Outputs, Quality, judge, run_session
 from edgekit.passes.bottleneck.base import Squeezed
+from edgekit.programs import add_torch_program
 from edgekit.quantization import Fallback
 from edgekit.registry import EXPORTERS
 from edgekit.runtimes.codecs.base import Codec, open_codec
@@ -33,11 +34,13 @@ LINEAR = CONVOLUTIONS | PRODUCTS | VIEWS | {"add", "sub", "transpose", "permute"
 
 @dataclass(frozen=True)
 class TierBench:
-    """`whole` is the bench of the whole model on the device, `winner` what came of it there."""
+    """`whole` is the bench of the whole model on the device, `winner` what came of it there. `with_programs`: parts for
+    servers bring what the torch engine compiles."""
 
     whole: Bench
     winner: Built
     max_drop: float
+    with_programs: bool = False
 
     def heads(self, head: Model, slug: str) -> list[Built]:
         """The head on the device: in the winner's format as the winner is quantized, else in float."""
@@ -59,7 +62,7 @@ class TierBench:
         built = bench.build(Candidate(SERVER_FORMAT, "fp32", asked=True), EXPORTERS.load(SERVER_FORMAT)())
         if built.error is not None:
             raise built.error
-        return built
+        return add_torch_program(bench, built) if self.with_programs else built
 
     def stage_bench(self, model: Model, device: Device, slug: str) -> Bench:
         options = self.whole.options
