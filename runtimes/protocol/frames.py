@@ -33,7 +33,9 @@ refinement as its payload. A node that has let go of the coarse frame answers wi
 | `edgekit_compute_ms` | double | decoding, running and coding, summed over the nodes                              |
 | `edgekit_queue_ms`   | double | waiting in queues, summed over the nodes                                         |
 | `edgekit_forward_ms` | double | only from a node that forwarded: from sending to the answer of the upstream      |
-| `edgekit_degraded`   | bool   | false: a node answers as planned or not at all                                   |
+| `edgekit_degraded`   | bool   | a coarser part answered, because the one that was asked would have been too late |
+| `edgekit_coarser`    | string | which, in order: only where `edgekit_degraded` is true, and only from a node     |
+|                      |        | that was started with `--degrade`                                                |
 
 **Errors** (`edgekit.runtimes.protocol.status`): a damaged frame is DATA_LOSS / 400, one of another plan, codec, bundle
 or model FAILED_PRECONDITION / 409, a full queue RESOURCE_EXHAUSTED / 429 with `retry-after` in seconds, a passed
@@ -80,6 +82,7 @@ COMPUTE = "edgekit_compute_ms"
 QUEUE = "edgekit_queue_ms"
 FORWARD = "edgekit_forward_ms"
 DEGRADED = "edgekit_degraded"
+COARSER = "edgekit_coarser"
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -143,6 +146,7 @@ class Served:
     queue_ms: float = 0.0
     forward_ms: float = 0.0
     degraded: bool = False
+    coarser: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, answer: InferAnswer) -> Served:
@@ -157,6 +161,7 @@ class Served:
                 queue_ms=float(values.get(QUEUE, 0.0)),
                 forward_ms=float(values.get(FORWARD, 0.0)),
                 degraded=bool(values.get(DEGRADED, False)),
+                coarser=tuple(filter(None, str(values.get(COARSER, "")).split(","))),
             )
         except ValueError as error:
             raise InputError(f"the answer's parameters do not fit: {error}") from error
@@ -169,6 +174,8 @@ class Served:
             QUEUE: self.queue_ms,
             DEGRADED: self.degraded,
         }
+        if self.coarser:
+            given[COARSER] = ",".join(self.coarser)
         if self.forward_ms:
             given[FORWARD] = self.forward_ms
         return given

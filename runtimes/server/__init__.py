@@ -1,8 +1,9 @@
 """Nodes: `edgekit serve`, stages and whole models over the Open Inference Protocol v2 (REST and gRPC)."""
 
 from edgekit.runtimes.server.announce import Found, discover
-from edgekit.runtimes.server.batching import BatchOptions
 from edgekit.runtimes.server.node import Node, NodeOptions
-from edgekit.runtimes.server.security import Security, read_token
+from edgekit.runtimes.server.schedule import BatchOptions
+from edgekit.runtimes.server.security import Security
+from edgekit.runtimes.server.tenants import read_tenants, read_token
 
-__all__ = ["BatchOptions", "Found", "Node", "NodeOptions", "Security", "discover", "read_token"]
+__all__ = ["BatchOptions", "Found", "Node", "NodeOptions", "Security", "discover", "read_tenants", "read_token"]

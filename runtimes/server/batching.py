@@ -1,44 +1,26 @@
-"""Dynamic batching: requests wait in a bounded queue, what waits together runs together, one run at a time.
+"""Dynamic batching: requests wait in a bounded queue, what waits together runs together.
 
-A call that finds the model idle runs at once in its own thread; a worker thread takes care of what had to wait. So an
-idle node adds no hand-over to the latency, and a busy one always has its next batch at hand.
+Who is let in and who runs with whom is decided by a `Schedule`; here are the threads that carry it out. A call that
+finds a worker free runs at once in its own thread; worker threads take care of what had to wait. So an idle node adds
+no hand-over to the latency, and a busy one always has its next batch at hand.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgekit.errors import DeadlineError, EdgekitError, OverloadedError, SessionError, UnreachableError
+from edgekit.errors import DeadlineError, EdgekitError, SessionError, UnreachableError
+from edgekit.runtimes.server.schedule import Batch, BatchOptions, Schedule, Tenant, Ticket
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
 Observe = Callable[["Finished"], None]
-
-
-class QueueFullError(OverloadedError):
-    """`retry_after_s`: when the queue should have room again, by the pace of late."""
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(
-            message, hint=f"try again in {max(1, round(retry_after_s))} s, or give the node a larger --queue"
-        )
-        self.retry_after_s = retry_after_s
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """`max_batch` rows run together; a first row waits up to `max_delay_ms` for company (0: takes who is there);
-    beyond `queue` waiting requests further ones are refused."""
-
-    max_batch: int = 16
-    max_delay_ms: float = 0.0
-    queue: int = 64
 
 
 @dataclass(frozen=True)
@@ -53,174 +35,168 @@ class Finished:
 
 
 @dataclass(eq=False)
-class _Item:
-    feeds: Arrays
-    rows: int
-    deadline: float
+class _Item(Ticket):
+    feeds: Arrays = field(default_factory=dict)
     queued_ns: int = field(default_factory=time.perf_counter_ns)
     done: threading.Event = field(default_factory=threading.Event)
     outputs: Arrays = field(default_factory=dict)
     error: EdgekitError | None = None
     batch: Finished | None = None
-    abandoned: bool = False
-
-    @property
-    def kind(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """What must agree for two of them to run as one: everything but the first axis."""
-        return tuple((name, array.shape[1:]) for name, array in self.feeds.items())
 
 
 @dataclass(frozen=True)
 class Ran:
+    """`level`: 0 is the model itself, above it a coarser one."""
+
     outputs: Arrays
     queue_ns: int
     compute_ns: int
     started_ns: int
+    level: int
 
 
 class Batcher:
-    """`run` is called by one thread at a time; with `batchable` it takes any number of rows along the first axis."""
+    """`workers[w][l]` runs level l in worker w, one call at a time; with `batchable` it takes any number of rows along
+    the first axis. Safe to use from many threads."""
 
     def __init__(
         self,
         name: str,
-        run: Run,
+        workers: Sequence[Sequence[Run]],
         batchable: bool,
         options: BatchOptions = BatchOptions(),
         observe: Observe | None = None,
+        tenants: Iterable[Tenant] = (),
     ) -> None:
-        self.name, self.batchable, self.options = name, batchable, options
-        self._run, self._observe = run, observe
+        """`options.workers` is the length of `workers`."""
+        self.name, self.batchable = name, batchable
+        self.schedule = Schedule(name, options, batchable=batchable, levels=len(workers[0]), tenants=tenants)
+        self._observe = observe
         self._condition = threading.Condition()
-        self._waiting: deque[_Item] = deque()
-        self._busy = self._closed = False
-        self._row_s = 0.0
-        self._thread = threading.Thread(target=self._work, name=f"edgekit {name}", daemon=True)
-        self._thread.start()
+        self._free = list(workers)
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"edgekit {name} {number}", daemon=True)
+            for number in range(len(workers))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def depth(self) -> int:
         """Requests that wait."""
-        return len(self._waiting)
+        return self.schedule.waiting
 
     @property
     def is_idle(self) -> bool:
-        return not self._busy and not self._waiting
+        return not self.schedule.running and not self.schedule.waiting
 
-    def infer(self, feeds: Sequence[Arrays], deadline: float = float("inf")) -> list[Ran]:
+    def learn(self, level: int, rows: int, seconds: float) -> None:
+        """A run that happened elsewhere, such as one to warm up."""
+        with self._condition:
+            self.schedule.paces[level].learn(rows, seconds)
+
+    def infer(self, feeds: Sequence[Arrays], deadline: float = math.inf, tenant: str = "") -> list[Ran]:
         """Each of `feeds` as one request; the answers in the same order. `deadline` on `time.monotonic`'s clock.
 
-        Raises QueueFullError, DeadlineError (dropped before its turn, or not done by then), SessionError.
+        Raises QueueFullError, QuotaError, LateError, DeadlineError (dropped before its turn, or not done by then),
+        SessionError.
         """
-        items = [_Item(entry, len(next(iter(entry.values()))) if self.batchable else 1, deadline) for entry in feeds]
-        if self._enter(items):
-            try:
-                self._execute(items)
-            finally:
-                self._leave()
+        items = [
+            _Item(
+                rows=len(next(iter(entry.values()))) if self.batchable else 1,
+                kind=_kind(entry),
+                deadline_s=deadline,
+                tenant=tenant,
+                feeds=entry,
+            )
+            for entry in feeds
+        ]
+        claimed = self._enter(items)
+        if claimed is not None:
+            self._execute(*claimed)
         return [self._result(item) for item in items]
 
-    def _enter(self, items: list[_Item]) -> bool:
-        """True: the caller is to run them itself. Else they wait."""
+    def _enter(self, items: list[_Item]) -> tuple[Batch, Sequence[Run]] | None:
+        """A batch that the caller is to run itself, where nobody waited before it. Else its items wait."""
         with self._condition:
             if self._closed:
                 raise UnreachableError(f"the model {self.name} is closing", hint="ask another node")
-            if len(items) == 1 and not self._busy and not self._waiting and self.options.max_delay_ms == 0:
-                self._busy = True
-                return True
-            if len(self._waiting) + len(items) > self.options.queue:
-                rows = sum(item.rows for item in self._waiting)
-                raise QueueFullError(
-                    f"the queue of {self.name} is full: {len(self._waiting)} wait, allowed {self.options.queue}",
-                    rows * self._row_s,
-                )
-            self._waiting.extend(items)
-            self._condition.notify_all()
-            return False
+            now, is_first = time.monotonic(), not self.schedule.waiting
+            self.schedule.admit(items, now)
+            claimed = self._claim(now) if is_first else None
+            if self.schedule.waiting and self.schedule.has_room:
+                self._condition.notify()
+            return claimed
 
-    def _leave(self) -> None:
-        with self._condition:
-            self._busy = False
-            if self._waiting or self._closed:
-                self._condition.notify_all()
+    def _claim(self, now: float) -> tuple[Batch, Sequence[Run]] | None:
+        batch = self.schedule.take(now)
+        return None if batch is None else (batch, self._free.pop())
 
     def _result(self, item: _Item) -> Ran:
-        if item.deadline == float("inf"):
+        if item.deadline_s == math.inf:
             item.done.wait()
-        elif not item.done.wait(max(0.0, item.deadline - time.monotonic())):
-            item.abandoned = True
+        elif not item.done.wait(max(0.0, item.deadline_s - time.monotonic())):
             raise DeadlineError(f"{self.name} did not answer by the deadline")
         if item.error is not None:
             raise item.error
         assert item.batch is not None
         start, end = item.batch.started_ns, item.batch.ended_ns
-        return Ran(item.outputs, start - item.queued_ns, end - start, start)
+        return Ran(item.outputs, start - item.queued_ns, end - start, start, item.level)
 
     def _work(self) -> None:
         while True:
             with self._condition:
-                while self._busy or not self._waiting:
-                    if self._closed and not self._waiting:
+                while (claimed := self._claim(time.monotonic())) is None:
+                    if self._closed and not self.schedule.waiting:
                         return
-                    self._condition.wait()
-                self._busy = True
-                batch = self._take()
-            try:
-                self._execute(batch)
-            finally:
-                self._leave()
+                    due_s = self.schedule.due_s() if self.schedule.has_room else math.inf
+                    self._condition.wait(None if math.isinf(due_s) else max(0.0, due_s - time.monotonic()))
+            self._execute(*claimed)
 
-    def _take(self) -> list[_Item]:
-        """The oldest, and those of its kind behind it that fit; holds the lock, and waits in it for `max_delay_ms`."""
-        first = self._waiting[0]
-        if self.batchable and self.options.max_delay_ms:
-            due = first.queued_ns + int(1e6 * self.options.max_delay_ms)
-            while (left := due - time.perf_counter_ns()) > 0 and not self._closed:
-                if sum(item.rows for item in self._waiting) >= self.options.max_batch:
-                    break
-                self._condition.wait(left / 1e9)
-        batch, rows, kept = [self._waiting.popleft()], first.rows, deque[_Item]()
-        while self.batchable and self._waiting:
-            item = self._waiting.popleft()
-            if rows + item.rows <= self.options.max_batch and item.kind == first.kind:
-                batch.append(item)
-                rows += item.rows
-            else:
-                kept.append(item)
-        if self.batchable:
-            self._waiting = kept
-        return batch
-
-    def _execute(self, batch: list[_Item]) -> None:
-        now = time.monotonic()
-        due = [item for item in batch if not item.abandoned and item.deadline > now]
-        for item in batch:
-            if item not in due:
+    def _execute(self, batch: Batch, runs: Sequence[Run]) -> None:
+        """The batch in the worker that is claimed for it, which is then free again."""
+        together = False
+        try:
+            for item in batch.late:
+                assert isinstance(item, _Item)
                 item.error = DeadlineError(f"the deadline passed while the request waited for {self.name}")
                 item.done.set()
-        if not due:
-            return
-        try:
-            self._run_together(due)
-        except Exception as error:
-            if len(due) > 1:
-                # One request must not spoil the others: each runs alone.
-                for item in due:
-                    self._execute([item])
-                return
-            due[0].error = error if isinstance(error, EdgekitError) else SessionError(f"{self.name} failed: {error}")
+            items = [item for item in batch.tickets if isinstance(item, _Item)]
+            together = bool(items) and self._answer(items, runs[batch.level])
         finally:
-            for item in due:
-                item.done.set()
+            with self._condition:
+                self.schedule.finish(batch, time.monotonic(), learn=together)
+                self._free.append(runs)
+                if self.schedule.waiting or self._closed:
+                    self._condition.notify_all()
 
-    def _run_together(self, items: list[_Item]) -> None:
+    def _answer(self, items: list[_Item], run: Run) -> bool:
+        """Whether they ran as one. One request must not spoil the others: where they fail together, each runs alone."""
+        try:
+            self._run_together(items, run)
+        except Exception as error:
+            if len(items) > 1:
+                for item in items:
+                    self._answer([item], run)
+            else:
+                items[0].error = (
+                    error if isinstance(error, EdgekitError) else SessionError(f"{self.name} failed: {error}")
+                )
+            return False
+        finally:
+            for item in items:
+                item.done.set()
+        return True
+
+    def _run_together(self, items: list[_Item], run: Run) -> None:
         start, failed, rows = time.perf_counter_ns(), True, sum(item.rows for item in items)
         try:
             if len(items) == 1:
-                items[0].outputs = self._run(items[0].feeds)
+                items[0].outputs = run(items[0].feeds)
             else:
                 names = items[0].feeds
-                outputs = self._run({name: np.concatenate([item.feeds[name] for item in items]) for name in names})
+                outputs = run({name: np.concatenate([item.feeds[name] for item in items]) for name in names})
                 if any(len(array) != rows for array in outputs.values()):
                     raise SessionError(f"{self.name} does not keep the batch: {rows} rows in, others out")
                 at = 0
@@ -229,20 +205,24 @@ class Batcher:
                     at += item.rows
             failed = False
         finally:
-            end = time.perf_counter_ns()
-            self._row_s = 0.9 * self._row_s + 0.1 * (end - start) / 1e9 / rows
-            finished = Finished(rows, len(items), start, end, failed)
+            finished = Finished(rows, len(items), start, time.perf_counter_ns(), failed)
             for item in items:
                 item.batch = finished
             if self._observe is not None:
                 self._observe(finished)
 
     def close(self) -> None:
-        """Refuses further requests, finishes those that wait, and ends the worker."""
+        """Refuses further requests, finishes those that wait, and ends the workers."""
         with self._condition:
-            self._closed = True
+            self._closed = self.schedule.in_a_hurry = True
             self._condition.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         with self._condition:
-            while self._busy:
+            while self.schedule.running:
                 self._condition.wait()
+
+
+def _kind(feeds: Arrays) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """What must agree for two requests to run as one: everything but the first axis."""
+    return tuple((name, array.shape[1:]) for name, array in feeds.items())

@@ -1,64 +1,120 @@
-"""Which models a node holds: the parts for its tier of its bundles, by name and version."""
+"""Which models a node holds: the parts for its tier of its bundles, by name and version; exchanged while it serves.
+
+Who uses a model holds it (`acquire`, `release`): a bundle that was replaced is closed when the last request has left
+it, so that no request is lost.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import TIERS, Manifest, Part, Tier
 from edgekit.errors import EdgekitError, MismatchError, MissingExtraError, NodeError, UnknownNameError
 from edgekit.runtimes.protocol.frames import model_name
-from edgekit.runtimes.server.batching import BatchOptions
-from edgekit.runtimes.server.model import ServedModel
+from edgekit.runtimes.server.model import ServedModel, Serving
 
 logger = logging.getLogger("edgekit")
 
 
-class Catalog:
-    """Open bundles and their served parts. `models` in the order of the bundles."""
+@dataclass(eq=False)
+class _Holding:
+    """A bundle that is open, and who uses it. `retired`: no new request finds it."""
 
-    def __init__(self, bundles: Sequence[Bundle], models: Sequence[ServedModel]) -> None:
-        self.bundles, self.models = tuple(bundles), tuple(models)
-        self._versions: dict[str, dict[str, ServedModel]] = {}
-        for model in models:
-            self._versions.setdefault(model.name, {})[model.version] = model
+    bundle: Bundle
+    path: Path
+    version: str
+    models: list[ServedModel]
+    users: int = 0
+    retired: bool = False
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What became of one path: `version` where another bundle lies there and is served now, `error` where what lies
+    there cannot be; neither where nothing changed."""
+
+    path: Path
+    version: str = ""
+    error: EdgekitError | None = None
+
+
+@dataclass
+class _State:
+    """What is served, replaced as a whole."""
+
+    holdings: tuple[_Holding, ...] = ()
+    versions: dict[str, dict[str, ServedModel]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, holdings: Sequence[_Holding]) -> _State:
+        versions: dict[str, dict[str, ServedModel]] = {}
+        for holding in holdings:
+            for model in holding.models:
+                versions.setdefault(model.name, {})[model.version] = model
+        return cls(tuple(holdings), versions)
+
+
+class Catalog:
+    """Open bundles and their served parts. Safe to use from many threads."""
+
+    def __init__(self, tier: Tier, serving: Serving, key: Path | None = None, keep_versions: int = 1) -> None:
+        self.tier, self.serving, self.key, self.keep_versions = tier, serving, key, keep_versions
+        self.on_open: Callable[[ServedModel], None] | None = None
+        self._lock, self._reloading = threading.Lock(), threading.Lock()
+        self._state = _State()
+        self._owners: dict[ServedModel, _Holding] = {}
 
     @classmethod
     def open(
         cls,
         paths: Iterable[str | Path],
         tier: Tier,
+        serving: Serving = Serving(),
         *,
-        threads: int | None = None,
-        batch: BatchOptions = BatchOptions(),
         key: Path | None = None,
+        keep_versions: int = 1,
     ) -> Catalog:
-        """Raises NodeError where a bundle holds nothing for `tier`, BundleError, and MissingExtraError where no
+        """`keep_versions`: of a path whose bundle was replaced, how many earlier ones stay served.
+
+        Raises NodeError where a bundle holds nothing for `tier`, BundleError, and MissingExtraError where no
         runtime of its parts is installed. A part without its runtime is left out, which is logged."""
-        bundles: list[Bundle] = []
-        models: list[ServedModel] = []
+        catalog = cls(tier, serving, key, keep_versions)
+        holdings: list[_Holding] = []
         try:
-            for path in paths:
-                bundle = Bundle.open(path, key)
-                if any(other.digest == bundle.digest for other in bundles):
-                    bundle.close()
+            for path in map(Path, paths):
+                holding = catalog._hold(path, holdings)
+                if holding is None:
                     raise NodeError(f"{path} is given twice", hint="name each bundle once")
-                bundles.append(bundle)
-                version = str(sum(other.manifest.name == bundle.manifest.name for other in bundles))
-                models += _serve(bundle, tier, version, threads, batch)
+                holdings.append(holding)
         except BaseException:
-            cls(bundles, models).close()
+            for holding in holdings:
+                catalog._close(holding)
             raise
-        return cls(bundles, models)
+        catalog._state = _State.of(holdings)
+        return catalog
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """In the order of the bundles."""
+        return [model for holding in self._state.holdings for model in holding.models]
+
+    @property
+    def bundles(self) -> list[Bundle]:
+        return [holding.bundle for holding in self._state.holdings]
+
+    @property
+    def is_idle(self) -> bool:
+        return all(model.is_idle for model in self.models)
 
     def find(self, name: str, version: str = "", *, bundle: str = "", plan: str = "") -> ServedModel:
         """The newest of that name which fits. Raises UnknownNameError for the name or the version, MismatchError
         where `bundle` or `plan` (digests) are not those of what is served."""
-        versions = self._versions.get(name)
-        if versions is None:
-            raise UnknownNameError("model", name, self._versions)
+        versions = self.versions(name)
         if version and version not in versions:
             raise UnknownNameError(f"version of {name}", version, versions)
         fitting = [versions[version]] if version else list(reversed(versions.values()))
@@ -75,25 +131,91 @@ class Catalog:
                 )
         return fitting[0]
 
+    def acquire(self, name: str, version: str = "", *, bundle: str = "", plan: str = "") -> ServedModel:
+        """Like `find`; what is found stays open, with all of its bundle, until `release`."""
+        with self._lock:
+            model = self.find(name, version, bundle=bundle, plan=plan)
+            self._owners[model].users += 1
+            return model
+
+    def release(self, model: ServedModel) -> None:
+        with self._lock:
+            holding = self._owners[model]
+            holding.users -= 1
+            is_last = holding.retired and holding.users == 0
+        if is_last:
+            self._close(holding)
+
     def versions(self, name: str) -> dict[str, ServedModel]:
         """Raises UnknownNameError."""
-        if name not in self._versions:
-            raise UnknownNameError("model", name, self._versions)
-        return self._versions[name]
+        versions = self._state.versions
+        if name not in versions:
+            raise UnknownNameError("model", name, versions)
+        return versions[name]
 
     def sibling(self, model: ServedModel, part: str) -> ServedModel | None:
         """Another part of the same bundle, None where this node does not serve it."""
-        return self._versions.get(model_name(model.bundle.manifest.name, part), {}).get(model.version)
+        name = model_name(model.bundle.manifest.name, part)
+        return next((one for one in self._owners[model].models if one.name == name), None)
 
-    @property
-    def is_idle(self) -> bool:
-        return all(model.is_idle for model in self.models)
+    def reload(self, name: str = "") -> list[Reloaded]:
+        """Opens again what lies at each path (of the bundles that serve the model `name`, where given). Another bundle
+        is served from then on as the next version, beside `keep_versions` earlier ones of its path; one that cannot be
+        served changes nothing. Raises UnknownNameError."""
+        with self._reloading:
+            wanted = self.versions(name).values() if name else self.models
+            paths = {self._owners[model].path: None for model in wanted}
+            return [self._reload(path) for path in paths]
+
+    def _reload(self, path: Path) -> Reloaded:
+        try:
+            holding = self._hold(path, self._state.holdings)
+        except EdgekitError as error:
+            logger.error("%s is not reloaded, what was served stays: %s", path, error.message)
+            return Reloaded(path, error=error)
+        if holding is None:
+            return Reloaded(path)
+        if self.on_open is not None:
+            for model in holding.models:
+                self.on_open(model)
+        with self._lock:
+            before = [one for one in self._state.holdings if one.path == path]
+            leaving = before[: max(0, len(before) - self.keep_versions)]
+            staying = [one for one in self._state.holdings if one not in leaving]
+            self._state = _State.of([*staying, holding])
+            for one in leaving:
+                one.retired = True
+            unused = [one for one in leaving if one.users == 0]
+        for one in unused:
+            self._close(one)
+        logger.info("%s is served as version %s", path, holding.version)
+        return Reloaded(path, holding.version)
+
+    def _hold(self, path: Path, held: Sequence[_Holding]) -> _Holding | None:
+        """The bundle at `path`, served; None where it is among `held` already."""
+        bundle = Bundle.open(path, self.key)
+        try:
+            if any(other.bundle.digest == bundle.digest for other in held):
+                bundle.close()
+                return None
+            numbers = [int(one.version) for one in held if one.bundle.manifest.name == bundle.manifest.name]
+            version = str(max(numbers, default=0) + 1)
+            holding = _Holding(bundle, path, version, _serve(bundle, self.tier, version, self.serving))
+        except BaseException:
+            bundle.close()
+            raise
+        self._owners.update(dict.fromkeys(holding.models, holding))
+        return holding
+
+    def _close(self, holding: _Holding) -> None:
+        for model in holding.models:
+            model.close()
+            self._owners.pop(model, None)
+        holding.bundle.close()
 
     def close(self) -> None:
-        for model in self.models:
-            model.close()
-        for bundle in self.bundles:
-            bundle.close()
+        for holding in self._state.holdings:
+            self._close(holding)
 
 
 def parts_for(manifest: Manifest, tier: Tier) -> list[Part]:
@@ -105,7 +227,7 @@ def parts_for(manifest: Manifest, tier: Tier) -> list[Part]:
     return [part for part in manifest.parts if part.tier == "device"]
 
 
-def _serve(bundle: Bundle, tier: Tier, version: str, threads: int | None, batch: BatchOptions) -> list[ServedModel]:
+def _serve(bundle: Bundle, tier: Tier, version: str, serving: Serving) -> list[ServedModel]:
     parts = parts_for(bundle.manifest, tier)
     if not parts:
         held = sorted({part.tier for part in bundle.manifest.parts}, key=TIERS.index)
@@ -118,7 +240,7 @@ def _serve(bundle: Bundle, tier: Tier, version: str, threads: int | None, batch:
     try:
         for part in parts:
             try:
-                served.append(ServedModel(bundle, part, version, threads=threads, batch=batch))
+                served.append(ServedModel(bundle, part, version, serving))
             except MissingExtraError as error:
                 missing = error
                 logger.warning("%s of %s is not served: %s", part.name, bundle.path, error.message)

@@ -25,7 +25,7 @@ from edgekit.runtimes.protocol.frames import Served, Wish, frame_call, frames_of
 from edgekit.runtimes.server.catalog import Catalog
 from edgekit.runtimes.server.gate import read_frames, write_frames
 from edgekit.runtimes.server.metrics import Metrics
-from edgekit.runtimes.server.model import ServedModel, open_link
+from edgekit.runtimes.server.model import ServedModel
 from edgekit.runtimes.server.tracing import Tracer
 from edgekit.runtimes.server.upstream import Upstream
 
@@ -35,7 +35,8 @@ PASSED_ON = ("traceparent", "tracestate", HOPS)
 
 @dataclass
 class Course:
-    """One request on its way through this node; times in nanoseconds. `phases`: (name, start, end) on perf_counter."""
+    """One request on its way through this node; times in nanoseconds. `phases`: (name, start, end) on perf_counter.
+    `coarser`: parts that answered instead of those that were asked."""
 
     call: InferCall
     wish: Wish
@@ -49,6 +50,8 @@ class Course:
     forward_ns: int = 0
     upstream: Served = Served()
     model: ServedModel | None = None
+    tenant: str = ""
+    coarser: list[str] = field(default_factory=list)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -78,24 +81,29 @@ class Course:
 
 
 class Engine:
-    """`infer` blocks and may be called from many threads."""
+    """`infer` blocks and may be called from many threads. `deadline_ms`: of requests that bring none."""
 
     def __init__(
-        self, catalog: Catalog, tier: Tier, upstream: Upstream | None, metrics: Metrics, tracer: Tracer | None = None
+        self,
+        catalog: Catalog,
+        tier: Tier,
+        upstream: Upstream | None,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+        deadline_ms: float | None = None,
     ) -> None:
         self.catalog, self.tier, self.upstream = catalog, tier, upstream
-        self.metrics, self.tracer = metrics, tracer
+        self.metrics, self.tracer, self.deadline_ms = metrics, tracer, deadline_ms
         self._idle = threading.Condition()
         self._inside = 0
         self._draining = False
+        catalog.on_open = self._watch
         for model in catalog.models:
-            model.on_batch = metrics.batch_observer(model.name)
-        metrics.watch_queues([(model.name, model) for model in catalog.models])
-        self._links = {
-            (model.bundle.digest, name): open_link(model.bundle, name)
-            for model in catalog.models
-            for name in {name for variant in model.plans.values() for name in variant.codecs}
-        }
+            self._watch(model)
+        metrics.watch_queues(lambda: [(model.name, model) for model in catalog.models])
+
+    def _watch(self, model: ServedModel) -> None:
+        model.on_batch = self.metrics.batch_observer(model.name)
 
     @property
     def is_ready(self) -> bool:
@@ -106,11 +114,13 @@ class Engine:
         held = any(served.name == model for served in self.catalog.models)
         self.metrics.refused(model if held else "", error)
 
-    def infer(self, call: InferCall, *, timeout_s: float | None = None, headers: Mapping[str, str] = {}) -> InferAnswer:
+    def infer(
+        self, call: InferCall, *, timeout_s: float | None = None, headers: Mapping[str, str] = {}, tenant: str = ""
+    ) -> InferAnswer:
         """Raises UnknownNameError, InputError, CodecError, FrameError, MismatchError, OverloadedError, DeadlineError,
         SessionError, UnreachableError (upstream, or draining)."""
         with self._admitted(call.model):
-            course = self._begin(call, timeout_s)
+            course = self._begin(call, timeout_s, tenant)
             trace = self.tracer.start(headers, call.model, course.started_ns) if self.tracer else None
             passed = {key: headers[key] for key in PASSED_ON if key in headers}
             course.headers = {**passed, **trace.headers} if trace else passed
@@ -127,7 +137,7 @@ class Engine:
                 if trace is not None:
                     trace.finish(time.perf_counter_ns(), course.phases, error)
 
-    def _begin(self, call: InferCall, timeout_s: float | None) -> Course:
+    def _begin(self, call: InferCall, timeout_s: float | None, tenant: str) -> Course:
         """Its deadline is the earlier one of the transport's and of the request's own."""
         try:
             wish = Wish.of(call.parameters)
@@ -136,18 +146,28 @@ class Engine:
             raise
         of_call = float("inf") if wish.deadline_ms is None else wish.deadline_ms / 1e3
         of_transport = float("inf") if timeout_s is None else timeout_s
-        return Course(call, wish, time.monotonic() + min(of_call, of_transport))
+        left_s = min(of_call, of_transport)
+        if left_s == float("inf") and self.deadline_ms is not None:
+            left_s = self.deadline_ms / 1e3
+        return Course(call, wish, time.monotonic() + left_s, tenant=tenant)
 
     def _infer(self, course: Course) -> InferAnswer:
         course.left_s()
         call, wish = course.call, course.wish
         try:
-            model = self.catalog.find(call.model, call.version, bundle=wish.bundle, plan=wish.plan)
+            model = self.catalog.acquire(call.model, call.version, bundle=wish.bundle, plan=wish.plan)
         except UnknownNameError:
             if self.upstream is None:
                 raise
             return self._pass_up(course)
         course.model = model
+        try:
+            return self._run_plan(course, model)
+        finally:
+            self.catalog.release(model)
+
+    def _run_plan(self, course: Course, model: ServedModel) -> InferAnswer:
+        wish = course.wish
         tensors = self._run_frames_or_arrays(model, course)
         if wish.plan:
             variant = model.plans[wish.plan]
@@ -172,13 +192,15 @@ class Engine:
         self, model: ServedModel, samples: Sequence[Mapping[str, np.ndarray]], course: Course
     ) -> dict[str, np.ndarray]:
         start = time.perf_counter_ns()
-        tensors, queue_ns, compute_ns = model.run(samples, course.deadline)
-        end = time.perf_counter_ns()
+        answered = model.run(samples, course.deadline, course.tenant)
+        end, queue_ns = time.perf_counter_ns(), answered.queue_ns
         course.queue_ns += queue_ns
-        course.phases += [("queue", start, start + queue_ns), ("compute", end - compute_ns, end)]
+        course.phases += [("queue", start, start + queue_ns), ("compute", end - answered.compute_ns, end)]
+        if answered.part:
+            course.coarser.append(answered.part)
         if self.tier not in course.tiers:
             course.tiers.append(self.tier)
-        return tensors
+        return answered.outputs
 
     def _forward(self, course: Course, model: ServedModel, part: str, tensors: Mapping[str, np.ndarray]) -> InferAnswer:
         """The features of `model` through the variant's next codec to `part` on the node upstream."""
@@ -190,7 +212,7 @@ class Engine:
             )
         variant = model.plans[course.wish.plan]
         remote = [name for name in variant.parts if manifest.part(name).tier != "device"]
-        link = self._links[model.bundle.digest, variant.codecs[remote.index(part)]]
+        link = model.codecs[variant.codecs[remote.index(part)]]
         with course.phase("encode"):
             frames = write_frames(model, link, manifest.part(part).sha256, tensors, course.wish)
         wish = replace(course.wish, next_rate=0)
@@ -244,7 +266,8 @@ class Engine:
             compute_ms=course.spent_ns("decode", "compute", "encode") / 1e6 + above.compute_ms,
             queue_ms=course.queue_ns / 1e6 + above.queue_ms,
             forward_ms=course.forward_ns / 1e6,
-            degraded=above.degraded,
+            degraded=bool(course.coarser) or above.degraded,
+            coarser=(*course.coarser, *above.coarser),
         )
 
     def _account(self, course: Course, error: EdgekitError | None) -> None:

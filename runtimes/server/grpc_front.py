@@ -20,8 +20,8 @@ from edgekit.runtimes.protocol import messages
 from edgekit.runtimes.protocol.calls import InferCall, answer_to_message, call_from_message
 from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, grpc_code
 from edgekit.runtimes.server import describe
-from edgekit.runtimes.server.batching import QueueFullError
 from edgekit.runtimes.server.engine import Engine
+from edgekit.runtimes.server.schedule import RefusedError
 from edgekit.runtimes.server.security import Security
 
 logger = logging.getLogger("edgekit")
@@ -120,7 +120,8 @@ class GrpcFront:
     def _infer(self, request: Any, context: Any, headers: dict[str, str]) -> Any:
         left_s = context.time_remaining()
         timeout_s = left_s if left_s is not None and left_s < _LONGEST_S else None
-        return answer_to_message(self._engine.infer(self._call(request), timeout_s=timeout_s, headers=headers))
+        call, tenant = self._call(request), self._security.check(headers.get("authorization"))
+        return answer_to_message(self._engine.infer(call, timeout_s=timeout_s, headers=headers, tenant=tenant))
 
     def _call(self, request: Any) -> InferCall:
         try:
@@ -133,6 +134,7 @@ class GrpcFront:
         """One answer for each request, in order; a failed one says so and the stream goes on."""
         try:
             headers = self._headers(context)
+            tenant = self._security.check(headers.get("authorization"))
         except EdgekitError as error:
             _abort(context, error)
         for data in requests:
@@ -140,7 +142,7 @@ class GrpcFront:
             try:
                 request = _parse(messages.ModelInferRequest, data)
                 message.infer_response.id = request.id
-                answer = answer_to_message(self._engine.infer(self._call(request), headers=headers))
+                answer = answer_to_message(self._engine.infer(self._call(request), headers=headers, tenant=tenant))
                 message.infer_response.CopyFrom(answer)
             except EdgekitError as error:
                 message.error_message = error.message
@@ -199,7 +201,7 @@ def _parse(kind: Any, data: bytes) -> Any:
 
 def _abort(context: Any, error: EdgekitError) -> NoReturn:
     metadata = [(ERROR_KEY, error_kind(error))]
-    if isinstance(error, QueueFullError):
+    if isinstance(error, RefusedError):
         metadata.append((RETRY_KEY, str(max(1, round(error.retry_after_s)))))
     context.set_trailing_metadata(metadata)
     context.abort(grpc_code(error), error.message)

@@ -78,7 +78,7 @@ class Metrics:
 
         return observe
 
-    def watch_queues(self, models: Sequence[tuple[str, Waiting]]) -> None:
+    def watch_queues(self, models: Callable[[], Sequence[tuple[str, Waiting]]]) -> None:
         """(name, model): their depths are read when the metrics are, and summed over the versions of a name."""
         self._registry.register(_Depths(models))
 
@@ -89,13 +89,13 @@ class Metrics:
 
 
 class _Depths:
-    def __init__(self, models: Sequence[tuple[str, Waiting]]) -> None:
+    def __init__(self, models: Callable[[], Sequence[tuple[str, Waiting]]]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Any]:
         family = GaugeMetricFamily("edgekit_queue_depth", "Requests that wait", labels=["model"])
         depths: Counter[str] = Counter()
-        for name, model in self._models:
+        for name, model in self._models():
             depths[name] += model.depth
         for name, depth in depths.items():
             family.add_metric([name], depth)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,14 +12,41 @@ import numpy as np
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Codec as CodecEntry
-from edgekit.bundle.manifest import Part, Variant
-from edgekit.errors import InputError, MismatchError
+from edgekit.bundle.manifest import Manifest, Part, Variant
+from edgekit.errors import EdgekitError, InputError, MismatchError
 from edgekit.runtimes.codecs.base import Codec, open_codec
 from edgekit.runtimes.load import load
 from edgekit.runtimes.protocol.frames import model_name
-from edgekit.runtimes.server.batching import Arrays, Batcher, BatchOptions, Finished
+from edgekit.runtimes.server.batching import Arrays, Batcher, Finished
 from edgekit.runtimes.server.refinement import CoarseFrames
+from edgekit.runtimes.server.schedule import BatchOptions, Tenant
 from edgekit.runtimes.server.statistics import Statistics
+from edgekit.runtimes.session import Session
+from edgekit.tensors import DTYPES
+
+logger = logging.getLogger("edgekit")
+
+OpenSession = Callable[[Bundle, Part, "int | None"], Session]
+
+WORTHWHILE = 0.9  # of the time of the level before: a coarser way to answer that takes more is none
+WARM_S = 2.0  # a largest batch that would take longer is not run to warm up
+
+
+def open_native(bundle: Bundle, part: Part, threads: int | None) -> Session:
+    """In the runtime of the part's own format."""
+    return load(bundle, part=part.name, threads=threads)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How models are served. `threads`: of each session. `degrade`: where a model would be too late, a coarser one of
+    the same bundle answers, marked. `open_session`: (bundle, part, threads) -> its session."""
+
+    threads: int | None = None
+    batch: BatchOptions = BatchOptions()
+    tenants: tuple[Tenant, ...] = ()
+    degrade: bool = False
+    open_session: OpenSession = open_native
 
 
 @dataclass(frozen=True)
@@ -29,18 +58,20 @@ class Link:
     codec: Codec
 
 
-class ServedModel:
-    """`version` counts the bundles of one name. Close it to free its session; the bundle is the caller's."""
+@dataclass(frozen=True)
+class Answered:
+    """`queue_ns` in the queue, `compute_ns` in the model; `part`: the coarser one that answered instead, else ""."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        part: Part,
-        version: str,
-        *,
-        threads: int | None = None,
-        batch: BatchOptions = BatchOptions(),
-    ) -> None:
+    outputs: dict[str, np.ndarray]
+    queue_ns: int
+    compute_ns: int
+    part: str = ""
+
+
+class ServedModel:
+    """`version` counts the bundles of one name. Close it to free its sessions; the bundle is the caller's."""
+
+    def __init__(self, bundle: Bundle, part: Part, version: str, serving: Serving = Serving()) -> None:
         """Raises like `load`, and CodecError for tables that do not fit."""
         self.bundle, self.part, self.version = bundle, part, version
         self.name = model_name(bundle.manifest.name, part.name)
@@ -49,14 +80,61 @@ class ServedModel:
         self.statistics = Statistics()
         self.coarse = CoarseFrames()
         self.on_batch: Callable[[Finished], None] | None = None
-        self._session = load(bundle, part=part.name, threads=threads)
-        self.batching = batch
+        self.batching = serving.batch
+        self._sessions: list[Session] = []
         try:
-            self.links = {link.digest: link for link in _links(bundle, part)}
-            self._batcher = Batcher(self.name, self._session.run, self.is_batchable, batch, self._observe)
+            self.codecs = _codecs(bundle, part)
+            self.links = {link.digest: link for name, link in self.codecs.items() if name in _inbound(bundle, part)}
+            self.levels = (part, *(coarser_parts(bundle.manifest, part) if serving.degrade else ()))
+            workers = [self._open_worker(serving) for _ in range(serving.batch.workers)]
+            paces = [[self._warm_up(session) for session in levels] for levels in workers]
+            kept = _worthwhile([sum(runs.values()) for runs in paces[0]])
+            self.levels = tuple(self.levels[level] for level in kept)
+            self._batcher = Batcher(
+                self.name,
+                [[levels[level].run for level in kept] for levels in workers],
+                self.is_batchable,
+                serving.batch,
+                self._observe,
+                serving.tenants,
+            )
         except BaseException:
-            self._session.close()
+            for session in self._sessions:
+                session.close()
             raise
+        for worker in paces:
+            for number, level in enumerate(kept):
+                for rows, seconds in worker[level].items():
+                    self._batcher.learn(number, rows, seconds)
+
+    def _open_worker(self, serving: Serving) -> list[Session]:
+        """A session for each level."""
+        opened = [serving.open_session(self.bundle, part, serving.threads) for part in self.levels]
+        self._sessions += opened
+        return opened
+
+    def _warm_up(self, session: Session) -> dict[int, float]:
+        """Rows -> seconds of one row and of a full batch, so that the first caller pays for no start and its deadline
+        can be told. Empty where shapes are left open beside the batch."""
+        sizes = (1, self.batching.max_batch) if self.is_batchable else (1,)
+        shapes = {spec: spec.shape[1:] if self.is_batchable else spec.shape for spec in self.inputs}
+        if any(isinstance(size, str) for shape in shapes.values() for size in shape):
+            return {}
+        taken: dict[int, float] = {}
+        for rows in sizes:
+            if taken and taken[1] * rows > WARM_S:
+                break
+            first = (rows,) if self.is_batchable else ()
+            feeds = {spec.name: np.zeros((*first, *shape), DTYPES[spec.dtype]) for spec, shape in shapes.items()}
+            try:
+                session.run(feeds)
+                start = time.perf_counter()
+                session.run(feeds)
+            except EdgekitError as error:
+                logger.warning("%s is not warm: %d rows of zeros fail: %s", self.name, rows, error.message)
+                break
+            taken[rows] = time.perf_counter() - start
+        return taken
 
     @cached_property
     def is_batchable(self) -> bool:
@@ -114,14 +192,14 @@ class ServedModel:
                     f"{self.name}: a batch of {sorted(rows)}, allowed 1 to {self.batching.max_batch}, the same for all"
                 )
 
-    def run(self, samples: Sequence[Arrays], deadline: float) -> tuple[dict[str, np.ndarray], int, int]:
-        """Each sample checked and run, answers joined along the first axis; nanoseconds in the queue and in the model.
+    def run(self, samples: Sequence[Arrays], deadline: float, tenant: str = "") -> Answered:
+        """Each sample checked and run, answers joined along the first axis.
 
         `deadline` on `time.monotonic`'s clock. Raises InputError, and like `Batcher.infer`.
         """
         for sample in samples:
             self.check(sample)
-        ran = self._batcher.infer(samples, deadline)
+        ran = self._batcher.infer(samples, deadline, tenant)
         outputs = (
             dict(ran[0].outputs)
             if len(ran) == 1
@@ -129,7 +207,13 @@ class ServedModel:
         )
         # Samples of one request that ran in one batch took its time once.
         compute = {entry.started_ns: entry.compute_ns for entry in ran}
-        return outputs, max(entry.queue_ns for entry in ran), sum(compute.values())
+        level = max(entry.level for entry in ran)
+        return Answered(
+            outputs,
+            max(entry.queue_ns for entry in ran),
+            sum(compute.values()),
+            self.levels[level].name if level else "",
+        )
 
     def feeds(self, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What another part or a codec calls its tensors, under this part's names: by name, else in order."""
@@ -143,7 +227,27 @@ class ServedModel:
     def close(self) -> None:
         """What waits is finished first."""
         self._batcher.close()
-        self._session.close()
+        for session in self._sessions:
+            session.close()
+
+
+def coarser_parts(manifest: Manifest, part: Part) -> list[Part]:
+    """Parts that answer alone, on the same tier, with the same inputs and outputs as `part`, and lose more points; the
+    best first."""
+    drops = {variant.parts[0]: variant.drop for variant in reversed(manifest.variants) if len(variant.parts) == 1}
+    shape = (part.tier, part.inputs, part.outputs)
+    fitting = [one for one in manifest.parts if one.name in drops and (one.tier, one.inputs, one.outputs) == shape]
+    own = drops.get(part.name, 0.0)
+    return sorted((one for one in fitting if drops[one.name] > own), key=lambda one: drops[one.name])
+
+
+def _worthwhile(seconds: Sequence[float]) -> list[int]:
+    """The levels that are faster than the one kept before them."""
+    kept = [0]
+    for level, taken in enumerate(seconds[1:], 1):
+        if 0 < taken < WORTHWHILE * seconds[kept[-1]]:
+            kept.append(level)
+    return kept
 
 
 def _codec_of(bundle: Bundle, variant: Variant, part: Part) -> str | None:
@@ -152,10 +256,17 @@ def _codec_of(bundle: Bundle, variant: Variant, part: Part) -> str | None:
     return variant.codecs[remote.index(part.name)] if part.name in remote else None
 
 
-def _links(bundle: Bundle, part: Part) -> list[Link]:
-    """The codecs that carry what goes into `part`, in any variant."""
-    names = {_codec_of(bundle, variant, part): None for variant in bundle.manifest.variants}
-    return [open_link(bundle, name) for name in names if name is not None]
+def _inbound(bundle: Bundle, part: Part) -> set[str]:
+    """Names of the codecs that carry what goes into `part`, in any variant."""
+    return {name for variant in bundle.manifest.variants if (name := _codec_of(bundle, variant, part)) is not None}
+
+
+def _codecs(bundle: Bundle, part: Part) -> dict[str, Link]:
+    """Every codec of the variants that `part` is in, by name: what comes in, and what goes on from it."""
+    names = {
+        name for variant in bundle.manifest.variants if part.name in variant.parts for name in variant.codecs
+    } | _inbound(bundle, part)
+    return {name: open_link(bundle, name) for name in sorted(names)}
 
 
 def open_link(bundle: Bundle, name: str) -> Link:

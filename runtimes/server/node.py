@@ -11,12 +11,13 @@ from edgekit.bundle.manifest import Tier
 from edgekit.errors import NodeError, UsageError
 from edgekit.runtimes.protocol.client import ClientOptions
 from edgekit.runtimes.server.announce import Announcement
-from edgekit.runtimes.server.batching import BatchOptions
-from edgekit.runtimes.server.catalog import Catalog
+from edgekit.runtimes.server.catalog import Catalog, Reloaded
 from edgekit.runtimes.server.engine import Engine
 from edgekit.runtimes.server.grpc_front import GrpcFront
 from edgekit.runtimes.server.metrics import Metrics
+from edgekit.runtimes.server.model import OpenSession, Serving, open_native
 from edgekit.runtimes.server.rest_front import RestFront
+from edgekit.runtimes.server.schedule import BatchOptions
 from edgekit.runtimes.server.security import Security
 from edgekit.runtimes.server.tracing import open_tracer
 from edgekit.runtimes.server.upstream import Upstream
@@ -28,7 +29,9 @@ MAX_WORKERS = 512
 class NodeOptions:
     """A port 0 takes a free one, None opens none; `port` is REST's. `threads`: of each model's runtime, None takes
     every core. `max_bytes` bounds a request, `body_timeout_s` the time that its headers or its body may take over
-    REST. `trace`: a file for spans. `key`: whose signature the bundles must bear."""
+    REST. `trace`: a file for spans. `key`: whose signature the bundles must bear. `deadline_ms`: of requests that bring
+    none. `degrade`: a coarser part of the bundle answers, marked, before a request is refused. `keep_versions`: of a
+    path that is reloaded, the earlier bundles that stay served."""
 
     tier: Tier = "edge"
     host: str = "127.0.0.1"
@@ -45,6 +48,10 @@ class NodeOptions:
     threads: int | None = None
     trace: Path | None = None
     key: Path | None = None
+    deadline_ms: float | None = None
+    degrade: bool = False
+    keep_versions: int = 1
+    open_session: OpenSession = open_native
 
     def __post_init__(self) -> None:
         if self.port and self.port == self.grpc_port:
@@ -65,10 +72,13 @@ class Node:
         self._stopped = threading.Event()
         upstream = Upstream(options.upstream, options.upstream_client) if options.upstream else None
         self._tracer = open_tracer(f"edgekit-{options.tier}", options.trace)
-        self.catalog = Catalog.open(
-            bundles, options.tier, threads=options.threads, batch=options.batch, key=options.key
+        serving = Serving(
+            options.threads, options.batch, options.security.tenants, options.degrade, options.open_session
         )
-        self.engine = Engine(self.catalog, options.tier, upstream, Metrics(), self._tracer)
+        self.catalog = Catalog.open(
+            bundles, options.tier, serving, key=options.key, keep_versions=options.keep_versions
+        )
+        self.engine = Engine(self.catalog, options.tier, upstream, Metrics(), self._tracer, options.deadline_ms)
         self._announcement: Announcement | None = None
         self._grpc: GrpcFront | None = None
         self._rest: RestFront | None = None
@@ -83,7 +93,8 @@ class Node:
 
     def _listen(self) -> None:
         options = self.options
-        workers = min(MAX_WORKERS, len(self.catalog.models) * (options.batch.queue + options.batch.max_batch))
+        room = options.batch.queue + options.batch.max_batch * options.batch.workers
+        workers = min(MAX_WORKERS, len(self.catalog.models) * room)
         shared = (self.engine, options.security, options.host)
         if options.grpc_port is not None:
             self._grpc = GrpcFront(*shared, options.grpc_port, options.max_bytes, workers)
@@ -126,6 +137,10 @@ class Node:
             self._grpc.start()
         if self._rest is not None:
             self._rest.start()
+
+    def reload(self) -> list[Reloaded]:
+        """Serves what lies at the bundles' paths now; requests inside are answered by what they found."""
+        return self.catalog.reload()
 
     def stop(self, grace_s: float = 10.0) -> bool:
         """Drains: not ready any more, further requests refused, those inside finished within `grace_s`; then frees

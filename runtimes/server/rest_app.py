@@ -14,14 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgekit.errors import EdgekitError, InputError, OverloadedError, SessionError
+from edgekit.errors import AuthenticationError, EdgekitError, InputError, OverloadedError, SessionError
 from edgekit.runtimes.protocol.http_body import JSON_LENGTH, read_call, read_object, write_answer
 from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, http_status
 from edgekit.runtimes.server import describe
-from edgekit.runtimes.server.batching import QueueFullError
 from edgekit.runtimes.server.engine import Engine
 from edgekit.runtimes.server.metrics import CONTENT_TYPE
 from edgekit.runtimes.server.openapi import document
+from edgekit.runtimes.server.schedule import RefusedError
 from edgekit.runtimes.server.security import Security
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -90,11 +90,21 @@ class RestApp:
                 read_object(body)
             return JSONResponse(describe.index(catalog.models))
 
+        async def load(request: Request) -> Response:
+            if request.state.tenant:
+                raise AuthenticationError("models are exchanged by the node's owner", hint="send the owner's token")
+            name = request.path_params["model"]
+            outcomes = await asyncio.get_running_loop().run_in_executor(None, catalog.reload, name)
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    raise outcome.error
+            return JSONResponse(describe.index(catalog.versions(name).values()))
+
         async def metrics(request: Request) -> Response:
             return Response(self._engine.metrics.render(), media_type=CONTENT_TYPE)
 
         async def openapi(request: Request) -> Response:
-            return JSONResponse(document(catalog, with_metrics=with_metrics, with_token=bool(self._security.token)))
+            return JSONResponse(document(catalog, with_metrics=with_metrics, with_token=self._security.wants_token))
 
         closed = partial(_route, check=self._check)
         routes = [
@@ -104,6 +114,7 @@ class RestApp:
             closed("/v2", server),
             closed("/v2/models/stats", all_stats),
             closed("/v2/repository/index", index, method="POST"),
+            closed("/v2/repository/models/{model}/load", load, method="POST"),
             *([closed("/metrics", metrics)] if with_metrics else []),
         ]
         for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -121,9 +132,9 @@ class RestApp:
         app.router.redirect_slashes = False
         return app
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request) -> str:
         try:
-            self._security.check(request.headers.get("authorization"))
+            return self._security.check(request.headers.get("authorization"))
         except EdgekitError as error:
             self._engine.refused("", error)
             raise
@@ -134,7 +145,7 @@ class RestApp:
         self._room -= 1
         try:
             body = await self._body(request)
-            work = partial(self._answer, body, dict(request.headers), dict(request.path_params))
+            work = partial(self._answer, body, dict(request.headers), dict(request.path_params), request.state.tenant)
             sent, json_length = await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
             self._room += 1
@@ -143,13 +154,15 @@ class RestApp:
             return Response(sent, media_type="application/json")
         return Response(sent, headers={JSON_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
-    def _answer(self, body: bytes, headers: dict[str, str], path: dict[str, str]) -> tuple[bytes, int | None]:
+    def _answer(
+        self, body: bytes, headers: dict[str, str], path: dict[str, str], tenant: str
+    ) -> tuple[bytes, int | None]:
         try:
             call, wants_binary = read_call(body, headers.get(JSON_LENGTH), path["model"], path.get("version", ""))
         except EdgekitError as error:
             self._engine.refused(path["model"], error)
             raise
-        return write_answer(self._engine.infer(call, headers=headers), wants_binary)
+        return write_answer(self._engine.infer(call, headers=headers, tenant=tenant), wants_binary)
 
     async def _body(self, request: Request) -> bytes:
         """Raises HTTPException 408, 413 or 415: too slow, too long, compressed."""
@@ -189,7 +202,7 @@ class RestApp:
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if status == 429:
-            wait_s = error.retry_after_s if isinstance(error, QueueFullError) else 1.0
+            wait_s = error.retry_after_s if isinstance(error, RefusedError) else 1.0
             headers[RETRY_KEY] = str(max(1, round(wait_s)))
         return JSONResponse({"error": error.message}, status, headers)
 
@@ -197,10 +210,9 @@ class RestApp:
         return await self._failure(request, SessionError(f"the request failed: {type(error).__name__}"))
 
 
-def _route(path: str, endpoint: Endpoint, method: str = "GET", check: Callable[[Request], None] | None = None) -> Route:
+def _route(path: str, endpoint: Endpoint, method: str = "GET", check: Callable[[Request], str] | None = None) -> Route:
     async def guarded(request: Request) -> Response:
-        if check is not None:
-            check(request)
+        request.state.tenant = check(request) if check is not None else ""
         return await endpoint(request)
 
     return Route(path, guarded, methods=[method])

@@ -156,6 +156,7 @@ class Schedule:
         self.paces = [Pace() for _ in range(levels)]
         self.waiting = 0
         self.running: list[Batch] = []
+        self.in_a_hurry = False  # nobody more will come: what waits is due
         self._accounts = {tenant.name: _Account(tenant) for tenant in tenants}
         self._groups: dict[tuple[Hashable, int], _Group] = {}
         self._virtual = 0.0
@@ -190,7 +191,8 @@ class Schedule:
         first = self._first()
         if first is None:
             return math.inf
-        if not self.options.max_delay_ms or not self.batchable or self._group(first).rows >= first.company:
+        waits = self.options.max_delay_ms > 0 and self.batchable and not self.in_a_hurry
+        if not waits or self._group(first).rows >= first.company:
             return -math.inf
         return first.arrived_s + self.options.max_delay_ms / 1e3
 

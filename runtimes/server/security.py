@@ -8,40 +8,37 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import AuthenticationError, MissingExtraError, NodeError, UsageError
+from edgekit.errors import AuthenticationError, MissingExtraError, NodeError
 from edgekit.runtimes.protocol.client import is_loopback
+from edgekit.runtimes.server.schedule import Tenant
+from edgekit.runtimes.server.tenants import Guest
 
 _PREFIX = "bearer "
 
 
-def read_token(path: Path) -> str:
-    """The one word of a token file, a caller's or a node's. Raises UsageError where it is missing, empty or no text."""
-    try:
-        lines = path.read_text(encoding="ascii").split()
-    except OSError as error:
-        raise UsageError(f"cannot read the token file {path}: {error.strerror}", hint="check its path") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"the token file {path} is not plain ASCII text", hint="openssl rand -hex 32 > token"
-        ) from error
-    if len(lines) != 1:
-        raise UsageError(
-            f"the token file {path} holds {len(lines)} words, allowed one", hint="openssl rand -hex 32 > token"
-        )
-    return lines[0]
-
-
 @dataclass(frozen=True)
 class Security:
-    """`certificate`: (chain, key) in PEM files. `client_ca`: callers must have a certificate that it signed."""
+    """`certificate`: (chain, key) in PEM files. `client_ca`: callers must have a certificate that it signed. `guests`:
+    tenants with tokens of their own; who shows `token` is the tenant "", the owner."""
 
     token: str = ""
     certificate: tuple[Path, Path] | None = None
     client_ca: Path | None = None
+    guests: tuple[Guest, ...] = ()
+
+    @property
+    def tenants(self) -> tuple[Tenant, ...]:
+        return tuple(guest.tenant for guest in self.guests)
+
+    @property
+    def wants_token(self) -> bool:
+        return bool(self.token or self.guests)
 
     def check_host(self, host: str) -> None:
         """Raises NodeError for an address that others reach, without a token and TLS."""
-        missing = [name for name, given in (("--token-file", self.token), ("--tls", self.certificate)) if not given]
+        missing = [
+            name for name, given in (("--token-file", self.wants_token), ("--tls", self.certificate)) if not given
+        ]
         if missing and not is_loopback(host):
             raise NodeError(
                 f"listening on {host} without {' and '.join(missing)}: others could use this node, or read along",
@@ -97,16 +94,19 @@ class Security:
         roots = _read(self.client_ca) if self.client_ca else None
         return grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
 
-    def check(self, authorization: str | None) -> None:
-        """Raises AuthenticationError unless the header brings the token; compared in constant time."""
-        if not self.token:
-            return
+    def check(self, authorization: str | None) -> str:
+        """The name of the tenant whose token the header brings, "" for the owner and where no token is wanted. Raises
+        AuthenticationError for any other; tokens are compared in constant time."""
+        if not self.wants_token:
+            return ""
         given = authorization or ""
-        if given[: len(_PREFIX)].lower() != _PREFIX or not hmac.compare_digest(
-            given[len(_PREFIX) :].strip().encode(), self.token.encode()
-        ):
+        shown = given[len(_PREFIX) :].strip().encode() if given[: len(_PREFIX)].lower() == _PREFIX else b""
+        known = [("", self.token), *((guest.tenant.name, guest.token) for guest in self.guests)]
+        fitting = [name for name, token in known if token and hmac.compare_digest(shown, token.encode())]
+        if not fitting:
             what = "a wrong token" if given else "no token"
             raise AuthenticationError(f"this node was given {what}", hint="send Authorization: Bearer <token>")
+        return fitting[0]
 
 
 def _read(path: Path) -> bytes:

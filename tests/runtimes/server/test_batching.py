@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import DeadlineError, OverloadedError, SessionError, UnreachableError
-from edgekit.runtimes.server.batching import Batcher, BatchOptions, Finished
+from edgekit.runtimes.server.batching import Batcher, Finished
+from edgekit.runtimes.server.schedule import BatchOptions
 
 WAIT_S = 10
 
@@ -64,7 +65,7 @@ def held(batcher: Batcher, model: Model, pool: ThreadPoolExecutor) -> None:
 
 
 def test_what_waits_together_runs_together(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", model, True, BatchOptions(max_batch=4))
+    batcher = Batcher("m", [[model]], True, BatchOptions(max_batch=4))
     held(batcher, model, pool)
     futures = [pool.submit(batcher.infer, [row(value)]) for value in range(6)]
     waiting(batcher, 6)
@@ -76,7 +77,7 @@ def test_what_waits_together_runs_together(model: Model, pool: ThreadPoolExecuto
 
 
 def test_only_what_has_one_shape_runs_together_and_nobody_starves(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", model, True, BatchOptions(max_batch=8))
+    batcher = Batcher("m", [[model]], True, BatchOptions(max_batch=8))
     held(batcher, model, pool)
     futures = []
     for number, width in enumerate([1, 2, 1, 2]):
@@ -89,7 +90,7 @@ def test_only_what_has_one_shape_runs_together_and_nobody_starves(model: Model, 
 
 
 def test_without_a_dynamic_batch_each_runs_alone(model: Model) -> None:
-    batcher = Batcher("m", model, False)
+    batcher = Batcher("m", [[model]], False)
     answers = batcher.infer([row(1), row(2), row(3)])
     assert [float(answer.outputs["y"][0, 0]) for answer in answers] == [2, 4, 6]
     assert model.batches == [1, 1, 1]
@@ -97,7 +98,7 @@ def test_without_a_dynamic_batch_each_runs_alone(model: Model) -> None:
 
 
 def test_a_delay_gathers_rows_until_the_batch_is_full(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", model, True, BatchOptions(max_batch=3, max_delay_ms=1000 * WAIT_S))
+    batcher = Batcher("m", [[model]], True, BatchOptions(max_batch=3, max_delay_ms=1000 * WAIT_S))
     futures = [pool.submit(batcher.infer, [row(value)]) for value in range(3)]
     assert sorted(float(future.result(WAIT_S / 2)[0].outputs["y"][0, 0]) for future in futures) == [0, 2, 4]
     assert model.batches == [3]
@@ -105,7 +106,7 @@ def test_a_delay_gathers_rows_until_the_batch_is_full(model: Model, pool: Thread
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", model, True, BatchOptions(queue=2))
+    batcher = Batcher("m", [[model]], True, BatchOptions(queue=2))
     held(batcher, model, pool)
     futures = [pool.submit(batcher.infer, [row(value)]) for value in range(2)]
     waiting(batcher, 2)
@@ -117,7 +118,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(model: Model, pool: Thr
 
 
 def test_a_passed_deadline_is_dropped_before_any_work(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", model, True)
+    batcher = Batcher("m", [[model]], True)
     held(batcher, model, pool)
     with pytest.raises(DeadlineError):
         batcher.infer([row(5)], time.monotonic() + 0.02)
@@ -127,7 +128,7 @@ def test_a_passed_deadline_is_dropped_before_any_work(model: Model, pool: Thread
 
 
 def test_a_poisoned_request_fails_alone(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", model, True)
+    batcher = Batcher("m", [[model]], True)
     held(batcher, model, pool)
     futures = [pool.submit(batcher.infer, [row(value)]) for value in (1, -666, 3)]
     waiting(batcher, 3)
@@ -140,7 +141,7 @@ def test_a_poisoned_request_fails_alone(model: Model, pool: ThreadPoolExecutor) 
 
 
 def test_a_model_that_does_not_keep_the_batch_still_answers_each_alone(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", lambda feeds: {"y": model(feeds)["y"][:1]}, True)
+    batcher = Batcher("m", [[lambda feeds: {"y": model(feeds)["y"][:1]}]], True)
     held(batcher, model, pool)
     futures = [pool.submit(batcher.infer, [row(value)]) for value in (1, 2)]
     waiting(batcher, 2)
@@ -150,7 +151,7 @@ def test_a_model_that_does_not_keep_the_batch_still_answers_each_alone(model: Mo
 
 
 def test_closing_finishes_what_waits_and_refuses_the_rest(model: Model, pool: ThreadPoolExecutor) -> None:
-    batcher = Batcher("m", model, True, BatchOptions(max_batch=2))
+    batcher = Batcher("m", [[model]], True, BatchOptions(max_batch=2))
     held(batcher, model, pool)
     futures = [pool.submit(batcher.infer, [row(value)]) for value in range(5)]
     waiting(batcher, 5)
@@ -165,7 +166,7 @@ def test_closing_finishes_what_waits_and_refuses_the_rest(model: Model, pool: Th
 
 def test_many_callers_each_get_their_own_answer(model: Model, pool: ThreadPoolExecutor) -> None:
     seen: list[Finished] = []
-    batcher = Batcher("m", model, True, BatchOptions(max_batch=7, queue=10_000), seen.append)
+    batcher = Batcher("m", [[model]], True, BatchOptions(max_batch=7, queue=10_000), seen.append)
     values = list(range(2000))
     answers = list(pool.map(lambda value: float(batcher.infer([row(value)])[0].outputs["y"][0, 0]), values))
     batcher.close()
