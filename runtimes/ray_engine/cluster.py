@@ -1,0 +1,254 @@
+"""Bundles on Ray Serve: deploy, roll over to another version, say who serves, stop.
+
+Ray's own services (its store, scheduler, workers) listen on every interface, whatever the proxy is told: let nobody
+reach the machines of a cluster but each other. A cluster that is started here asks for a token of its own that only
+its processes know.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgekit.bundle import Bundle
+from edgekit.errors import MissingExtraError, NodeError
+from edgekit.runtimes.protocol.frames import model_name
+from edgekit.runtimes.ray_engine.options import RayOptions
+from edgekit.runtimes.ray_engine.replica import Replica
+from edgekit.runtimes.ray_engine.retry import proxy_settings
+from edgekit.runtimes.server.catalog import parts_for
+
+APPLICATION = "edgekit"
+START_S, POLL_S = 300.0, 0.2
+
+# A rolling update starts this many more than run, in percent, before it stops any; rounded up.
+SURGE_PERCENT = 25
+LOOK_BACK_S = 10.0
+
+
+def check_installed() -> None:
+    """Raises MissingExtraError without Ray Serve."""
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("fastapi") is None:
+        raise MissingExtraError("ray[serve]", "ray", "--engine ray")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A bundle as it was handed over: the names of its served models, the digest that every replica compares."""
+
+    path: Path
+    digest: str
+    models: tuple[str, ...]
+
+
+class RayNode:
+    """Deploys when entered or started; `update` rolls over to what the paths hold then. One in a process at a time."""
+
+    def __init__(self, bundles: Sequence[Path], options: RayOptions = RayOptions()) -> None:
+        """Raises MissingExtraError, NodeError (host, certificate, nothing to serve), BundleError."""
+        check_installed()
+        options.node.security.check_host(options.node.host)
+        options.node.security.check_certificate()
+        self.options, self.bundles = options, tuple(path.resolve() for path in bundles)
+        self.deployed = self._read()
+        self._started = False
+
+    @property
+    def rest_url(self) -> str:
+        node = self.options.node
+        host = f"[{node.host}]" if ":" in node.host else node.host
+        return f"{'https' if node.security.certificate else 'http'}://{host}:{node.port}"
+
+    def start(self) -> None:
+        """Returns when the least number of replicas serve. Raises NodeError where they cannot."""
+        options, node = self.options, self.options.node
+        settings = proxy_settings(node.max_bytes, options.retry_s)
+        if not options.address:
+            # Before Ray is imported, and left set: every later call needs the token too.
+            os.environ.update({**settings, **_own_cluster()})
+        import ray
+        from ray import serve
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        try:
+            if options.address:
+                ray.init(address=options.address, configure_logging=False, log_to_driver=False)
+            else:
+                ray.init(**self._cluster())
+            self._started = True
+            chain, key = node.security.certificate or (None, None)
+            serve.start(
+                proxy_location="EveryNode",
+                http_options={
+                    "host": node.host,
+                    "port": node.port,
+                    "ssl_certfile": str(chain) if chain else None,
+                    "ssl_keyfile": str(key) if key else None,
+                },
+                controller_options={"runtime_env": {"env_vars": settings}} if options.address else None,
+            )
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            self.stop()
+            raise NodeError(
+                f"Ray did not start: {_first_line(error)}",
+                hint="is the port taken, or the cluster at --ray-address gone?",
+            ) from error
+        self._deploy()
+
+    def update(self, bundles: Sequence[Path] | None = None) -> bool:
+        """Rolls over to what the paths (or `bundles`) hold now; requests meanwhile are answered by one or the other.
+
+        False where nothing has changed. Raises BundleError, and NodeError where the new replicas do not come up; the
+        former ones then go on.
+        """
+        if bundles is not None:
+            self.bundles = tuple(path.resolve() for path in bundles)
+        deployed = self._read()
+        if deployed == self.deployed:
+            return False
+        self.deployed = deployed
+        self._deploy()
+        return True
+
+    def replicas(self) -> dict[str, int]:
+        """State -> how many: RUNNING, STARTING, STOPPING ..."""
+        from ray import serve
+
+        application = serve.status().applications.get(APPLICATION)
+        held = application.deployments.get(APPLICATION) if application is not None else None
+        return {str(state): count for state, count in held.replica_states.items()} if held is not None else {}
+
+    def stop(self) -> None:
+        """Ends the application after what is inside, and the cluster where it was started here. A second call does
+        nothing."""
+        if not self._started:
+            return
+        self._started = False
+        import ray
+        from ray import serve
+
+        if not self.options.address:
+            serve.shutdown()
+        ray.shutdown()
+
+    def _read(self) -> tuple[Deployed, ...]:
+        found = []
+        for path in self.bundles:
+            with Bundle.open(path, self.options.node.key) as bundle:
+                manifest = bundle.manifest
+                parts = parts_for(manifest, self.options.node.tier)
+                if not parts:
+                    raise NodeError(
+                        f"{path} holds no part for the tier {self.options.node.tier}", hint="give another --tier"
+                    )
+                names = tuple(model_name(manifest.name, part.name) for part in parts)
+                found.append(Deployed(path, bundle.digest, names))
+        return tuple(found)
+
+    def _cluster(self) -> dict[str, Any]:
+        options = self.options
+        most = options.replicas.most
+        room = (most + math.ceil(most * SURGE_PERCENT / 100)) * options.cpus
+        return {
+            "num_cpus": options.cluster_cpus or max(os.cpu_count() or 1, math.ceil(room)),
+            "object_store_memory": options.object_store_bytes,
+            "include_dashboard": False,
+            "configure_logging": True,
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+            **({"_temp_dir": str(options.temp_dir)} if options.temp_dir else {}),
+        }
+
+    def _deploy(self) -> None:
+        from ray import serve
+        from ray.serve.api import RunTarget
+
+        bundles = [(str(entry.path), entry.digest) for entry in self.deployed]
+        deployment = serve.deployment(**self._settings())(serve.ingress()(Replica))
+        target = RunTarget(deployment.bind(bundles, self.options), name=APPLICATION, route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
+        self._wait()
+
+    def _settings(self) -> dict[str, Any]:
+        options = self.options
+        replicas = options.replicas
+        scale: dict[str, Any] = {"num_replicas": replicas.least}
+        if replicas.scales:
+            scale = {
+                "autoscaling_config": {
+                    "min_replicas": replicas.least,
+                    "max_replicas": replicas.most,
+                    "target_ongoing_requests": options.target_ongoing,
+                    "look_back_period_s": LOOK_BACK_S,
+                    "upscale_delay_s": options.upscale_s,
+                    "downscale_delay_s": options.downscale_s,
+                }
+            }
+        return {
+            "name": APPLICATION,
+            **scale,
+            "ray_actor_options": {"num_cpus": options.cpus, "num_gpus": options.gpus},
+            "max_ongoing_requests": options.max_ongoing,
+            "max_queued_requests": options.max_queued,
+            "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
+            "health_check_period_s": options.health_period_s,
+            "health_check_timeout_s": max(10.0, 5 * options.health_period_s),
+            "graceful_shutdown_timeout_s": 2 * options.grace_s + 1.0,
+            "graceful_shutdown_wait_loop_s": 0.5,
+            "max_constructor_retry_count": 3,
+            "max_surge_percent": SURGE_PERCENT,
+        }
+
+    def _wait(self) -> None:
+        """Raises NodeError where the application does not run within START_S."""
+        from ray import serve
+
+        until = time.monotonic() + START_S
+        while True:
+            application = serve.status().applications.get(APPLICATION)
+            state = str(getattr(application.status, "value", application.status)) if application else "NOT_STARTED"
+            if state == "RUNNING":
+                return
+            if state == "DEPLOY_FAILED" or time.monotonic() > until:
+                held = application.deployments.get(APPLICATION) if application else None
+                said = (held.message if held else "") or (application.message if application else "")
+                raise NodeError(
+                    f"the replicas do not come up ({state}): {_last_line(said)}",
+                    hint=f"has the cluster {self.options.cpus:g} CPUs and {self.options.gpus:g} GPUs for each, and the"
+                    " bundle under the same path on every machine?",
+                )
+            time.sleep(POLL_S)
+
+    def __enter__(self) -> RayNode:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _own_cluster() -> dict[str, str]:
+    """No reports to anybody; a token that nothing but the cluster's own processes have, unless one is set."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+    if "RAY_AUTH_MODE" not in os.environ:
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return settings
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["Ray says nothing more"])[-1]
