@@ -1,0 +1,196 @@
+"""Replicas in virtual time: requests come, the server's own Schedule decides, batches take what the model says.
+
+What runs a real node decides here too: admission, order and batches are those of `edgekit.runtimes.server.schedule`,
+driven by a clock of numbers instead of the monotonic one. Only the run times and the node's own work are modelled.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgekit.capacity.demand import Objective
+from edgekit.capacity.replica import Replica
+from edgekit.runtimes.server.schedule import Batch, RefusedError, Schedule, Tenant, Ticket
+
+# Of the node's own work on a request, what comes before the model: decoding weighs more than encoding.
+BEFORE = 0.6
+# Of the first requests, so many see an emptier server than later ones do, and are not counted.
+WARM_UP = 0.1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of the requests after the warm-up. `latency_ms` float [n] in the order of coming, links counted; infinite for
+    those refused or dropped. `wait_ms` [m] of those that ran. `rows` of each batch."""
+
+    latency_ms: np.ndarray
+    wait_ms: np.ndarray
+    rows: np.ndarray
+    refused: int
+    utilisation: float
+    answered_hz: float
+
+    def percentile_ms(self, objective: Objective) -> float:
+        return objective.value_ms(self.latency_ms)
+
+    @property
+    def mean_ms(self) -> float:
+        """Of the answered ones; NaN where none was."""
+        finite = self.latency_ms[np.isfinite(self.latency_ms)]
+        return float(finite.mean()) if len(finite) else math.nan
+
+
+@dataclass(eq=False)
+class _Server:
+    """A replica while it is simulated: when its own work is done, and which batches end when."""
+
+    number: int
+    schedule: Schedule
+    front_free_s: float = 0.0
+    inside: int = 0
+    ends: dict[int, float] = field(default_factory=dict)
+
+
+class Simulation:
+    """`servers` equal replicas behind one balancer: each request asks `choices` of them, drawn at random, and goes to
+    the one with the fewest inside (1: anywhere; 2: power of two choices)."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        servers: int = 1,
+        choices: int = 1,
+        tenants: Sequence[Tenant] = (),
+        seed: int = 0,
+    ) -> None:
+        self.replica, self.choices = replica, min(choices, servers)
+        self._rng = np.random.default_rng(seed)
+        self._tenants = [tenant.name for tenant in tenants] or [""]
+        self._servers = [
+            _Server(number, Schedule("model", replica.batching, tenants=tenants)) for number in range(servers)
+        ]
+        self._jitter = np.asarray(replica.service.jitter)
+        self._drawn: list[float] = []
+
+    def run(self, arrivals_s: np.ndarray, rows: int = 1) -> Outcome:
+        """Requests of `rows` rows at float [n] seconds, rising. Tenants take turns."""
+        self._start(arrivals_s, rows)
+        while self._events:
+            now, _, kind, server, what = heapq.heappop(self._events)
+            if kind == "arrive":
+                self._arrive(what, now)
+            elif kind == "admit":
+                self._admit(self._servers[server], what, now)
+            elif kind == "due":
+                self._take(self._servers[server], now)
+            elif self._servers[server].ends.get(id(what), -1.0) == now:
+                self._finish(self._servers[server], what, now)
+        return self._outcome(arrivals_s)
+
+    def _start(self, arrivals_s: np.ndarray, rows: int) -> None:
+        self._events: list[tuple[float, int, str, int, object]] = []
+        self._count = 0
+        self._sent = arrivals_s.tolist()
+        self._rows = rows
+        self._asked = self._rng.integers(len(self._servers), size=(len(self._sent), self.choices)).tolist()
+        self._latency = np.full(len(self._sent), np.inf)
+        self._waits: list[tuple[int, float]] = []
+        self._batches: list[tuple[float, int, float]] = []
+        self._refused: list[int] = []
+        self._of: dict[int, int] = {}
+        if self._sent:
+            self._push(self._sent[0], "arrive", 0, 0)
+
+    def _push(self, when: float, kind: str, server: int, what: object) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, kind, server, what))
+
+    def _arrive(self, index: object, now: float) -> None:
+        assert isinstance(index, int)
+        if index + 1 < len(self._sent):
+            self._push(self._sent[index + 1], "arrive", 0, index + 1)
+        chosen = min(self._asked[index], key=lambda number: self._servers[number].inside)
+        server = self._servers[chosen]
+        server.inside += 1
+        done = self._own_work(server, BEFORE * self.replica.overhead.request_s, now)
+        self._push(done, "admit", chosen, index)
+
+    def _own_work(self, server: _Server, seconds: float, now: float) -> float:
+        """When the node has done `seconds` of its own work that begin at `now` at the earliest; it goes before the
+        models, and where all cores are theirs their batches end later."""
+        server.front_free_s = max(now, server.front_free_s) + seconds
+        workers = self.replica.batching.workers
+        if seconds and self.replica.shares_cores and len(server.ends) == workers:
+            for batch in server.schedule.running:
+                self._end_at(server, batch, server.ends[id(batch)] + seconds / workers)
+        return server.front_free_s
+
+    def _end_at(self, server: _Server, batch: Batch, when: float) -> None:
+        """What was said of its end before counts no more."""
+        server.ends[id(batch)] = when
+        self._push(when, "end", server.number, batch)
+
+    def _admit(self, server: _Server, index: object, now: float) -> None:
+        assert isinstance(index, int)
+        tenant = self._tenants[index % len(self._tenants)]
+        ticket = Ticket(self._rows, (), now + self.replica.deadline_s, tenant)
+        try:
+            server.schedule.admit([ticket], now)
+        except RefusedError:
+            self._refused.append(index)
+            server.inside -= 1
+            self._own_work(server, (1 - BEFORE) * self.replica.overhead.request_s, now)
+            return
+        self._of[id(ticket)] = index
+        self._take(server, now)
+
+    def _take(self, server: _Server, now: float) -> None:
+        while (batch := server.schedule.take(now)) is not None:
+            behind = max(0.0, server.front_free_s - now) / self.replica.batching.workers
+            stolen = behind if self.replica.shares_cores else 0.0
+            self._end_at(server, batch, now + self._seconds(batch.rows) + stolen)
+        due = server.schedule.due_s()
+        if now < due < math.inf and server.schedule.has_room:
+            self._push(due, "due", server.number, None)
+
+    def _seconds(self, rows: int) -> float:
+        if not self._drawn:
+            self._drawn = self._rng.choice(self._jitter, 4096).tolist()
+        return self.replica.service.seconds(rows) * self._drawn.pop()
+
+    def _finish(self, server: _Server, batch: object, now: float) -> None:
+        assert isinstance(batch, Batch)
+        del server.ends[id(batch)]
+        server.schedule.finish(batch, now)
+        self._batches.append((batch.started_s, batch.rows, now - batch.started_s))
+        self._take(server, now)
+        around = self.replica.overhead.hop_s + self.replica.crossing.latency_s
+        for ticket in batch.tickets:
+            index = self._of.pop(id(ticket))
+            server.inside -= 1
+            done = self._own_work(server, (1 - BEFORE) * self.replica.overhead.request_s, now)
+            self._waits.append((index, batch.started_s - ticket.arrived_s))
+            if now <= ticket.deadline_s:
+                self._latency[index] = 1e3 * (done - self._sent[index] + around)
+
+    def _outcome(self, arrivals_s: np.ndarray) -> Outcome:
+        first = int(WARM_UP * len(arrivals_s))
+        begin = float(arrivals_s[first]) if len(arrivals_s) else 0.0
+        span = max(float(arrivals_s[-1]) - begin, 1e-12) if len(arrivals_s) else 1.0
+        counted = [batch for batch in self._batches if begin <= batch[0] <= begin + span]
+        latency = self._latency[first:]
+        busy = sum(seconds for _, _, seconds in counted)
+        return Outcome(
+            latency_ms=latency,
+            wait_ms=np.array([1e3 * wait for index, wait in self._waits if index >= first]),
+            rows=np.array([rows for _, rows, _ in counted]),
+            refused=sum(index >= first for index in self._refused),
+            utilisation=busy / (span * self.replica.batching.workers * len(self._servers)),
+            answered_hz=float(np.isfinite(latency).sum()) / span,
+        )
