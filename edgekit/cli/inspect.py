@@ -10,6 +10,7 @@ import click
 from edgekit.cli.command import command as make_command
 from edgekit.cli.ladders import ladders
 from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.cli.packed_kernels import kernel_table
 from edgekit.cli.wording import ms_text, number_text, plain, shape_text, size_text
 from edgekit.devices.device import load_device
 from edgekit.devices.latency import predict
@@ -18,6 +19,7 @@ from edgekit.errors import EdgekitError, OutputError, UsageError
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
     from edgekit.bundle.manifest import Manifest, Part
+    from edgekit.runtimes.cubins.table import CubinTable
 
 GRIDS_SHOWN = 8
 
@@ -74,6 +76,7 @@ def _payload(bundle: Bundle, report: Path | None) -> dict[str, Any]:
         "files": bundle.files,
         "signed_by": bundle.signed_by,
         "manifest": plain(bundle.manifest),
+        "kernels": None if (table := _kernels(bundle)) is None else plain(table),
         "report": bundle.report,
         "report_file": str(report) if report else None,
     }
@@ -112,9 +115,17 @@ def _show(out: Output, bundle: Bundle, scales: bool) -> None:
             out.table(table)
     if len(manifest.grids) > GRIDS_SHOWN and not scales:
         out.remark(f"{len(manifest.grids) - GRIDS_SHOWN} more scales: --scales shows them")
-    for table in (_history(manifest), _provenance(manifest)):
+    packed = _kernels(bundle)
+    compiled = None if packed is None else kernel_table(packed)
+    for table in (*([compiled] if compiled else []), _history(manifest), _provenance(manifest)):
         out.line()
         out.table(table)
+
+
+def _kernels(bundle: Bundle) -> CubinTable | None:
+    from edgekit.runtimes.cubins.table import read_table
+
+    return read_table(bundle)
 
 
 def _preprocess(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""`edgekit kernels`: list, check, compile, benchmark."""
+"""`edgekit kernels`: list, check, compile, pack, benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import click
 from edgekit.cli.command import NameType, group
 from edgekit.cli.command import command as make_command
 from edgekit.cli.output import Cell, Column, Output, Table
-from edgekit.cli.wording import ms_text, number_text
+from edgekit.cli.packed_kernels import kernel_table
+from edgekit.cli.wording import ms_text, number_text, plain, size_text
 from edgekit.errors import MissingExtraError, OutputError, SessionError, UsageError
 from edgekit.registry import KERNELS
 
@@ -28,13 +29,14 @@ NAMES = click.argument("names", nargs=-1, type=NameType("kernel", lambda: KERNEL
     edgekit kernels
     edgekit kernels check
     edgekit kernels compile --arch sm_87,sm_90
+    edgekit kernels pack cats.edgekit --arch sm_87 -o cats-kernels.edgekit
     edgekit kernels benchmark
     """,
     name="kernels",
 )
 @click.pass_context
 def command(context: click.Context, out: Output) -> None:
-    """List the GPU kernels of the server side, check, compile or time them."""
+    """List the GPU kernels of the server side, check, compile, pack or time them."""
     if context.invoked_subcommand is None:
         _list(out)
 
@@ -155,6 +157,61 @@ def compile_command(out: Output, names: tuple[str, ...], arch: str, output: Path
 
 @make_command(
     """
+    edgekit kernels pack cats.edgekit --arch sm_87 -o cats-kernels.edgekit
+    edgekit kernels pack cats.edgekit --arch sm_87 --kernels ragged-decode,kmeans-assign -o out.edgekit --sign KEY
+    """,
+    name="pack",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--arch", required=True, help="Architectures, separated by commas: sm_87 is a Jetson Orin.")
+@click.option(
+    "--kernels", default="ragged-decode", show_default=True, metavar="NAMES", help="Which, separated by commas."
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The new bundle.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--directory", is_flag=True, help="Write a directory, not an archive.")
+@click.option(
+    "--sign", "--key", "key", type=click.Path(path_type=Path), metavar="KEY",
+    help="Private key to sign the new bundle with.",
+)  # fmt: skip
+def pack_command(
+    out: Output, bundle: Path, arch: str, kernels: str, output: Path, force: bool, directory: bool, key: Path | None
+) -> None:
+    """Write BUNDLE anew with kernels compiled for GPUs, so that a device runs them without Triton and torch.
+
+    Ragged decoding is compiled for the codecs of the bundle. What BUNDLE is signed with does not hold for the new one:
+    sign it by --sign.
+    """
+    from edgekit.bundle import Bundle, check_folder, check_output
+
+    check_output(output, force=force)
+    check_folder(output)
+    names = [NameType("kernel", lambda: KERNELS).convert(one.strip(), None, None) for one in kernels.split(",")]
+    with out.working() as progress, Bundle.open(bundle) as opened:
+        progress("import Triton", 0, 0)
+        _where(interpreted=False)
+        from edgekit.runtimes.kernels.packing import codecs_of, compile_assets, repack
+
+        architectures = list(dict.fromkeys(one.strip() for one in arch.split(",")))
+        assets = compile_assets(_chosen(names), architectures, codecs_of(opened), progress)
+        repack(opened, assets, output, sign_key=key, force=force, as_directory=directory)
+        was_signed = opened.is_signed
+    from edgekit.runtimes.cubins.table import read_table
+
+    with Bundle.open(output) as made:
+        table = read_table(made)
+        assert table is not None
+        out.emit({
+            "bundle": str(output), "digest": made.digest, "size_bytes": made.size_bytes, "was_signed": was_signed,
+            "signed_by": made.signed_by, "kernels": plain(table),
+        })  # fmt: skip
+        out.table(kernel_table(table))
+        added = sum(file.size_bytes for file in made.manifest.assets if file.file in assets)
+    out.line(f"{output}: {len(assets) - 1} files of machine code, {size_text(added)} with their table")
+
+
+@make_command(
+    """
     edgekit kernels benchmark
     edgekit kernels benchmark kmeans-assign --json
     """,
@@ -203,7 +260,7 @@ def benchmark_command(out: Output, names: tuple[str, ...]) -> None:
     out.table(Table(columns, lines, f"{name}: {gbps:,.0f} GB/s, {tflops:,.0f} TFLOP/s in bf16"))
 
 
-for one in (list_command, check_command, compile_command, benchmark_command):
+for one in (list_command, check_command, compile_command, pack_command, benchmark_command):
     command.add_command(one)
 
 

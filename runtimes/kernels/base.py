@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgekit.runtimes.codecs.base import Codec
+
 logger = logging.getLogger(__name__)
 
 Tensors = Tensor | tuple[Tensor, ...]
@@ -62,7 +64,8 @@ class Example:
 @dataclass(frozen=True)
 class Kernel:
     """`reference` and `launch` take the same arguments and return the same tensors. `examples`: odd, empty and extreme
-    shapes, small enough for the interpreter. `load`: a call of a size that servers see, on a device, to time."""
+    shapes, small enough for the interpreter. `load`: a call of a size that servers see, on a device, to time.
+    `entries_for`: in place of `entries`, those that decode what a codec of a bundle sends; none where it cannot."""
 
     name: str
     formula: str
@@ -73,6 +76,7 @@ class Kernel:
     examples: Callable[[], Sequence[Example]] = field(repr=False)
     load: Callable[[torch.device], tuple[Any, ...]] = field(repr=False)
     entries: tuple[Entry, ...] = field(repr=False)
+    entries_for: Callable[[Codec], tuple[Entry, ...]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

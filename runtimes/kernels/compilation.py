@@ -28,18 +28,26 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 @dataclass(frozen=True)
 class Binary:
-    """`types`: of the tensors, each named once. `spilled_bytes`: of a thread's registers that went to memory, 0 where
-    all fit. `shared_bytes` of a program."""
+    """`symbol`: the function's name in the machine code. `arguments`: name and Triton's type, in the order of a launch.
+    `spilled_bytes`: of a thread's registers that went to memory, 0 where all fit. `shared_bytes` of a program, asked
+    for at the launch; `scratch_bytes` of global memory, for which the launch would have to pass a pointer."""
 
     kernel: str
     entry: str
+    symbol: str
     arch: str
+    arguments: tuple[tuple[str, str], ...]
     config: Config
     registers: int
     spilled_bytes: int
     shared_bytes: int
-    types: str
+    scratch_bytes: int
     cubin: bytes
+
+    @property
+    def types(self) -> str:
+        """Of the tensors, each named once."""
+        return "+".join(dict.fromkeys(kind.lstrip("*") for _, kind in self.arguments if kind[0] == "*"))
 
     @property
     def fits(self) -> bool:
@@ -51,11 +59,16 @@ def compile_kernel(kernel: Kernel, arch: str) -> Iterator[Binary]:
 
     Raises UsageError for an architecture that is not known, ExportError where the compiler refuses.
     """
+    for entry in kernel.entries:
+        yield from compile_entry(kernel.name, entry, arch)
+
+
+def compile_entry(kernel: str, entry: Entry, arch: str) -> Iterator[Binary]:
+    """`entry` of the kernel of that name in every configuration; raises like `compile_kernel`."""
     if arch not in SHARED_BYTES:
         raise UsageError(f"no architecture {arch!r}, allowed: {', '.join(ARCHITECTURES)}")
-    for entry in kernel.entries:
-        for config in entry.configs:
-            yield _compile(kernel.name, entry, config, arch)
+    for config in entry.configs:
+        yield _compile(kernel, entry, config, arch)
 
 
 def _compile(name: str, entry: Entry, config: Config, arch: str) -> Binary:
@@ -66,13 +79,20 @@ def _compile(name: str, entry: Entry, config: Config, arch: str) -> Binary:
     source: Any = ASTSource(entry.function, ordered, constexprs=dict(config.constants), attrs=aligned)
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
     try:
-        made = triton.compile(source, target=GPUTarget("cuda", int(arch[3:]), WARP), options=options)
+        with triton.knobs.compilation.scope():
+            # Tables of lines name the files of this machine, and differ from one to the next.
+            triton.knobs.compilation.disable_line_info = True
+            made = triton.compile(source, target=GPUTarget("cuda", int(arch[3:]), WARP), options=options)
     except Exception as error:  # the compiler's layers raise their own
         raise ExportError(f"{name} does not compile for {arch}: {type(error).__name__}: {error}") from error
     cubin = made.asm["cubin"]
     registers, stack, _, local = resource_usage(cubin)
-    types = "+".join(dict.fromkeys(kind.lstrip("*") for kind in entry.signature.values() if kind[0] == "*"))
-    return Binary(name, entry.name, arch, config, registers, stack + local, int(made.metadata.shared), types, cubin)
+    arguments = tuple((argument, kind) for argument, kind in ordered.items() if kind != "constexpr")
+    told = made.metadata
+    scratch = int(told.global_scratch_size) + int(told.profile_scratch_size)
+    return Binary(
+        name, entry.name, told.name, arch, arguments, config, registers, stack + local, int(told.shared), scratch, cubin
+    )
 
 
 def resource_usage(cubin: bytes) -> tuple[int, int, int, int]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from edgekit.errors import InputError
 from edgekit.runtimes.kernels.base import Config, Entry
+from edgekit.runtimes.kernels.tiles import narrow
 
 OUTPUTS = (torch.bfloat16, torch.float32)
 # Decoding brings one row for each sequence. A tile of 16 holds as many; for more it would read the weights again.
@@ -90,14 +91,6 @@ def exact_bf16(value):
 
 
 @triton.jit
-def nearest_bf16(value):
-    """float32 -> bf16, to nearest and ties to even, where the interpreter's own conversion cuts off."""
-    bits = value.to(tl.uint32, bitcast=True)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return tl.where(value == value, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-
-
-@triton.jit
 def centred_bf16(codes, zero):
     """uint8 codes less `zero`, a whole number, as bf16. Or-ed into the last bits of 2^23 a code is a float without the
     slow conversion; the difference fits 8 bits, which bf16 holds."""
@@ -118,8 +111,7 @@ def finish_tile(
         value = value * tl.load(column_scales + columns, mask=columns < outputs, other=0.0)[None, :]
     if BIAS:
         value = value + tl.load(bias + columns, mask=columns < outputs, other=0.0).to(tl.float32)[None, :]
-    if out.dtype.element_ty == tl.bfloat16:
-        value = nearest_bf16(value)
+    value = narrow(value, out.dtype.element_ty)
     inside = (rows < count)[:, None] & (columns < outputs)[None, :]
     tl.store(out + rows[:, None].to(tl.int64) * outputs + columns[None, :], value, mask=inside)
 

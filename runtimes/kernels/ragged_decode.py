@@ -1,13 +1,14 @@
 """Features of one cut from many devices, each at its own rate: dequantized, transformed back and laid out densely.
 
-    z[b, k, p] = step[r, k] (q + offset[r, k, bucket(q)])   for k < kept[b], with r = rate[b], q = symbol[b, k, p]
+    z[b, k, p] = step[r, k] (q + offset[class[r, k, p], bucket(q)])   for k < kept[b], r = rate[b], q = symbol[b, k, p]
     y[b, p, c] = sum_k (mean[r, k] + z[b, k, p]) inverse[k, c]
 
 Items lie back to back, each component-major as TransformCodec.symbols gives them for a batch of one:
 
     symbols  int8 or int16 [sum of kept positions]    b: symbols[starts[b] : starts[b + 1]], as [kept[b], positions]
     starts   int32 [B + 1]      kept, rates  int32 [B]
-    steps, means  float32 [rates, components]         offsets  float32 [rates, components, 2 reach + 1]
+    steps, means  float32 [rates, components]         offsets  float32 [classes, 2 reach + 1]
+    classes  uint8 [rates, components, positions], or [rates, components, 1] for all positions alike
     inverse  float32 [components, channels]           y  bf16 or float32 [B, positions, channels], or channels first
 
 bucket(q) = clip(q, -reach, reach) + reach. An item carries its first kept[b] components, the most important ones; the
@@ -21,9 +22,10 @@ Coding); the fusion and its layout are this project's own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,10 +34,13 @@ import triton.language as tl
 from torch import Tensor
 
 from edgekit.errors import UsageError
+from edgekit.runtimes.codecs.base import Codec
+from edgekit.runtimes.codecs.transform import BUCKETS, TransformCodec
+from edgekit.runtimes.cubins.ragged_decode import channels_first, pack_symbols, rate_tables
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.tiles import narrow
 
-if TYPE_CHECKING:
-    from edgekit.runtimes.codecs.transform import TransformCodec
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,59 +59,58 @@ class Tables:
 
     steps: Tensor
     means: Tensor
+    classes: Tensor
     offsets: Tensor
     inverse: Tensor
 
 
 def pack_items(symbols: Sequence[np.ndarray], rates: Sequence[int]) -> Items:
     """`symbols`: int32 [kept, 1, positions] of each item. Raises UsageError for one that int16 does not hold."""
-    flat = np.concatenate([one.ravel() for one in symbols]) if symbols else np.zeros(0, np.int32)
-    largest = int(np.abs(flat).max(initial=0))
-    if largest > 32767:
-        raise UsageError(f"a symbol of magnitude {largest}, allowed 32767", hint="decode this item by its codec")
-    kept = torch.tensor([len(one) for one in symbols], dtype=torch.int32)
-    starts = torch.tensor(np.cumsum([0, *(one.size for one in symbols)]), dtype=torch.int32)
-    narrow = torch.from_numpy(flat.astype(np.int8 if largest <= 127 else np.int16))
-    return Items(narrow, starts, kept, torch.tensor(list(rates), dtype=torch.int32))
+    packed = pack_symbols(symbols, rates)
+    return Items(*(torch.from_numpy(one) for one in (packed.symbols, packed.starts, packed.kept, packed.rates)))
 
 
 def tables_of(codec: TransformCodec, inverse: Tensor, mean: Tensor | None = None) -> Tables:
     """`inverse` float32 [components, channels] and `mean` float32 [components] (default: zero) that the tail undoes.
 
-    Raises UsageError for tables with a class for each position, or rates that do not send leading channels.
+    Raises UsageError for rates that do not send leading channels, or an inverse of other components.
     """
-    rates, components = codec.index.shape
-    if codec.per_position or any((one.channels != np.arange(len(one.channels))).any() for one in codec.layouts):
-        raise UsageError("a codec with classes by position or gaps in its channels, allowed leading channels alone")
+    tables = rate_tables(codec)
+    rates, components = tables.steps.shape
     if len(inverse) != components:
         raise UsageError(f"an inverse transform of {len(inverse)} components, allowed the {components} of the codec")
-    steps = torch.tensor([float(one.step) for one in codec.layouts]).reshape(rates, 1).expand(rates, components)
     means = torch.zeros(components) if mean is None else mean
-    classes = np.minimum(codec.index, len(codec.offsets) - 1)  # what is not sent has no class, and is not read
-    offsets = torch.from_numpy(codec.offsets[classes])
-    return Tables(steps.contiguous(), means.expand(rates, components).contiguous(), offsets, inverse)
+    steps, classes, offsets = (torch.from_numpy(one) for one in (tables.steps, tables.classes, tables.offsets))
+    return Tables(steps, means.expand(rates, components).contiguous(), classes, offsets, inverse)
 
 
 def decode(
     items: Items, tables: Tables, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False
 ) -> Tensor:
-    """[B, positions, channels], or [B, channels, positions], of `dtype` bfloat16 or float32."""
+    """[B, positions, channels], or [B, channels, positions], of `dtype` bfloat16 or float32.
+
+    Raises UsageError where the classes go by other positions.
+    """
+    if tables.classes.shape[2] not in (1, positions):
+        raise UsageError(
+            f"{positions} positions, allowed the {tables.classes.shape[2]} that the tables have classes for"
+        )
     found: Tensor = call(
         DECODE, items.symbols, items.starts, items.kept, items.rates,
-        tables.steps, tables.means, tables.offsets, tables.inverse, positions, dtype, channels_first,
+        tables.steps, tables.means, tables.classes, tables.offsets, tables.inverse, positions, dtype, channels_first,
     )  # fmt: skip
     return found
 
 
 def _reference(
-    symbols: Tensor, starts: Tensor, kept: Tensor, rates: Tensor, steps: Tensor, means: Tensor, offsets: Tensor,
-    inverse: Tensor, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False,
+    symbols: Tensor, starts: Tensor, kept: Tensor, rates: Tensor, steps: Tensor, means: Tensor, classes: Tensor,
+    offsets: Tensor, inverse: Tensor, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False,
 ) -> Tensor:  # fmt: skip
-    reach, chosen = offsets.shape[2] // 2, rates.long()
+    reach, chosen = offsets.shape[1] // 2, rates.long()
     values = torch.zeros(len(kept), len(inverse), positions, device=symbols.device)
     for item, (first, count, rate) in enumerate(zip(starts.tolist(), kept.tolist(), rates.tolist(), strict=False)):
         whole = symbols[first : first + count * positions].reshape(count, positions).long()
-        added = offsets[rate, :count].gather(1, whole.clamp(-reach, reach) + reach)
+        added = offsets[classes[rate, :count].long(), whole.clamp(-reach, reach) + reach]
         values[item, :count] = (whole + added) * steps[rate, :count, None]
     dense = (values.transpose(1, 2) @ inverse + (means @ inverse)[chosen][:, None]).to(dtype)
     return dense.transpose(1, 2).contiguous() if channels_first else dense
@@ -114,9 +118,10 @@ def _reference(
 
 @triton.jit
 def _decode_kernel(
-    symbols, starts, kept, rates, steps, offsets, base, inverse, dense, positions,
-    COMPONENTS: tl.constexpr, CHANNELS: tl.constexpr, REACH: tl.constexpr, CHANNELS_FIRST: tl.constexpr,
-    EXACT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+    symbols, starts, kept, rates, steps, classes, offsets, base, inverse, dense, positions,
+    COMPONENTS: tl.constexpr, CHANNELS: tl.constexpr, REACH: tl.constexpr, BY_POSITION: tl.constexpr,
+    CHANNELS_FIRST: tl.constexpr, EXACT: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     parts: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
     item = tl.program_id(1)
@@ -132,7 +137,11 @@ def _decode_kernel(
         whole = tl.load(symbols + start + rows[None, :] * positions + places[:, None], mask=where, other=0).to(tl.int32)
         bucket = tl.minimum(tl.maximum(whole, -REACH), REACH) + REACH
         row = rate * COMPONENTS + rows
-        added = tl.load(offsets + row[None, :] * (2 * REACH + 1) + bucket, mask=sent[None, :], other=0.0)
+        if BY_POSITION:
+            kind = tl.load(classes + row[None, :].to(tl.int64) * positions + places[:, None], mask=where, other=0)
+        else:
+            kind = tl.load(classes + row, mask=sent, other=0)[None, :]
+        added = tl.load(offsets + kind.to(tl.int32) * (2 * REACH + 1) + bucket, mask=where, other=0.0)
         step = tl.load(steps + row, mask=sent, other=0.0)
         value = (whole.to(tl.float32) + added) * step[None, :]
         back = tl.load(
@@ -145,7 +154,7 @@ def _decode_kernel(
         at = before + channels[None, :] * positions + places[:, None]
     else:
         at = before + places[:, None] * CHANNELS + channels[None, :]
-    tl.store(at, total.to(dense.dtype.element_ty), mask=inside[:, None] & real[None, :])
+    tl.store(at, narrow(total, dense.dtype.element_ty), mask=inside[:, None] & real[None, :])
 
 
 CONFIGS = (
@@ -155,39 +164,45 @@ CONFIGS = (
 )
 
 
+def _config(channels: int) -> Config:
+    return CONFIGS[2 if channels <= 64 else 1 if channels <= 256 else 0]
+
+
 def _launch(
-    symbols: Tensor, starts: Tensor, kept: Tensor, rates: Tensor, steps: Tensor, means: Tensor, offsets: Tensor,
-    inverse: Tensor, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False,
+    symbols: Tensor, starts: Tensor, kept: Tensor, rates: Tensor, steps: Tensor, means: Tensor, classes: Tensor,
+    offsets: Tensor, inverse: Tensor, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False,
 ) -> Tensor:  # fmt: skip
     count, (components, channels) = len(kept), inverse.shape
     shape = (count, channels, positions) if channels_first else (count, positions, channels)
     dense = torch.empty(shape, dtype=dtype, device=symbols.device)
-    config = CONFIGS[2 if channels <= 64 else 1 if channels <= 256 else 0]
+    config = _config(channels)
     blocks = triton.cdiv(positions, config.constants["BLOCK_P"]) * triton.cdiv(channels, config.constants["BLOCK_C"])
     if dense.numel():
         _decode_kernel[(blocks, count)](
-            symbols.contiguous(), starts, kept, rates, steps.contiguous(), offsets.contiguous(), means @ inverse,
-            inverse.contiguous(), dense, positions,
-            COMPONENTS=components, CHANNELS=channels, REACH=offsets.shape[2] // 2, CHANNELS_FIRST=int(channels_first),
+            symbols.contiguous(), starts, kept, rates, steps.contiguous(), classes.contiguous(), offsets.contiguous(),
+            means @ inverse, inverse.contiguous(), dense, positions,
+            COMPONENTS=components, CHANNELS=channels, REACH=offsets.shape[1] // 2,
+            BY_POSITION=int(classes.shape[2] > 1), CHANNELS_FIRST=int(channels_first),
             EXACT=int(dtype == torch.float32), **config.constants, num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
     return dense
 
 
 def _cost(
-    symbols: Tensor, starts: Tensor, kept: Tensor, rates: Tensor, steps: Tensor, means: Tensor, offsets: Tensor,
-    inverse: Tensor, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False,
+    symbols: Tensor, starts: Tensor, kept: Tensor, rates: Tensor, steps: Tensor, means: Tensor, classes: Tensor,
+    offsets: Tensor, inverse: Tensor, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False,
 ) -> Cost:  # fmt: skip
     channels = inverse.shape[1]
-    read = sum(one.nbytes for one in (symbols, starts, kept, rates, steps, means, offsets, inverse))
+    read = sum(one.nbytes for one in (symbols, starts, kept, rates, steps, means, classes, offsets, inverse))
     written = len(kept) * positions * channels * dtype.itemsize
     return Cost(symbols.numel() * (2.0 * channels + 2.0), float(read + written))
 
 
 def _scene(
-    kept: Sequence[int], components: int, channels: int, positions: int, largest: int = 9, device: Any = "cpu"
-) -> tuple[Tensor, ...]:
-    """Three rates with steps and offsets of their own; `kept` components in each item."""
+    kept: Sequence[int], components: int, channels: int, positions: int, largest: int = 9, device: Any = "cpu",
+    by_position: bool = False,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Three rates with steps of their own, five classes of offsets; `kept` components in each item."""
     generator = torch.Generator(device).manual_seed(len(kept) + components)
     on: dict[str, Any] = {"generator": generator, "device": device}
     counts = torch.tensor(kept, dtype=torch.int32, device=device)
@@ -196,20 +211,23 @@ def _scene(
     symbols = torch.randint(-largest, largest + 1, (sum(kept) * positions,), **on).to(kind)
     rates = torch.randint(3, (len(kept),), **on).to(torch.int32)
     steps, means = 0.1 + torch.rand(3, components, **on), torch.randn(3, components, **on)
-    offsets = 0.4 * torch.rand(3, components, 7, **on) - 0.2
-    return symbols, starts, counts, rates, steps, means, offsets, torch.randn(components, channels, **on)
+    classes = torch.randint(5, (3, components, positions if by_position else 1), **on).to(torch.uint8)
+    offsets = 0.4 * torch.rand(5, 7, **on) - 0.2
+    return symbols, starts, counts, rates, steps, means, classes, offsets, torch.randn(components, channels, **on)
 
 
 def _examples() -> Sequence[Example]:
     rounded = {
         "tolerance": 2.0**-7,
-        "why": "the interpreter cuts bf16 off where a GPU rounds: one step, 2^-7 of the largest at most",
+        "why": "one unit in the last place, where a result lies at the middle of two",
     }
     plain = torch.float32
     return [
         Example("odd", (*_scene([5, 2, 7], 7, 19, 11), 11, plain)),
         Example("odd, bf16", (*_scene([5, 2, 7], 7, 19, 11), 11), **rounded),  # type: ignore[arg-type]
         Example("odd, channels first", (*_scene([3, 6], 6, 5, 9), 9, plain, True)),
+        Example("classes by position", (*_scene([5, 2, 7], 7, 19, 11, by_position=True), 11, plain)),
+        Example("more than a tile by position", (*_scene([40, 3], 40, 70, 67, by_position=True), 67, plain, True)),
         Example("more than a tile", (*_scene([40, 33], 40, 70, 67), 67, plain)),
         Example("more channels than a tile", (*_scene([3], 4, 515, 3), 3, plain)),
         Example("an item without components", (*_scene([0, 4, 0], 4, 6, 5), 5, plain)),
@@ -222,20 +240,43 @@ def _examples() -> Sequence[Example]:
 
 
 def _load(device: torch.device) -> tuple[Any, ...]:
-    """256 devices, 14 x 14 positions of 384 channels, from 24 to 96 components."""
-    return *_scene([24, 48, 64, 96] * 64, 96, 384, 196, 100, device), 196
+    """256 devices, 14 x 14 positions of 384 channels, from 24 to 96 components with classes by position."""
+    return *_scene([24, 48, 64, 96] * 64, 96, 384, 196, 100, device, by_position=True), 196
 
 
 _POINTERS = {
-    "starts": "*i32", "kept": "*i32", "rates": "*i32", "steps": "*fp32", "offsets": "*fp32", "base": "*fp32",
-    "inverse": "*fp32", "positions": "i32",
+    "starts": "*i32", "kept": "*i32", "rates": "*i32", "steps": "*fp32", "classes": "*u8", "offsets": "*fp32",
+    "base": "*fp32", "inverse": "*fp32", "positions": "i32",
 }  # fmt: skip
 
 
-def _entry(symbols: str, dense: str, exact: int, first: int) -> Entry:
-    sizes = {"COMPONENTS": 96, "CHANNELS": 384, "REACH": 3, "CHANNELS_FIRST": first, "EXACT": exact}
-    configs = tuple(Config({**one.constants, **sizes}, one.warps, one.stages) for one in CONFIGS)
-    return Entry(_decode_kernel, {"symbols": symbols, "dense": dense, **_POINTERS}, configs)
+_DENSE = ("*bf16", "*fp32")
+
+
+def _entry(symbols: str, dense: str, shape: tuple[int, int, bool, bool], configs: Sequence[Config]) -> Entry:
+    """`shape`: components, channels, whether classes go by position, whether channels come first."""
+    components, channels, by_position, first = shape
+    sizes = {
+        "COMPONENTS": components, "CHANNELS": channels, "REACH": BUCKETS, "BY_POSITION": int(by_position),
+        "CHANNELS_FIRST": int(first), "EXACT": int(dense == "*fp32"),
+    }  # fmt: skip
+    made = tuple(Config({**one.constants, **sizes}, one.warps, one.stages) for one in configs)
+    return Entry(_decode_kernel, {"symbols": symbols, "dense": dense, **_POINTERS}, made)
+
+
+def _entries_for(codec: Codec) -> tuple[Entry, ...]:
+    """For the components of this codec without a rotation, in both widths of symbols and both types of result."""
+    if not isinstance(codec, TransformCodec):
+        return ()
+    try:
+        tables, first = rate_tables(codec), channels_first(codec)
+    except UsageError as error:
+        logger.warning("no kernel is compiled for this codec: %s", error.message)
+        return ()
+    count = tables.classes.shape[1]
+    shape = count, count, tables.per_position, first
+    kinds = [(symbols, dense) for dense in _DENSE for symbols in ("*i8", "*i16")]
+    return tuple(_entry(symbols, dense, shape, (_config(count),)) for symbols, dense in kinds)
 
 
 DECODE = Kernel(
@@ -247,5 +288,9 @@ DECODE = Kernel(
     cost=_cost,
     examples=_examples,
     load=_load,
-    entries=(_entry("*i8", "*bf16", 0, 0), _entry("*i8", "*bf16", 0, 1), _entry("*i16", "*fp32", 1, 0)),
+    entries=(
+        _entry("*i8", "*bf16", (96, 384, False, True), CONFIGS),
+        *(_entry(symbols, dense, (96, 384, True, False), CONFIGS) for symbols in ("*i8", "*i16") for dense in _DENSE),
+    ),
+    entries_for=_entries_for,
 )

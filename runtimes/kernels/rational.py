@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.tiles import narrow
 
 UPPER, LOWER = 6, 4  # coefficients above and below
 PROGRAMS, TILES = 256, 4  # in the backward pass: of one group at most, and tiles of each at least
@@ -109,7 +110,7 @@ def _forward_kernel(
     p = (p * v + tl.load(a + 1)) * v + tl.load(a)
     q = (tl.load(b + 3) * v + tl.load(b + 2)) * v + tl.load(b + 1)
     q = (q * v + tl.load(b)) * v
-    tl.store(y + at, (p / (1 + tl.abs(q))).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + at, narrow(p / (1 + tl.abs(q)), y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -137,7 +138,8 @@ def _backward_kernel(
         sign = (q > 0).to(tl.float32) - (q < 0).to(tl.float32)
         over = 1 / (1 + tl.abs(q))
         y = p * over
-        tl.store(dx + at, (g * (p_slope * over - sign * y * (q_slope * over))).to(dx.dtype.element_ty), mask=inside)
+        slope = g * (p_slope * over - sign * y * (q_slope * over))
+        tl.store(dx + at, narrow(slope, dx.dtype.element_ty), mask=inside)
         term, square = g * over, v * v
         low = -sign * y * term * v
         s0, s1, t1, t2 = s0 + term, s1 + term * v, t1 + low, t2 + low * v
@@ -200,13 +202,14 @@ def _scene(
 def _examples() -> Sequence[Example]:
     rounded = {
         "tolerance": 2.0**-7,
-        "why": "the interpreter cuts bf16 off where a GPU rounds: one step, 2^-7 of the largest at most",
+        "why": "one unit in the last place, where a result lies at the middle of two",
     }
     x, upper, lower, gradient = _scene(9, 4, 2)
     return [
         Example("odd", _scene(7, 5, 3)),
         Example("more than a tile", _scene(83, 31, 1)),
         Example("bf16", _scene(6, 7, 2, dtype=torch.bfloat16), **rounded),  # type: ignore[arg-type]
+        Example("fp16", _scene(6, 7, 2, 0.5, torch.float16), 2.0**-10, str(rounded["why"])),
         Example("one element", _scene(1, 1, 1)),
         Example("no rows", _scene(0, 3, 2)),
         Example("zeros, where Q has no sign", (x * 0, upper, lower, gradient)),
@@ -225,12 +228,14 @@ def _load(device: torch.device) -> tuple[Any, ...]:
     return _scene(128 * 197, 192, 8, dtype=torch.bfloat16, device=device)
 
 
-def _entry(function: Any, pointers: str, sizes: str, configs: Sequence[Config]) -> Entry:
-    """In bf16; all arithmetic is in float32 whatever the type of x."""
-    signature = {name: "*bf16" if name in ("x", "y", "gradient", "dx") else "*fp32" for name in pointers.split()}
+def _entry(function: Any, kind: str, pointers: str, sizes: str, configs: Sequence[Config]) -> Entry:
+    """For x of type `kind`; all arithmetic is in float32 whatever it is."""
+    signature = {name: kind if name in ("x", "y", "gradient", "dx") else "*fp32" for name in pointers.split()}
     made = (Config({**one.constants, "CHANNELS": 1536, "WIDTH": 192}, one.warps, one.stages) for one in configs)
     return Entry(function, {**signature, **dict.fromkeys(sizes.split(), "i32")}, tuple(made))
 
+
+KINDS = ("*bf16", "*fp16", "*fp32")
 
 FORWARD = Kernel(
     name="rational",
@@ -241,7 +246,7 @@ FORWARD = Kernel(
     cost=_forward_cost,
     examples=_forward_examples,
     load=lambda device: _load(device)[:3],
-    entries=(_entry(_forward_kernel, "x upper lower y", "count", FORWARD_CONFIGS),),
+    entries=tuple(_entry(_forward_kernel, kind, "x upper lower y", "count", FORWARD_CONFIGS) for kind in KINDS),
 )
 
 BACKWARD = Kernel(
@@ -253,5 +258,8 @@ BACKWARD = Kernel(
     cost=_backward_cost,
     examples=_examples,
     load=_load,
-    entries=(_entry(_backward_kernel, "x upper lower gradient dx partial", "count programs", BACKWARD_CONFIGS),),
+    entries=tuple(
+        _entry(_backward_kernel, kind, "x upper lower gradient dx partial", "count programs", BACKWARD_CONFIGS)
+        for kind in KINDS
+    ),
 )

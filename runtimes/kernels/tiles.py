@@ -27,10 +27,11 @@ def multiply(one, other, product):
 
 @triton.jit
 def narrow(value, TYPE: tl.constexpr):
-    """float32 as TYPE, to the nearest and ties to even."""
+    """float32 as TYPE, to the nearest and ties to even; NaN stays NaN."""
     if INTERPRETED and tl.bfloat16 == TYPE:  # the interpreter cuts bf16 off instead
         bits = value.to(tl.uint32, bitcast=True)
-        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return tl.where(value == value, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     return value.to(TYPE)
 
 

@@ -8,14 +8,15 @@ import triton
 import triton.language as tl
 
 from edgekit.errors import InputError
-from edgekit.runtimes.kernels.product_ends import aligned, centred_bf16, exact_bf16, expect, nearest_bf16, sum_entry
+from edgekit.runtimes.kernels.product_ends import aligned, centred_bf16, exact_bf16, expect, sum_entry
+from edgekit.runtimes.kernels.tiles import narrow
 
 
 @triton.jit
 def _convert(values, nearest, exact, size: tl.constexpr):
     place = tl.arange(0, size)
     value = tl.load(values + place)
-    tl.store(nearest + place, nearest_bf16(value))
+    tl.store(nearest + place, narrow(value, tl.bfloat16))
     tl.store(exact + place, exact_bf16(value))
 
 

@@ -38,9 +38,9 @@ def launch(items: Items, tables: Tables, dtype: torch.dtype = torch.float32, fir
     return found
 
 
-@pytest.fixture(scope="module")
-def codec() -> TransformCodec:
-    return codec_of()
+@pytest.fixture(scope="module", params=[False, True], ids=["classes by channel", "classes by position"])
+def codec(request: pytest.FixtureRequest) -> TransformCodec:
+    return codec_of(per_position=request.param)
 
 
 def received(codec: TransformCodec, rates: list[int]) -> tuple[Items, list[np.ndarray]]:
@@ -62,8 +62,9 @@ def test_without_a_rotation_it_gives_the_codecs_own_values_bit_for_bit(codec: Tr
     assert torch.equal(got, torch.from_numpy(np.concatenate(decoded)).flatten(2))
 
 
-def test_channels_last_is_the_layout_of_a_codec_with_its_channels_last() -> None:
-    codec = codec_of(channel_axis=3)
+@pytest.mark.parametrize("per_position", [False, True])
+def test_channels_last_is_the_layout_of_a_codec_with_its_channels_last(per_position: bool) -> None:
+    codec = codec_of(3, per_position)
     items, decoded = received(codec, [1, 0])
     got = launch(items, tables_of(codec, torch.eye(CHANNELS)))
     assert torch.equal(got, torch.from_numpy(np.concatenate(decoded)).flatten(1, 2))
@@ -126,8 +127,9 @@ def test_symbols_are_packed_as_narrow_as_they_fit(codec: TransformCodec, largest
 def test_wider_symbols_and_tables_that_do_not_fit_are_refused(codec: TransformCodec) -> None:
     with pytest.raises(UsageError, match="magnitude 32768"):
         pack_items([np.full((1, 1, 1), 32768, np.int32)], [0])
-    with pytest.raises(UsageError, match="classes by position"):
-        tables_of(codec_of(per_position=True), torch.eye(CHANNELS))
+    by_position = tables_of(codec_of(per_position=True), torch.eye(CHANNELS))
+    with pytest.raises(UsageError, match=f"14 positions, allowed the {PLACES}"):
+        decode(pack_items([], []), by_position, PLACES - 1)
     with pytest.raises(UsageError, match="of 5 components"):
         tables_of(codec, torch.eye(5))
 
