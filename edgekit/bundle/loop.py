@@ -1,7 +1,7 @@
 """A model that is run step after step: what a step hands to the next one, and what each step is fed.
 
 Iteration-level scheduling needs no more than this to put requests of different lengths into one running batch (Yu et
-al., Orca, OSDI 2022, section 4.1; Yao et al., Flover, arXiv:2305.13484, section 3).
+al., Orca, OSDI 2022; Yao et al., Flover, arXiv:2305.13484).
 """
 
 from __future__ import annotations

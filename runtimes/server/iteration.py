@@ -1,0 +1,269 @@
+"""Continuous batching of iterated models: requests join and leave the running batch at the borders of its steps.
+
+At each border those who are done have left, those whose deadline comes before the next step leave with what they have,
+and whoever waits takes a free slot; then all rows run as one batch (Yu et al., Orca, OSDI 2022; Yao et al., Flover,
+arXiv:2305.13484). One thread does it for a model, so that the numbers of a request depend on nobody else's timing.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgekit.errors import DeadlineError, EdgekitError, SessionError, UnreachableError
+from edgekit.runtimes.server.joining import Joining
+from edgekit.runtimes.server.output_guard import GuardOptions, TokenBudget
+from edgekit.runtimes.server.schedule import QueueFullError, QuotaError, Tenant
+from edgekit.runtimes.server.sequences import Finish, Iterated
+from edgekit.runtimes.server.slots import Slots
+
+RECENT = 0.1  # the weight of the last step in the expected time of the next
+Observe = Callable[[int, int, int, bool], None]
+
+
+@dataclass(frozen=True)
+class IterationOptions:
+    """`slots` requests run together, `queue` may wait. `max_steps`: tokens of one answer at most;
+    `tokens_per_minute`: of one tenant."""
+
+    slots: int = 16
+    queue: int = 64
+    max_steps: int = 1024
+    tokens_per_minute: float = math.inf
+    guard: GuardOptions = GuardOptions()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`degraded`: the answer is shorter than the request asked for, by a deadline or a budget. Times in nanoseconds."""
+
+    tensors: dict[str, np.ndarray]
+    finish: Finish
+    degraded: bool
+    steps: int
+    queue_ns: int
+    compute_ns: int
+
+
+@dataclass(eq=False)
+class Ongoing:
+    """A request from its coming to its end. `result` or `pieces` is for the one thread that waits for it."""
+
+    sequence: Iterated
+    deadline_s: float
+    tenant: str
+    queued_ns: int = field(default_factory=time.perf_counter_ns)
+    joined_ns: int = 0
+    steps: int = 0
+    slot: int = -1
+    is_cancelled: bool = False
+    outcome: Outcome | None = None
+    error: EdgekitError | None = None
+    _moved: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+    _done: threading.Event = field(default_factory=threading.Event)
+
+    def result(self) -> Outcome:
+        """Raises DeadlineError where nothing was answered in time, SessionError, UnreachableError."""
+        self._done.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.outcome is not None
+        return self.outcome
+
+    def pieces(self) -> Iterator[dict[str, np.ndarray]]:
+        """What is new, as it comes; `result` then has all of it. Raises like `result`."""
+        told = 0
+        while True:
+            self._moved.get()
+            # In this order: what is done produces no more.
+            is_done, produced = self._done.is_set(), self.sequence.produced
+            if produced > told:
+                yield self.sequence.answer(told, produced)
+                told = produced
+            if is_done:
+                self.result()
+                return
+
+    def cancel(self) -> None:
+        """Nobody wants it any more: it leaves at the next border."""
+        self.is_cancelled = True
+
+    def _end(self, outcome: Outcome | None, error: EdgekitError | None = None) -> None:
+        self.outcome, self.error = outcome, error
+        self._done.set()
+        self._moved.put(None)
+
+
+class Iterations:
+    """`submit` may be called from many threads. `observe` is told of each step: rows, start, end, failed."""
+
+    def __init__(
+        self,
+        name: str,
+        slots: Slots,
+        options: IterationOptions = IterationOptions(),
+        tenants: Iterable[Tenant] = (),
+        observe: Observe | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        threaded: bool = True,
+    ) -> None:
+        """Without `threaded` the caller makes the `turn`s."""
+        self.name, self.slots, self.options = name, slots, options
+        self._observe, self._clock = observe, clock
+        self._condition = threading.Condition()
+        self._waiting: Joining[Ongoing] = Joining(tenants)
+        self._active: list[Ongoing] = []
+        self._budget = TokenBudget(options.tokens_per_minute)
+        self._step_s = 0.0
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"edgekit {name} steps", daemon=True)
+        if threaded:
+            self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._active and not self._waiting
+
+    def submit(self, sequence: Iterated, deadline: float = math.inf, tenant: str = "") -> Ongoing:
+        """`deadline` on the clock. Raises QueueFullError, QuotaError, UnreachableError."""
+        ongoing = Ongoing(sequence, deadline, tenant)
+        with self._condition:
+            if self._closed:
+                raise UnreachableError(f"the model {self.name} is closing", hint="ask another node")
+            if len(self._waiting) >= self.options.queue + self.slots.free:
+                raise QueueFullError(
+                    f"the queue of {self.name} is full: {len(self._waiting)} wait, allowed {self.options.queue}",
+                    self._step_s * max(one.steps for one in self._active) if self._active else 0.0,
+                    "give the node a larger --queue",
+                )
+            wait_s = self._budget.wait_s(tenant, self._clock()) if sequence.generates else 0.0
+            if wait_s > 0:
+                allowed = self.options.tokens_per_minute
+                raise QuotaError(f"the tenant {tenant!r} has used its {allowed:g} tokens a minute", wait_s)
+            self._waiting.push(tenant, ongoing)
+            self._condition.notify()
+        return ongoing
+
+    def turn(self) -> bool:
+        """One border and one step. False where there was nothing to run."""
+        with self._condition:
+            self._at_border()
+            active = list(self._active)
+        if not active:
+            return False
+        self._run(active)
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                while not self._active and not self._waiting:
+                    if self._closed:
+                        return
+                    self._condition.wait()
+            self.turn()
+
+    def _at_border(self) -> None:
+        now = self._clock()
+        for ongoing in list(self._active):
+            if ongoing.is_cancelled:
+                self._leave(ongoing, "length", degraded=True)
+            elif ongoing.deadline_s < now + self._step_s:
+                self._leave(ongoing, "deadline", degraded=True)
+        for ongoing in self._waiting.drop(lambda one: one.is_cancelled or one.deadline_s <= now):
+            ongoing._end(None, DeadlineError(f"the deadline passed while the request waited for {self.name}"))
+        while self.slots.free and (joining := self._waiting.pop()) is not None:
+            joining.slot, joining.joined_ns = self.slots.take(), time.perf_counter_ns()
+            self._active.append(joining)
+
+    def _run(self, active: list[Ongoing]) -> None:
+        start, failed = time.perf_counter_ns(), True
+        try:
+            for row, ongoing in enumerate(active):
+                ongoing.sequence.feed(self.slots.feed[row, ...])
+            outputs = self.slots.step([one.slot for one in active])
+            failed = False
+        except Exception as error:
+            if len(active) == 1:
+                self._fail(active[0], error)
+        finally:
+            end = time.perf_counter_ns()
+            if self._observe is not None:
+                self._observe(len(active), start, end, failed)
+        if failed:
+            self._run_apart(active)
+            return
+        self._step_s += (RECENT if self._step_s else 1.0) * ((end - start) / 1e9 - self._step_s)
+        for row, ongoing in enumerate(active):
+            self._took(ongoing, outputs, row)
+
+    def _run_apart(self, active: list[Ongoing]) -> None:
+        """One request must not spoil the others: where a step fails for all, each takes it alone."""
+        if len(active) == 1:
+            return
+        for ongoing in active:
+            self._run([ongoing])
+
+    def _took(self, ongoing: Ongoing, outputs: dict[str, np.ndarray], row: int) -> None:
+        before = ongoing.sequence.produced
+        try:
+            finish = ongoing.sequence.take(outputs, row)
+        except Exception as error:
+            self._fail(ongoing, error)
+            return
+        ongoing.steps += 1
+        came = ongoing.sequence.produced > before
+        with self._condition:
+            self._waiting.charge(ongoing.tenant)
+            is_spent = False
+            if came and ongoing.sequence.generates:
+                now = self._clock()
+                self._budget.charge(ongoing.tenant, now)
+                is_spent = self._budget.wait_s(ongoing.tenant, now) > 0
+            if finish is not None:
+                self._leave(ongoing, finish)
+            elif is_spent:
+                self._leave(ongoing, "length", degraded=True)
+            elif came:
+                ongoing._moved.put(None)
+
+    def _leave(self, ongoing: Ongoing, finish: Finish, *, degraded: bool = False) -> None:
+        """Holds the lock. A deadline that let nothing come is an error."""
+        self._free(ongoing)
+        if finish == "deadline" and not ongoing.sequence.produced:
+            ongoing._end(None, DeadlineError(f"{self.name} had answered nothing by the deadline"))
+            return
+        queue_ns, compute_ns = ongoing.joined_ns - ongoing.queued_ns, time.perf_counter_ns() - ongoing.joined_ns
+        tensors = ongoing.sequence.answer()
+        ongoing._end(Outcome(tensors, finish, degraded, ongoing.steps, queue_ns, compute_ns))
+
+    def _fail(self, ongoing: Ongoing, error: Exception) -> None:
+        with self._condition:
+            self._free(ongoing)
+        known = error if isinstance(error, EdgekitError) else SessionError(f"{self.name} failed: {error}")
+        ongoing._end(None, known)
+
+    def _free(self, ongoing: Ongoing) -> None:
+        self._active.remove(ongoing)
+        self.slots.release(ongoing.slot)
+        self._waiting.left(ongoing.tenant)
+
+    def close(self) -> None:
+        """Refuses further requests, finishes those that are here, and ends the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        if self._thread.is_alive():
+            self._thread.join()
