@@ -16,9 +16,16 @@ _LENGTH_HEADER = "Inference-Header-Content-Length"
 _JSON = "application/json"
 MAX_EXAMPLE_BYTES = 4096
 
+_TRACE: Json = {
+    "name": "trace",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+}
 
-def document(catalog: Catalog, *, with_metrics: bool, with_token: bool) -> Json:
-    """`with_token`: everything but health asks for a bearer token."""
+
+def document(catalog: Catalog, *, with_metrics: bool, with_token: bool, with_traces: bool = False) -> Json:
+    """`with_token`: everything but health asks for a bearer token. `with_traces`: the last ones are kept."""
     shown = catalog.models[0]
     model = _in_path("model", [model.name for model in catalog.models], shown.name)
     number = _in_path("version", [model.version for model in catalog.models], shown.version)
@@ -32,6 +39,11 @@ def document(catalog: Catalog, *, with_metrics: bool, with_token: bool) -> Json:
     }
     if with_metrics:
         paths["/metrics"] = _metrics()
+    if with_traces:
+        paths["/v2/traces"] = _get("The spans of the last requests", "Spans")
+        paths["/v2/traces/{trace}"] = _get(
+            "The spans of one request", "Spans", [_TRACE], {"404": _error("No trace of that id is kept")}
+        )
     for base, parameters in (
         ("/v2/models/{model}", [model]),
         ("/v2/models/{model}/versions/{version}", [model, number]),
@@ -197,6 +209,7 @@ def _schemas() -> Json:
     ready = {"type": "boolean"}
     return {
         "Error": _object(["error"], error=text),
+        "Spans": _object(["spans"], spans={"type": "array", "items": {"type": "object"}}),
         "Live": _object(["live"], live=ready),
         "Ready": _object(["ready"], ready=ready),
         "ModelReady": _object(["ready"], name=text, ready=ready),

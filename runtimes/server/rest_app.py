@@ -23,6 +23,7 @@ from edgekit.runtimes.server.metrics import CONTENT_TYPE
 from edgekit.runtimes.server.openapi import document
 from edgekit.runtimes.server.schedule import RefusedError
 from edgekit.runtimes.server.security import Security
+from edgekit.runtimes.server.tracing import kept_spans
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -103,8 +104,23 @@ class RestApp:
         async def metrics(request: Request) -> Response:
             return Response(self._engine.metrics.render(), media_type=CONTENT_TYPE)
 
+        recent = self._engine.tracer.recorder.recent if self._engine.tracer is not None else None
+
+        async def traces(request: Request) -> Response:
+            if request.state.tenant:
+                raise AuthenticationError("traces are for the node's owner", hint="send the owner's token")
+            assert recent is not None
+            answer = partial(kept_spans, recent, request.path_params.get("trace", ""))
+            return JSONResponse(await asyncio.get_running_loop().run_in_executor(None, answer))
+
         async def openapi(request: Request) -> Response:
-            return JSONResponse(document(catalog, with_metrics=with_metrics, with_token=self._security.wants_token))
+            described = document(
+                catalog,
+                with_metrics=with_metrics,
+                with_token=self._security.wants_token,
+                with_traces=recent is not None,
+            )
+            return JSONResponse(described)
 
         closed = partial(_route, check=self._check)
         routes = [
@@ -116,6 +132,7 @@ class RestApp:
             closed("/v2/repository/index", index, method="POST"),
             closed("/v2/repository/models/{model}/load", load, method="POST"),
             *([closed("/metrics", metrics)] if with_metrics else []),
+            *([closed("/v2/traces", traces), closed("/v2/traces/{trace}", traces)] if recent is not None else []),
         ]
         for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from edgekit.errors import EdgekitError, NodeError, OutputError, UsageError
+from edgekit.errors import EdgekitError, NodeError, OutputError, UnknownNameError, UsageError
 from edgekit.runtimes.protocol.status import error_kind
 from edgekit.runtimes.tracing.recorder import Recorder, offset_ns, open_recorder
+from edgekit.runtimes.tracing.sinks import RecentTraces
 
-# Traces that a node keeps in memory, for GET /v2/traces/{id}.
+# Traces that a node keeps in memory, for GET /v2/traces.
 KEPT = 256
 
 Phases = Iterable[tuple[str, int, int]]
@@ -67,3 +69,11 @@ def open_tracer(node: str, file: Path | None) -> Tracer | None:
     except (OutputError, UsageError) as error:
         raise NodeError(error.message, hint=error.hint) from error
     return Tracer(recorder) if recorder is not None else None
+
+
+def kept_spans(recent: RecentTraces, trace_id: str = "") -> dict[str, Any]:
+    """Of one trace, or of all that are kept, the oldest first. Raises UnknownNameError for one that is not."""
+    held = recent.ids()
+    if trace_id and trace_id not in held:
+        raise UnknownNameError("trace", trace_id, held)
+    return {"spans": [span for one in ([trace_id] if trace_id else held) for span in recent.spans(one)]}

@@ -1,0 +1,330 @@
+"""`edgekit trace`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli.command import command as make_command
+from edgekit.cli.options import file_option, option
+from edgekit.cli.output import Cell, Column, Output, Table
+from edgekit.cli.streams import is_terminal
+from edgekit.cli.trace_view import Line, figure, flame, label_of, plain_text, share_bar, tier_style
+from edgekit.cli.wording import count_text, ms_text, number_text, plain, size_text
+from edgekit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from edgekit.runtimes.tracing.files import Reading
+    from edgekit.runtimes.tracing.joining import Branch, Trace
+    from edgekit.runtimes.tracing.stages import Stage
+
+WIDTH, NARROWEST, WIDEST = 100, 72, 140
+SHORT_ID = 12
+BAR_WIDTH = 30
+NEAREST = 3
+
+LAST, SLOWEST = "last", "slowest"
+STATUS_STYLES = {"ok": "green", "degraded": "yellow"}
+RECORD = "record some: edgekit run BUNDLE --input X --edge URL --trace device.jsonl, edgekit serve BUNDLE --trace FILE"
+
+
+@make_command(
+    """
+    edgekit trace --from traces/
+    edgekit trace last --from device.jsonl --from edge.jsonl --from cloud.jsonl
+    edgekit trace 4bf92f35 --from device.jsonl --node http://edge:8101
+    edgekit trace slowest --node https://edge:8101 --token-file token --json
+    """,
+    name="trace",
+)
+@click.argument("request", required=False)
+@click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Span files of any tier, or folders of *.jsonl; this folder without --from and --node. May be given again.",
+)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many traces to list.")
+@option(
+    "--node", "nodes", heading="Nodes", multiple=True, metavar="URL", help="Ask it for its last: http(s)://host:port."
+)
+@file_option("--token-file", heading="Nodes", help="What the nodes ask for.")
+@file_option("--ca", heading="Nodes", help="Who signed their certificates (PEM).")
+def command(
+    out: Output,
+    request: str | None,
+    sources: Sequence[Path],
+    limit: int,
+    nodes: Sequence[str],
+    token_file: Path | None,
+    ca: Path | None,
+) -> None:
+    """Show where the time of REQUEST went, from the device to the cloud: a trace id, the beginning of one, last or
+    slowest. Without REQUEST, list the latest.
+
+    Spans of all files and nodes are joined by their trace id. Machines share no clock: where a node's spans lie outside
+    of what waited for them, its clock is moved to the middle of it, and the view says so. Uplink and downlink are told
+    apart by these clocks; their sum does not depend on them.
+    """
+    from edgekit.runtimes.tracing.joining import join
+
+    reading = _read(sources, nodes, token_file, ca)
+    traces = join(reading.spans)
+    where = _where(reading, nodes)
+    if not traces:
+        damaged = f"; {count_text(reading.damaged, 'line')} could not be read" if reading.damaged else ""
+        raise DataError(f"no spans in {where}{damaged}", hint=RECORD)
+    if request is None:
+        _list(out, traces, reading, limit)
+    else:
+        _show(out, _chosen(traces, request, where), reading)
+    if reading.damaged:
+        out.warn(f"{count_text(reading.damaged, 'line')} in {where} could not be read and left out")
+
+
+def _read(sources: Sequence[Path], nodes: Sequence[str], token_file: Path | None, ca: Path | None) -> Reading:
+    from edgekit.runtimes.tracing.fetch import NodeAddress, fetch
+    from edgekit.runtimes.tracing.files import read_files
+
+    if not nodes and (token_file is not None or ca is not None):
+        raise UsageError("--token-file and --ca without --node", hint="name the node to ask")
+    token = ""
+    if token_file is not None:
+        from edgekit.runtimes.server.tenants import read_token
+
+        token = read_token(token_file)
+    reading = read_files(sources if sources or nodes else [Path()])
+    for url in nodes:
+        reading += fetch(NodeAddress(url, token, ca))
+    return reading
+
+
+def _where(reading: Reading, nodes: Sequence[str]) -> str:
+    names = [*map(str, reading.files), *nodes]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "what was read"
+
+
+def _chosen(traces: Mapping[str, Trace], request: str, where: str) -> Trace:
+    """Raises UsageError for no such trace, or for the beginning of several."""
+    if request == LAST:
+        return list(traces.values())[-1]
+    if request == SLOWEST:
+        return max(traces.values(), key=lambda trace: trace.total_ms)
+    wanted = request.lower()
+    found = [trace_id for trace_id in traces if trace_id.startswith(wanted)]
+    if len(found) == 1:
+        return traces[found[0]]
+    if found:
+        raise UsageError(
+            f"{request!r} begins {len(found)} of {count_text(len(traces), 'trace')}",
+            hint="more digits: " + ", ".join(trace_id[: len(wanted) + SHORT_ID] for trace_id in found[:NEAREST]),
+        )
+    near = sorted(traces, key=lambda trace_id: -_common(trace_id, wanted))[:NEAREST]
+    raise UsageError(
+        f"no trace {request!r} among the {count_text(len(traces), 'trace')} in {where}",
+        hint=f"nearest: {', '.join(trace_id[:SHORT_ID] for trace_id in near)}; or last, slowest",
+    )
+
+
+def _common(one: str, other: str) -> int:
+    """Digits that both begin with."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def _list(out: Output, traces: Mapping[str, Trace], reading: Reading, limit: int) -> None:
+    """The latest last, where the eye is when the table has been printed."""
+    shown = list(traces.values())[-limit:]
+    out.emit(
+        {
+            "count": len(traces),
+            "damaged_lines": reading.damaged,
+            "traces": [
+                {
+                    "trace_id": trace.trace_id,
+                    "start_ns": trace.root.start_ns,
+                    "model": trace.attribute("model"),
+                    "total_ms": trace.total_ms,
+                    "tiers": list(trace.tiers),
+                    "status": trace.status,
+                    "spans": sum(1 for _ in trace.branches()),
+                }
+                for trace in shown
+            ],
+        }
+    )
+    columns = (
+        Column("trace", style="cyan"),
+        Column("started (UTC)"),
+        Column("model"),
+        Column("ms", number=True),
+        Column("tiers"),
+        Column("spans", number=True),
+        Column("status"),
+    )
+    rows: list[tuple[str | Cell, ...]] = [
+        (
+            trace.trace_id[:SHORT_ID],
+            _moment(trace),
+            str(trace.attribute("model") or "-"),
+            ms_text(trace.total_ms),
+            " → ".join(trace.tiers),
+            str(sum(1 for _ in trace.branches())),
+            Cell(trace.status, STATUS_STYLES.get(trace.status, "red")),
+        )
+        for trace in shown
+    ]
+    out.table(Table(columns, rows))
+    if len(shown) < len(traces):
+        out.remark(f"the latest {len(shown)} of {len(traces)}; --limit shows more")
+
+
+def _show(out: Output, trace: Trace, reading: Reading) -> None:
+    from edgekit.runtimes.tracing.stages import stages
+
+    found = stages(trace)
+    out.emit(_payload(trace, found, reading))
+    if out.json:
+        return
+    _print(_head(trace))
+    _print(flame(trace, _width()))
+    out.line()
+    out.table(_stage_table(trace, found))
+    for note in _notes(trace):
+        out.remark(note)
+
+
+def _payload(trace: Trace, found: Sequence[Stage], reading: Reading) -> dict[str, Any]:
+    return {
+        "trace_id": trace.trace_id,
+        "model": trace.attribute("model"),
+        "status": trace.status,
+        "total_ms": trace.total_ms,
+        "tiers": list(trace.tiers),
+        "start_ns": trace.root.start_ns,
+        "spans": [_span_entry(trace, branch) for branch in trace.branches()],
+        "stages": [
+            {"stage": stage.name, "where": stage.where, "kind": stage.kind, "ms": stage.duration_ms} for stage in found
+        ],
+        "clocks": [plain(clock) for clock in trace.clocks],
+        "detached_spans": len(trace.others),
+        "damaged_lines": reading.damaged,
+    }
+
+
+def _span_entry(trace: Trace, branch: Branch) -> dict[str, Any]:
+    """`start_ms` from the beginning of the whole, on its clock."""
+    span = branch.span
+    return {
+        "name": span.name,
+        "tier": span.tier,
+        "span_id": span.span_id,
+        "parent_id": span.parent_id,
+        "depth": branch.depth,
+        "start_ms": (branch.start_ns - trace.root.start_ns) / 1e6,
+        "duration_ms": branch.duration_ms,
+        "self_ms": branch.self_ms,
+        "status": span.status,
+        "attributes": dict(span.model_extra or {}),
+    }
+
+
+def _head(trace: Trace) -> list[Line]:
+    """Which request, what it came to, and by which way."""
+    status = trace.status
+    facts = [str(trace.attribute("model") or "")]
+    variant, rates = trace.attribute("variant"), trace.attribute("rates")
+    if variant:
+        facts.append(f"variant {variant}" + (f" at rate {rates[0]}" if isinstance(rates, list) and rates else ""))
+    if trace.attribute("policy"):
+        facts.append(f"policy {trace.attribute('policy')}")
+    if trace.attribute("tier"):
+        facts.append(f"answered by the {trace.attribute('tier')}")
+    for way in ("sent", "received"):
+        size = trace.attribute(f"bytes_{way}")
+        if isinstance(size, int) and size:
+            facts.append(f"{size_text(size)} {way}")
+    first: Line = [("trace ", "dim"), (trace.trace_id, "bold"), (f"  {_moment(trace)} UTC  ", "dim")]
+    first += [(f"{ms_text(trace.total_ms)} ms  ", "bold"), (status, STATUS_STYLES.get(status, "bold red"))]
+    return [first, [(", ".join(filter(None, facts)), "")], []]
+
+
+def _stage_table(trace: Trace, found: Sequence[Stage]) -> Table:
+    columns = (
+        Column("stage", style="bold"),
+        Column("where"),
+        Column("ms", number=True),
+        Column("%", number=True),
+        Column(""),
+    )
+    total_ms = trace.total_ms
+    rows: list[tuple[str | Cell, ...]] = []
+    for stage in found:
+        share, style = stage.duration_ms / total_ms if total_ms else 0.0, tier_style(stage.where.split(" ")[0])
+        bar = Cell(share_bar(share, stage.kind, BAR_WIDTH), style)
+        rows.append(
+            (stage.name, Cell(stage.where, style), figure(stage.duration_ms, total_ms), number_text(100 * share), bar)
+        )
+    summed = sum(stage.duration_ns for stage in found) / 1e6
+    rows.append(
+        ("total", "", Cell(figure(summed, total_ms), "bold"), Cell(number_text(100.0 if total_ms else 0.0), "bold"), "")
+    )
+    return Table(columns, rows)
+
+
+def _notes(trace: Trace) -> Iterable[str]:
+    """What the picture alone would not tell."""
+    reason = trace.attribute("reason")
+    if reason:
+        yield f"degraded: {reason}"
+    for branch in trace.branches():
+        if branch.span.is_error:
+            yield f"{label_of(branch).removesuffix(' ✗')} on the {branch.span.tier}: {branch.span.status}"
+    for clock in trace.clocks:
+        way = "behind" if clock.offset_ms > 0 else "ahead"
+        within = "" if clock.uncertainty_ms is None else f", within {ms_text(clock.uncertainty_ms)} ms"
+        yield (
+            f"the clock of the {clock.tier} is {ms_text(abs(clock.offset_ms))} ms {way}, as far as can be told"
+            f"{within}: its spans are moved to the middle of what waited for them"
+        )
+    if trace.others:
+        yield (
+            f"{count_text(len(trace.others), 'span')} at the end hang on none that was read: the file of a tier is "
+            "missing, and their clock is as it was"
+        )
+    if trace.root.span.parent_id is not None:
+        yield f"the caller's span {trace.root.span.parent_id} above all of it was not read"
+
+
+def _moment(trace: Trace) -> str:
+    return datetime.fromtimestamp(trace.root.start_ns / 1e9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _width() -> int:
+    """The terminal's, as far as it can be read with ease; 100 where there is none."""
+    if not is_terminal(sys.stdout):
+        return WIDTH
+    from rich.console import Console
+
+    return min(WIDEST, max(NARROWEST, Console(file=sys.stdout).width))
+
+
+def _print(lines: Sequence[Line]) -> None:
+    if not is_terminal(sys.stdout):
+        for text in plain_text(lines):
+            click.echo(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False)
+    for line in lines:
+        console.print(Text.assemble(*line), no_wrap=True, overflow="crop", crop=True)

@@ -1,0 +1,93 @@
+"""Spans that a node keeps in memory, over its REST port: GET /v2/traces."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edgekit.errors import AuthenticationError, NodeError, RemoteError, UnreachableError, UsageError
+from edgekit.runtimes.tracing.files import Reading, read_objects
+
+TIMEOUT_S = 10.0
+
+# Of one answer: a node keeps 256 traces of 1024 spans at most.
+MAX_ANSWER_BYTES = 256 << 20
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class NodeAddress:
+    """`url`: http(s)://host:port, where the node speaks REST. `token` and `ca` as it asks for."""
+
+    url: str
+    token: str = ""
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            raise UsageError(f"node address {self.url!r}", hint="give its REST port, like http://127.0.0.1:8101")
+        if self.token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise UsageError(f"a token for {self.url} would be sent in the clear", hint="use https://")
+
+
+def fetch(node: NodeAddress) -> Reading:
+    """All that the node keeps.
+
+    Raises UnreachableError, AuthenticationError, NodeError (the CA file), RemoteError where it records nothing or
+    answers something else.
+    """
+    answer = _get(node, "/v2/traces")
+    spans = answer.get("spans") if isinstance(answer, dict) else None
+    if not isinstance(spans, list):
+        raise RemoteError(f"{node.url}: the answer holds no spans", hint="is it the REST port of an edgekit node?")
+    return read_objects(spans)
+
+
+def _get(node: NodeAddress, path: str) -> Any:
+    headers = {"Authorization": f"Bearer {node.token}"} if node.token else {}
+    request = urllib.request.Request(node.url.rstrip("/") + path, headers=headers)
+    try:
+        with _opener(node).open(request, timeout=TIMEOUT_S) as reply:
+            return json.loads(reply.read(MAX_ANSWER_BYTES))
+    except urllib.error.HTTPError as error:
+        with error:
+            said = _said(error)
+        if error.code in (401, 403):
+            raise AuthenticationError(f"{node.url}: {said}", hint="--token-file takes the node's token") from error
+        hint = "start it with `edgekit serve --trace FILE`: without, it records nothing" if error.code == 404 else ""
+        raise RemoteError(f"{node.url}: {said}", hint=hint) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UnreachableError(f"{node.url}: {reason}", hint="--node takes the REST port of a node") from error
+
+
+def _opener(node: NodeAddress) -> urllib.request.OpenerDirector:
+    """Straight to the node: no proxy of the environment, no redirection to somewhere else."""
+    try:
+        context = ssl.create_default_context(cafile=str(node.ca) if node.ca is not None else None)
+    except (OSError, ssl.SSLError) as error:
+        raise NodeError(f"cannot read {node.ca}: {error}", hint="--ca takes a PEM file") from error
+    return urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirect()
+    )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        """A token goes to no other place."""
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    try:
+        said = json.loads(error.read(1 << 16))["error"]
+    except (ValueError, KeyError, TypeError, OSError):
+        said = f"HTTP {error.code}"
+    return str(said)
