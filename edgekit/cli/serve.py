@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import signal
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,38 @@ SWITCH_INTERVAL_S = 0.0005
     help="Requests that may wait for a model; further ones are refused.",
 )
 @option(
+    "--workers",
+    heading="Load",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Batches of a model that run side by side, each in a session of its own.",
+)
+@option(
+    "--deadline-ms",
+    heading="Load",
+    type=click.FloatRange(0, min_open=True),
+    metavar="F",
+    help="Of requests that bring none. Who is expected behind its deadline is refused at once.",
+)
+@option(
+    "--degrade",
+    heading="Load",
+    is_flag=True,
+    help="Before a request is refused, a coarser part of the bundle answers it, marked.",
+)
+@file_option("--tenants", heading="Load", help="TOML: who shares this node, by which token, and how much is theirs.")
+@option(
+    "--keep-versions",
+    heading="Load",
+    type=click.IntRange(0, 16),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Of a bundle that is exchanged (SIGHUP), the earlier ones that stay served.",
+)
+@option(
     "--max-bytes",
     heading="Load",
     type=click.IntRange(1024, 1 << 30),
@@ -137,6 +169,7 @@ SWITCH_INTERVAL_S = 0.0005
 @file_option("--trace", heading="Watching", help="Append OpenTelemetry spans to this file, one JSON object a line.")
 def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
     """Serve the parts of each BUNDLE that are for this tier, until SIGTERM or Ctrl-C; then finish what is inside.
+    SIGHUP serves what lies at the same paths by then, and loses no request.
 
     Speaks the Open Inference Protocol v2 over REST and gRPC. Traces also go to OTEL_EXPORTER_OTLP_ENDPOINT, where set.
     """
@@ -145,24 +178,39 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
 
     options = _options(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    wanted = threading.Event()
     try:
         with out.working() as progress:
             progress("load", 0, 0)
             node = Node(list(bundles), options)
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, lambda number, frame: wanted.set())
             node.start()
             _tell(out, node)
             while True:
-                time.sleep(3600)
+                wanted.wait()
+                wanted.clear()
+                _reload(out, node)
         except KeyboardInterrupt:
             out.remark("draining")
         finally:
             drained = node.stop(settings["grace"])
         out.remark("stopped" if drained else "stopped; some requests were cut off")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _reload(out: Output, node: Node) -> None:
+    for outcome in node.reload():
+        if outcome.error is not None:
+            out.remark(f"{outcome.path}: {outcome.error.message}; what was served stays")
+        elif outcome.version:
+            out.remark(f"{outcome.path}: another bundle, served as version {outcome.version}")
+        else:
+            out.remark(f"{outcome.path}: unchanged")
 
 
 def _check_installed() -> None:
@@ -178,19 +226,23 @@ def _check_installed() -> None:
 
 def _options(settings: dict[str, Any]) -> NodeOptions:
     from edgekit.runtimes.protocol.client import ClientOptions
-    from edgekit.runtimes.server import BatchOptions, NodeOptions, Security, read_token
+    from edgekit.runtimes.server import BatchOptions, NodeOptions, Security, read_tenants, read_token
 
     token = read_token(settings["token_file"]) if settings["token_file"] else ""
+    guests = read_tenants(settings["tenants"]) if settings["tenants"] else ()
     above = read_token(settings["upstream_token_file"]) if settings["upstream_token_file"] else token
     return NodeOptions(
         tier=settings["tier"],
         host=settings["host"],
         port=settings["port"],
         grpc_port=settings["grpc_port"],
-        security=Security(token, settings["tls"], settings["client_ca"]),
+        security=Security(token, settings["tls"], settings["client_ca"], guests),
         upstream=settings["upstream"],
         upstream_client=ClientOptions(above, settings["upstream_ca"], settings["upstream_tls"]),
-        batch=BatchOptions(settings["max_batch"], settings["max_delay_ms"], settings["queue"]),
+        batch=BatchOptions(settings["max_batch"], settings["max_delay_ms"], settings["queue"], settings["workers"]),
+        deadline_ms=settings["deadline_ms"],
+        degrade=settings["degrade"],
+        keep_versions=settings["keep_versions"],
         max_bytes=settings["max_bytes"],
         with_metrics=settings["metrics"],
         announce=settings["announce"],

@@ -7,13 +7,13 @@ machine that becomes busy is noticed at once, and a while of equal batches does 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-
+FIRST = 8  # runs that tell the shape alone, before anything is held to be the machine's doing
 MEMORY = 200.0  # runs that the shape remembers
 RECENT = 12.0  # runs that the scale remembers
 SPREAD = 1e-3  # of the sizes, relative to their mean square: below, equal batches tell no shape
+UNUSUAL = 0.25  # a run this far off, and twice as far as others of late, is the machine's doing: it tells no shape
 OUTLIER = 4.0  # a run this many times slower or faster than expected counts as this much
 
 
@@ -26,7 +26,7 @@ class Pace:
     deviation: float = 0.25  # mean of |taken / expected - 1|
     runs: int = 0
     _scale: float = 1.0
-    _sums: np.ndarray = field(default_factory=lambda: np.zeros(5))  # 1, n, n^2, t, n t
+    _sums: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)  # of 1, n, n^2, t, n t
 
     @property
     def is_known(self) -> bool:
@@ -47,25 +47,24 @@ class Pace:
         return 2.0 * self.deviation * self.seconds(rows) * math.sqrt(max(runs, 0.0))
 
     def learn(self, rows: int, seconds: float) -> None:
-        expected = self.seconds(rows)
-        if self.is_known and expected > 0:
+        expected, is_usual = self.seconds(rows), True
+        if self.runs >= FIRST and expected > 0:
             ratio = min(max(seconds / expected, 1 / OUTLIER), OUTLIER)
-            weight = 1 / min(RECENT, self.runs + 1)
-            self.deviation += weight * (abs(ratio - 1) - self.deviation)
-            self._scale *= 1 + weight * (ratio - 1)
-            seconds = ratio * expected
+            is_usual = abs(ratio - 1) <= max(UNUSUAL, 2 * self.deviation)
+            self.deviation += (abs(ratio - 1) - self.deviation) / RECENT
+            self._scale *= 1 + (ratio - 1) / RECENT
         self.runs += 1
-        plain = seconds / self._scale
-        self._sums *= 1 - 1 / MEMORY
-        self._sums += (1.0, rows, rows * rows, plain, rows * plain)
-        self._fit(rows, plain)
+        if is_usual:
+            self._shape(rows, seconds)
 
-    def _fit(self, rows: int, plain: float) -> None:
+    def _shape(self, rows: int, seconds: float) -> None:
+        plain, keep = seconds / self._scale, 1 - 1 / MEMORY
+        seen = (1.0, float(rows), float(rows * rows), plain, rows * plain)
+        self._sums = tuple(keep * old + new for old, new in zip(self._sums, seen, strict=True))  # type: ignore[assignment]
         one, n, nn, t, nt = self._sums
         spread = one * nn - n * n
         if spread > SPREAD * one * nn:
-            slope = (one * nt - n * t) / spread
-            slope = min(max(slope, 0.0), t / n)
+            slope = min(max((one * nt - n * t) / spread, 0.0), t / n)
             self.fixed_s, self.per_row_s = max(0.0, (t - slope * n) / one), slope
-        elif self.runs == 1:
-            self.fixed_s, self.per_row_s = 0.0, plain / rows
+        elif self.runs <= FIRST:
+            self.fixed_s, self.per_row_s = 0.0, t / n

@@ -175,7 +175,7 @@ class Schedule:
         rows = sum(ticket.rows for ticket in tickets)
         account = self._account(tickets[0].tenant)
         self._check_room(account, len(tickets))
-        level, company = self._level(tickets, rows, account, now)
+        level, company = self._level(tickets, rows, now)
         wait_s = account.charge(rows, now)
         if wait_s > 0:
             raise QuotaError(
@@ -225,13 +225,15 @@ class Schedule:
         if learn:
             self.paces[batch.level].learn(batch.rows, now - batch.started_s)
 
-    def expected_s(self, rows: int, level: int, now: float, tenant: str = "", company: int | None = None) -> float:
-        """From `now` until `rows` more of `tenant` would be answered, with a margin that is rarely exceeded. `company`:
-        rows of the batches that they and those before them run in."""
-        company = self.max_batch if company is None else company
+    def expected_s(self, ticket: Ticket, rows: int, level: int, now: float, company: int) -> float:
+        """From `now` until `rows` more like `ticket` would be answered at `level`, with a margin that is rarely
+        exceeded. `company`: rows of the batches that they and those before them run in."""
         pace, workers = self.paces[level], self.options.workers
-        ahead, total = self._rows_ahead(self._account(tenant)), sum(group.rows for group in self._groups.values())
-        runs, work_s = self._runs_and_work(company)
+        ahead, total = (
+            self._rows_ahead(self._account(ticket.tenant)),
+            sum(group.rows for group in self._groups.values()),
+        )
+        runs, work_s = self._runs_and_work(company, (ticket.kind, level))
         share = ahead / total if total else 0.0
         start_s = delay_s = 0.0
         if not self.has_room:
@@ -259,7 +261,7 @@ class Schedule:
                     "give the node a larger --queue",
                 )
 
-    def _level(self, tickets: Sequence[Ticket], rows: int, account: _Account, now: float) -> tuple[int, int]:
+    def _level(self, tickets: Sequence[Ticket], rows: int, now: float) -> tuple[int, int]:
         """The finest level that answers in time, and the rows of the batch; without a deadline, coarser levels as the
         queue fills. A model that is idle tries what it may not manage: else it would never learn that it can."""
         deadline = min(ticket.deadline_s for ticket in tickets)
@@ -268,7 +270,7 @@ class Schedule:
         expected, company = 0.0, self.max_batch
         for level, pace in enumerate(self.paces):
             company = max(tickets[0].rows, min(self.max_batch, pace.rows_within((deadline - now) / 2)))
-            expected = self.expected_s(rows, level, now, account.tenant.name, company)
+            expected = self.expected_s(tickets[0], rows, level, now, company)
             if not pace.is_known or now + expected <= deadline:
                 return level, company
         if not self.running and not self.waiting:
@@ -325,23 +327,28 @@ class Schedule:
         for account in self._accounts.values():
             account.finish_tag = 0.0
 
+    def _rows_waiting(self) -> int:
+        return sum(group.rows for group in self._groups.values())
+
     def _rows_ahead(self, account: _Account) -> float:
         """Rows that are served before one more of this tenant: its own, and others' at their shares meanwhile."""
-        total = sum(group.rows for group in self._groups.values())
+        total = self._rows_waiting()
         others = [one for one in self._accounts.values() if one.rows and one is not account]
         if not others:
             return total
         own = account.rows / account.tenant.share
         return min(total, account.rows + sum(min(one.rows, own * one.tenant.share + 1) for one in others))
 
-    def _runs_and_work(self, company: int) -> tuple[int, float]:
-        """Batches of up to `company` rows that wait, and the seconds that they take on one worker."""
+    def _runs_and_work(self, company: int, joined: tuple[Hashable, int] | None = None) -> tuple[int, float]:
+        """Batches of up to `company` rows that wait, and the seconds that they take on one worker. Of the group
+        `joined` only full ones: the rest will run with who joins it."""
         runs, work_s = 0, 0.0
-        for (_, level), group in self._groups.items():
+        for key, group in self._groups.items():
             full, rest = divmod(group.rows, company)
+            rest = 0 if key == joined else rest
             runs += full + bool(rest)
-            work_s += full * self.paces[level].seconds(company)
-            work_s += self.paces[level].seconds(rest) if rest else 0.0
+            work_s += full * self.paces[key[1]].seconds(company)
+            work_s += self.paces[key[1]].seconds(rest) if rest else 0.0
         return runs, work_s
 
     def _work_s(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,8 +28,8 @@ def start(split_bundle: Path) -> Iterator[Start]:
     """The process, and the object that it printed at its start."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*words: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-        command = [sys.executable, "-m", "edgekit", "serve", str(split_bundle), "--json", "--threads", "1", *words]
+    def run(*words: str, bundle: Path = split_bundle) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        command = [sys.executable, "-m", "edgekit", "serve", str(bundle), "--json", "--threads", "1", *words]
         # A shell's background job ignores SIGINT, and its children would too.
         heard = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -61,6 +62,24 @@ def test_it_says_where_it_listens_serves_and_ends_well(start: Start, how: signal
     _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert "draining" in said and "stopped" in said and "Traceback" not in said
+
+
+def test_a_hangup_serves_what_lies_there_by_then(
+    start: Start, split_bundle: Path, other_bundle: Path, tmp_path: Path
+) -> None:
+    place, beside = tmp_path / "net.edgekit", tmp_path / "coming.edgekit"
+    shutil.copy(split_bundle, place)
+    process, told = start("--tier", "cloud", "--port", "0", "--grpc-port", "0", bundle=place)
+    shutil.copy(other_bundle, beside)
+    beside.replace(place)
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    while "version 2" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    assert httpx.get(f"{told['rest']}/v2/models/net.tail").json()["versions"] == ["1", "2"]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 def invoke(*words: str | Path, code: int) -> str:
