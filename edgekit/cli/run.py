@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edgekit.bundle.manifest import Tier
     from edgekit.runtimes.predict import Prediction
     from edgekit.runtimes.session import Session
+    from edgekit.runtimes.tracing.recorder import Recorder
 
 BAR_WIDTH = 24
 REMOTE = "With edge and cloud"
@@ -35,6 +37,7 @@ _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does no
     edgekit run model.edgekit --input feeds.npz --key release.key.pub
     edgekit run cats.edgekit --input photo.jpg --edge grpcs://edge:8102 --token-file token --deadline 300ms
     edgekit run fashion.edgekit --input shirt.png --budget 2ms
+    edgekit run cats.edgekit --input photo.jpg --edge grpc://edge:8102 --trace device.jsonl
     """,
     name="run",
 )
@@ -61,6 +64,12 @@ _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does no
     help="Charge, as 15%; below 20 % what spends least runs. Linux tells it by itself.",
 )
 @click.option("--provider", metavar="NAME", help="ONNX Runtime's cpu, cuda or tensorrt; the best here without it.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append each request's spans to this file; `edgekit trace` shows them.",
+)
 @click.option(
     "-k", "--key", type=click.Path(path_type=Path), metavar="FILE", help="Run only what this public key has signed."
 )
@@ -95,6 +104,7 @@ def command(
     part: str | None,
     provider: str | None,
     key: Path | None,
+    trace: Path | None,
     variant: str | None,
     budget: float | None,
     battery: float | None,
@@ -110,17 +120,18 @@ def command(
     from edgekit.bundle import Bundle
     from edgekit.runtimes.load import load
     from edgekit.runtimes.predict import Predictor
+    from edgekit.runtimes.traced_prediction import predict_traced
 
     adapts = bool(variant or budget or battery is not None)
     connects = _checked_remote(remote, part, provider, adapts)
     if variant and (budget or remote["policy"] or remote["edge"] or remote["cloud"]):
         raise UsageError("--variant with --budget, --policy, --edge or --cloud", hint="leave the choice to one of them")
-    with Bundle.open(bundle, key) as opened:
+    with Bundle.open(bundle, key) as opened, _recording(trace) as recorder:
         if variant is not None:
             _check_variant(opened, variant)
         sources = _sources(inputs, takes_text=getattr(opened.manifest.preprocess, "kind", "") == "text")
         with (
-            _connect(opened, threads, remote, variant, budget, battery)
+            _connect(opened, threads, remote, variant, budget, battery, recorder)
             if connects or adapts
             else load(opened, part=part, threads=threads, provider=provider)
         ) as session:
@@ -128,20 +139,29 @@ def command(
             results = []
             slowest = 0.0
             for source in sources:
-                prediction = predictor.predict(source, count=top)
+                if recorder is None:
+                    prediction, trace_id = predictor.predict(source, count=top), ""
+                else:
+                    prediction, trace_id = predict_traced(recorder, opened.manifest.name, predictor, source, count=top)
                 slowest = max(slowest, prediction.latency_ms.get("inference", 0.0))
                 answer = getattr(session, "last", None)
                 if answer is not None and answer.degraded:
                     _refuse_where_a_node_is_needed(session)
                 if out.json:
-                    how = {"answer": answer.to_json()} if answer is not None else {}
+                    how: dict[str, Any] = {"answer": answer.to_json()} if answer is not None else {}
+                    if trace_id:
+                        how["trace_id"] = trace_id
                     results.append({"input": str(source), **prediction.to_json(), **how})
                 elif len(sources) == 1:
                     _show_one(out, prediction)
                     if answer is not None:
                         out.line(f"answered by the {answer.summary()}")
+                    if trace_id:
+                        out.line(f"trace {trace_id}")
+                        out.remark(_how_to_look(trace_id, trace))
                 else:
-                    out.line(_line(source, prediction) + (f"\t{answer.summary()}" if answer is not None else ""))
+                    how_text = f"\t{answer.summary()}" if answer is not None else ""
+                    out.line(_line(source, prediction) + how_text + (f"\ttrace {trace_id}" if trace_id else ""))
             if budget is not None:
                 _tell_slow(out, slowest, budget)
             for tier in _silent_tiers(session):
@@ -154,6 +174,11 @@ def command(
     out.emit(
         {"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **refused, **first}
     )
+
+
+def _how_to_look(trace_id: str, file: Path | None) -> str:
+    """Spans that went to a collector are looked at there."""
+    return f"see it with  edgekit trace {trace_id[:12]} --from {file}" if file is not None else "sent by OTLP"
 
 
 def _tell_slow(out: Output, slowest_ms: float, budget_ms: float) -> None:
@@ -228,12 +253,13 @@ def _connect(
     variant: str | None,
     budget_ms: float | None,
     battery: float | None,
+    recorder: Recorder | None,
 ) -> Session:
     """What is asked for by name, or what fits the budget; else what is fastest within the drop of the export."""
     from edgekit.devices.battery import Battery, read_battery
     from edgekit.planning.plan import PlanLimits
     from edgekit.runtimes.coordinator.connect import connect
-    from edgekit.runtimes.server.security import read_token
+    from edgekit.runtimes.server.tenants import read_token
 
     fits = budget_ms is not None or battery is not None
     policy = remote["policy"] or (f"local:{variant}" if variant else "fit" if fits else "auto")
@@ -253,7 +279,21 @@ def _connect(
         ca=remote["ca"],
         certificate=remote["certificate"],
         limits=PlanLimits(drop=drop, latency_ms=budget_ms),
+        trace=recorder,
     )
+
+
+@contextmanager
+def _recording(trace: Path | None) -> Iterator[Recorder | None]:
+    """What is recorded is written at the end, whatever came of it."""
+    from edgekit.runtimes.tracing.recorder import open_recorder
+
+    recorder = open_recorder("edgekit-device", trace)
+    try:
+        yield recorder
+    finally:
+        if recorder is not None:
+            recorder.close()
 
 
 def _drop_limit(bundle: Bundle, asked: float | None) -> float | None:

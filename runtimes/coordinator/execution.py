@@ -108,6 +108,8 @@ class Execution:
             self._give_up(verdict.reason, None)
             return
         number = self._leg
+        if self._trace is not None:
+            self._trace.posted()
         self._errands.post(
             lambda: self._preparation.prepare(variant, leg, number), partial(self._on_request, number, route)
         )

@@ -2,6 +2,7 @@
 
     ask                 the whole question, with what came of it as attributes
     ├── plan            choosing the way
+    ├── queue           for a thread of the device's pool
     ├── head, exit      the device's own part, and the exit behind it
     ├── encode          features into a frame
     ├── connect         waiting for a handshake
@@ -14,7 +15,7 @@ What was begun and no longer needed ends with the answer, `edgekit.outcome` bein
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class RequestTrace:
         self._span = recorder.open("ask", self._ns(started), model=manifest.name)
         self._open: dict[str, OpenSpan] = {}
         self._failed_at: float | None = None
+        self._posted_at = started
 
     @property
     def trace_id(self) -> str:
@@ -58,8 +60,14 @@ class RequestTrace:
         names = "; ".join(leg.variant for leg in plan.legs)
         self._add("plan", started, self._now(), policy=plan.policy or None, variants=names, note=plan.note or None)
 
-    def prepared(self, leg: Leg, phases: Iterable[Phase], size_bytes: int | None) -> None:
+    def posted(self) -> None:
+        """The device's share of a leg waits for a thread."""
+        self._posted_at = self._now()
+
+    def prepared(self, leg: Leg, phases: Sequence[Phase], size_bytes: int | None) -> None:
         """What the device did for `leg`; `size_bytes` of the frame, None where an exit's answer stands."""
+        if phases:
+            self._add("queue", self._posted_at, phases[0][1])
         for name, start, end in phases:
             if name == "encode":
                 self._add(name, start, end, rate=leg.rates[0], refines=leg.refines, bytes=size_bytes)

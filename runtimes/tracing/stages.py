@@ -72,7 +72,8 @@ def stages(trace: Trace) -> list[Stage]:
         branch = _deepest(root, start, end)
         if branch.span.name in _HOPS and not branch.children:
             silent[id(branch)] = branch, silent.get(id(branch), (branch, 0))[1] + end - start
-            spent.setdefault(("link", _way(branch), "link"), 0)
+            for key, _ in _silent_hop(branch, 0):
+                spent.setdefault(key, 0)
         else:
             key = _stage(branch, start, end)
             spent[key] = spent.get(key, 0) + end - start
