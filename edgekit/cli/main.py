@@ -29,6 +29,7 @@ COMMANDS = {
     "simulate": ("simulate", "Replay policies over a bundle's plans on a trace, in virtual time."),
     "serve": ("serve", "Serve bundles to other tiers: Open Inference Protocol over REST and gRPC."),
     "trace": ("trace", "Show where the time of a request went, from the device to the cloud."),
+    "capacity": ("capacity", "How many replicas carry a load within a latency objective, and what binds."),
     "kernels": ("kernels", "Check, compile or time the GPU kernels of the server side."),
     "devices": ("devices", "List, show or probe devices."),
     "doctor": ("doctor", "What is installed, what can run here, and what adds the rest."),
