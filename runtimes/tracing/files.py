@@ -49,14 +49,19 @@ def read_files(paths: Iterable[Path]) -> Reading:
 def read_file(path: Path) -> Reading:
     """Raises DataError."""
     spans: list[Span] = []
-    damaged = 0
+    damaged, is_too_long = 0, False
     try:
         with path.open("rb") as stream:
             while line := stream.readline(MAX_LINE_BYTES):
+                is_whole = line.endswith(b"\n")
+                if is_too_long or (not is_whole and len(line) == MAX_LINE_BYTES):
+                    damaged += is_whole
+                    is_too_long = not is_whole
+                    continue
                 try:
                     spans.append(Span.model_validate_json(line))
                 except ValidationError:
-                    damaged += bool(line.strip()) and line.endswith(b"\n")
+                    damaged += is_whole and bool(line.strip())
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror}",

@@ -110,7 +110,8 @@ def _stage(branch: Branch, start: int, end: int) -> _Key:
         return "uplink" if before else "link", _way(branch), "link"
     if name in _CONTAINERS or branch.children:
         return UNACCOUNTED, tier, "other"
-    return name, tier, kind_of(branch)
+    kind = kind_of(branch)
+    return name, _way(branch) if kind == "link" else tier, kind
 
 
 def _way(branch: Branch, *, back: bool = False) -> str:
