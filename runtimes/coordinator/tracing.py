@@ -75,7 +75,9 @@ class RequestTrace:
                 self._add(name, start, end, variant=leg.variant)
 
     def connecting(self, flight: Flight) -> None:
-        self._open["connect"] = self._span.open("connect", self._ns(self._now()), node=flight.route.tier)
+        now = self._now()
+        self._end_pause(now)
+        self._open["connect"] = self._span.open("connect", self._ns(now), node=flight.route.tier)
 
     def connected(self, error: EdgekitError | None) -> None:
         self._end("connect", self._now(), error)
@@ -84,9 +86,7 @@ class RequestTrace:
     def sent(self, flight: Flight) -> dict[str, str]:
         """The headers that go along with the attempt which is about to be made."""
         now, leg = self._now(), flight.leg
-        if self._failed_at is not None:
-            self._add("pause", self._failed_at, now)
-            self._failed_at = None
+        self._end_pause(now)
         send = self._open["send"] = self._span.open(
             "send",
             self._ns(now),
@@ -147,6 +147,11 @@ class RequestTrace:
             confidence=answer.confidence,
             request_id=answer.request_id,
         )
+
+    def _end_pause(self, now: float) -> None:
+        if self._failed_at is not None:
+            self._add("pause", self._failed_at, now)
+            self._failed_at = None
 
     def _add(self, name: str, start: float, end: float, **attributes: Any) -> None:
         self._span.add(name, self._ns(start), self._ns(end), **attributes)
