@@ -146,7 +146,7 @@ def _shapes(program: ExportedProgram) -> tuple[dict[int, Any], ...]:
         most = int(bounds.upper) if bounds.upper < 1 << 30 else None
         dims[str(symbol)] = Dim(str(symbol), min=int(bounds.lower), max=most)
     return tuple(
-        {dim: dims[str(size)] for dim, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+        {dim: dims[str(size)] for dim, size in enumerate(value.shape) if str(size) in dims}
         for value in input_values(program).values()
     )
 

@@ -17,7 +17,7 @@ def find_device(name: str) -> torch.device:
     if torch.version.cuda is None:
         raise DeviceError(
             f"--device {name} needs a CUDA build of torch, torch {torch.__version__} is built without CUDA",
-            hint="install torch 2.13.0 for your driver's CUDA (pytorch.org, Get Started), or --device cpu: same answers",
+            hint="install torch 2.13.0 for your driver's CUDA (pytorch.org, Get Started), or take --device cpu",
         )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(name.partition(":")[2] or 0)

@@ -34,6 +34,9 @@ logger = logging.getLogger("edgekit")
 SLOTS = 2
 WARM_RUNS = 3
 Replay = Callable[[], Sequence[Tensor]]
+# torch's own annotations leave them untyped.
+_Stream: Any = torch.cuda.Stream
+_Event: Any = torch.cuda.Event
 
 
 class Engine(Protocol):
@@ -93,14 +96,14 @@ class Gpu:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._streams = {name: torch.cuda.Stream(device) for name in ("up", "work", "down")}
+        self._streams = {name: _Stream(device) for name in ("up", "work", "down")}
         self._pool = torch.cuda.graph_pool_handle()
 
     def stream(self, name: str) -> AbstractContextManager[Any]:
         return torch.cuda.stream(self._streams[name])
 
     def mark(self, name: str) -> Any:
-        event = torch.cuda.Event()
+        event = _Event()
         event.record(self._streams[name])
         return event
 
@@ -138,7 +141,7 @@ class Gpu:
 
 @dataclass
 class Slot:
-    """Buffers of one batch on its way; `rows` and `arrived`, the event behind its answers, are None while it is free."""
+    """Buffers of one batch. `rows` and `arrived`, the event behind its answers, are None while none is on its way."""
 
     host_in: list[Tensor]
     device_in: list[Tensor]

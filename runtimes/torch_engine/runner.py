@@ -108,7 +108,7 @@ class CompiledRunner(Runner):
 
 
 def to_device(graph: GraphModule, device: torch.device) -> GraphModule:
-    """A copy of `graph` whose constants lie on `device`, and which makes what it makes there; `graph` stays as it is."""
+    """A copy of `graph` with its constants on `device`, which makes there what it makes from nothing."""
     found = GraphModule(graph, copy.deepcopy(graph.graph))
     for name in {str(node.target) for node in found.graph.nodes if node.op == "get_attr"}:
         path, _, leaf = name.rpartition(".")
