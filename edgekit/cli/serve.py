@@ -13,6 +13,7 @@ import click
 
 from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import command as make_command
+from edgekit.cli.engine_options import engine_options, engine_text, opener, torch_options
 from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.errors import MissingExtraError
@@ -40,6 +41,7 @@ SWITCH_INTERVAL_S = 0.0005
     edgekit serve cats.edgekit --tier edge --port 8101 --grpc-port 8102 --upstream grpcs://cloud:8202
     edgekit serve cats.edgekit --host 0.0.0.0 --token-file token --tls cert.pem,key.pem --announce
     edgekit serve cats.edgekit dogs.edgekit --tier cloud --max-batch 32 --max-delay-ms 2 --threads 4
+    edgekit serve cats.edgekit --tier cloud --engine torch --device cuda --precision bf16 --gpu-memory 20GB
     """,
     name="serve",
 )
@@ -52,6 +54,7 @@ SWITCH_INTERVAL_S = 0.0005
     show_default=True,
     help="Whose parts are served; the cloud serves the edge's too.",
 )
+@engine_options
 @option("--host", heading="Listening", default="127.0.0.1", show_default=True, help="Others need a token and TLS.")
 @option(
     "--port",
@@ -188,7 +191,7 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             signal.signal(signal.SIGHUP, lambda number, frame: wanted.set())
             node.start()
-            _tell(out, node)
+            _tell(out, node, engine_text(torch_options(settings)))
             while True:
                 wanted.wait()
                 wanted.clear()
@@ -228,6 +231,7 @@ def _options(settings: dict[str, Any]) -> NodeOptions:
     from edgekit.runtimes.protocol.client import ClientOptions
     from edgekit.runtimes.server import BatchOptions, NodeOptions, Security, read_tenants, read_token
 
+    engine = torch_options(settings)
     token = read_token(settings["token_file"]) if settings["token_file"] else ""
     guests = read_tenants(settings["tenants"]) if settings["tenants"] else ()
     above = read_token(settings["upstream_token_file"]) if settings["upstream_token_file"] else token
@@ -249,14 +253,16 @@ def _options(settings: dict[str, Any]) -> NodeOptions:
         threads=settings["threads"],
         trace=settings["trace"],
         key=settings["key"],
+        open_session=opener(engine),
     )
 
 
-def _tell(out: Output, node: Node) -> None:
+def _tell(out: Output, node: Node, engine: str) -> None:
     options, models = node.options, node.catalog.models
     out.emit(
         {
             "tier": options.tier,
+            "engine": engine,
             "rest": node.rest_url,
             "grpc": node.grpc_url,
             "upstream": options.upstream,
@@ -277,7 +283,8 @@ def _tell(out: Output, node: Node) -> None:
         }
     )
     above = [("upstream", options.upstream)] if options.upstream else []
-    out.table(facts([("tier", Cell(options.tier, "bold")), ("REST", node.rest_url), ("gRPC", node.grpc_url), *above]))
+    ends: list[tuple[str, str | Cell]] = [("tier", Cell(options.tier, "bold")), ("engine", engine)]
+    out.table(facts([*ends, ("REST", node.rest_url), ("gRPC", node.grpc_url), *above]))
     out.line()
     columns = (Column("model", style="cyan"), Column("version"), Column("tier"), Column("format"), Column("batches"))
     rows = [

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgekit.runtimes.torch_engine.buckets import bucket_of
 from edgekit.runtimes.torch_engine.runner import Runner
 from edgekit.tensors import TensorSpec
 
@@ -170,10 +171,6 @@ class Lane:
         self.replays: dict[int, Replay] = {}
         self._turn = 0
 
-    def bucket_of(self, rows: int) -> int:
-        """The smallest that holds `rows`, which the largest has to."""
-        return next(size for size in self.buckets if size >= rows)
-
     def prepare(self) -> None:
         """Takes the buffers and captures every bucket, the largest first: the pool then holds what the others need."""
         for bucket in reversed(self.buckets):
@@ -205,7 +202,7 @@ class Lane:
         At most SLOTS batches are on their way; each is fetched before its slot comes round again.
         """
         engine, rows = self._engine, len(arrays[0])
-        bucket = self.bucket_of(rows)
+        bucket = bucket_of(self.buckets, rows)
         replay = self._replay(bucket)
         slot = self._slots[self._turn]
         assert slot.rows is None, "a batch of this slot was not fetched"

@@ -87,7 +87,7 @@ def _make(path: Path, target: Target, cache: Path, key: str, *, replace: bool = 
     try:
         workshop = Workshop(cache, key, replace=replace)
     except OSError as error:
-        return Package(cache, f"the cache {cache} cannot be written ({error.strerror}; --cache-dir names another)")
+        return Package(cache, f"the cache {cache} cannot be written ({error.strerror}; EDGEKIT_CACHE names another)")
     try:
         try:
             compile_graph(program, graph, truth, target, workshop.folder)
