@@ -33,15 +33,23 @@ class Trace:
         self._forward_id, self.headers = self._span.reserve_child()
 
     def finish(self, ended_ns: int, phases: Phases, error: EdgekitError | None) -> None:
-        """`phases`: (name, start, end) on `time.perf_counter_ns`'s clock."""
+        """`phases`: (name, start, end) on `time.perf_counter_ns`'s clock. What was forwarded in several calls is one
+        span from the first to the last: they all went under its id."""
+        forwards = []
         for name, start, end in phases:
-            is_forward = name == _FORWARD
+            if name == _FORWARD:
+                forwards.append((start, end))
+            else:
+                self._span.add(name, start + self._offset_ns, end + self._offset_ns)
+        if forwards:
+            start, end = min(start for start, _ in forwards), max(end for _, end in forwards)
             self._span.add(
-                name,
+                _FORWARD,
                 start + self._offset_ns,
                 end + self._offset_ns,
-                "client" if is_forward else "internal",
-                self._forward_id if is_forward else 0,
+                "client",
+                self._forward_id,
+                calls=len(forwards) if len(forwards) > 1 else None,
             )
         failure = f"{error_kind(error)}: {error.message}" if error is not None else ""
         self._span.end(ended_ns + self._offset_ns, failure)

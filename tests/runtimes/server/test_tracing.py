@@ -7,19 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.errors import InputError, NodeError
 from edgekit.runtimes.protocol.calls import InferCall
-from edgekit.runtimes.protocol.client import NodeClient
+from edgekit.runtimes.protocol.client import ClientOptions, NodeClient
 from edgekit.runtimes.protocol.frames import Wish
-from edgekit.runtimes.server import Node, NodeOptions
+from edgekit.runtimes.server import Node, NodeOptions, Security
+from edgekit.runtimes.server.schedule import Tenant
+from edgekit.runtimes.server.tenants import Guest
+from edgekit.runtimes.server.tracing import open_tracer
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADERS = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 X = np.zeros((1, 6), np.float32)
+TOKEN, GUEST = "correct-horse-battery-staple-1234", "a-guest-that-knocks-politely-5678"
 
 
 def spans(path: Path) -> dict[str, dict[str, Any]]:
@@ -67,3 +72,44 @@ def test_a_trace_goes_on_through_a_node_that_records_none(
 def test_a_trace_file_that_cannot_be_written_is_a_node_error(split_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(NodeError, match="cannot write"):
         Node([split_bundle], NodeOptions(trace=tmp_path / "no" / "such" / "folder.jsonl"))
+
+
+def test_a_node_gives_the_spans_of_its_last_requests_to_its_owner(split_bundle: Path, tmp_path: Path) -> None:
+    security = Security(token=TOKEN, guests=(Guest(Tenant("guest"), GUEST),))
+    options = NodeOptions(tier="edge", threads=1, trace=tmp_path / "spans.jsonl", security=security)
+    owner = {"authorization": f"Bearer {TOKEN}"}
+    with Node([split_bundle], options) as node:
+        with NodeClient(node.grpc_url, ClientOptions(TOKEN)) as client:
+            client.infer(InferCall("net.middle", {"scaled": X}), headers=HEADERS)
+            client.infer(InferCall("net.middle", {"scaled": X}))
+        address = f"{node.rest_url}/v2/traces"
+        one = httpx.get(f"{address}/{TRACE}", headers=owner).json()["spans"]
+        assert [span["name"] for span in one] == ["queue", "compute", "infer"]
+        assert one[-1]["parent_id"] == PARENT
+        everything = httpx.get(address, headers=owner).json()["spans"]
+        assert everything[:3] == one and len({span["trace_id"] for span in everything}) == 2
+        assert httpx.get(f"{address}/{'0' * 32}", headers=owner).status_code == 404
+        assert httpx.get(address).status_code == 401
+        assert httpx.get(address, headers={"authorization": f"Bearer {GUEST}"}).status_code == 401
+        described = httpx.get(f"{node.rest_url}/openapi.json").json()["paths"]
+        assert {"/v2/traces", "/v2/traces/{trace}"} <= set(described)
+    assert {span["trace_id"] for span in map(json.loads, options.trace.read_text().splitlines())} >= {TRACE}
+
+
+def test_a_node_that_records_nothing_has_no_traces(split_bundle: Path, serve: Callable[..., Node]) -> None:
+    node = serve(split_bundle, tier="edge", port=0)
+    assert httpx.get(f"{node.rest_url}/v2/traces").status_code == 404
+    assert "/v2/traces" not in httpx.get(f"{node.rest_url}/openapi.json").json()["paths"]
+
+
+def test_what_is_forwarded_in_several_calls_is_one_span_under_its_id(tmp_path: Path) -> None:
+    path = tmp_path / "spans.jsonl"
+    tracer = open_tracer("edgekit-edge", path)
+    assert tracer is not None
+    trace = tracer.start(HEADERS, "net", 1_000)
+    trace.finish(90_000, [("forward", 10_000, 20_000), ("compute", 30_000, 40_000), ("forward", 50_000, 60_000)], None)
+    tracer.close()
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [span["name"] for span in found] == ["compute", "forward", "infer"]
+    assert found[1]["duration_ms"] == pytest.approx(0.05) and found[1]["edgekit.calls"] == 2
+    assert found[1]["span_id"] == trace.headers["traceparent"][36:52]
