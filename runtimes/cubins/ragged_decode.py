@@ -135,9 +135,10 @@ class RaggedDecoder:
         """`symbols`: int32 [kept, 1, positions] of each item, as TransformCodec.symbols gives them; `places`: the sizes
         of the axes beside batch and channels. Returns the dense batch [B, channels, ...] or [B, ..., channels]."""
         dense = self.launch(pack_symbols(symbols, rates), places)
-        found = self._gpu.download(dense)
-        self._gpu.free(dense)
-        return found
+        try:
+            return self._gpu.download(dense)
+        finally:
+            self._gpu.free(dense)
 
     def launch(self, items: PackedItems, places: tuple[int, ...]) -> DeviceArray:
         """The dense batch, left on the GPU for who frees it; what lies between is freed. Waits for the kernel."""
@@ -151,11 +152,16 @@ class RaggedDecoder:
             return dense
         function = self._functions["i8" if items.symbols.dtype == np.int8 else "i16"]
         tile = function.cubin.constants
-        own = {name: self._gpu.upload(array) for name, array in vars(items).items()}
         blocks = -(-positions // tile["BLOCK_P"]) * -(-self.channels // tile["BLOCK_C"])
+        own: dict[str, DeviceArray] = {}
         try:
+            for name, array in vars(items).items():
+                own[name] = self._gpu.upload(array)
             function((blocks, count), {**own, **self._tables, "dense": dense, "positions": positions})
             self._gpu.synchronize()
+        except BaseException:
+            self._gpu.free(dense)
+            raise
         finally:
             self._gpu.free(*own.values())
         return dense
