@@ -1,6 +1,6 @@
-"""What a node costs: a hop over bare gRPC, throughput beside the bare runtime, memory over 100,000 requests.
+"""What a node costs: a hop over a bare server, throughput beside the bare runtime, memory over 100,000 requests.
 
-python samples/benchmarks/server.py [--parts hop throughput memory]
+python samples/benchmarks/server.py [--parts hop echo throughput memory]
 
 Everything on one machine: node, bare server and client are processes, one thread a runtime. perf_analyzer is not among
 the clients: the wheel of that name on PyPI (0.1.0) is a placeholder without a program.
@@ -9,22 +9,38 @@ the clients: the wheel of that name on PyPI (0.1.0) is a placeholder without a p
 from __future__ import annotations
 
 import argparse
+import json
+import socket
 import statistics
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 from common import environment, rounded, save
-from serving import Process, adding_bundle, bare_grpc, node, random_input, scratch, zoo_bundle
+from serving import (
+    Process,
+    adding_bundle,
+    bare_grpc,
+    bare_rest,
+    cutting_bundle,
+    node,
+    random_input,
+    scratch,
+    zoo_bundle,
+)
 
 from edgekit.runtimes.load import load
 from edgekit.runtimes.protocol.calls import InferCall, call_to_message
 from edgekit.runtimes.protocol.messages import method_path
 from edgekit.tensors import TensorSpec
 
+ECHO = (38_400, 1_024)  # floats there and back
 WIDTHS = {"24 B": 6, "30 KB": 7_680, "150 KB": 38_400}
 ROUNDS, CALLS = 8, 250
 CLIENTS = 24
@@ -53,24 +69,70 @@ def measure_hop(folder: Path) -> dict[str, Any]:
             to_node = open_infer(served)
             answer = to_node(request)
             with bare_grpc(len(answer)) as bare:
-                calls = {"node": to_node, "bare": open_infer(bare)}
-                laps: dict[str, list[float]] = {name: [] for name in calls}
-                for turn in range(ROUNDS + 1):
-                    for name, call in calls.items():
-                        for _ in range(CALLS):
-                            start = time.perf_counter()
-                            call(request)
-                            if turn:
-                                laps[name].append(1e3 * (time.perf_counter() - start))
-        p50 = {name: statistics.median(times) for name, times in laps.items()}
-        rows[label] = {
-            "request_bytes": len(request),
-            "answer_bytes": len(answer),
-            "node_p50_ms": p50["node"],
-            "bare_p50_ms": p50["bare"],
-            "overhead_ms": p50["node"] - p50["bare"],
-        }
+                rows[label] = _in_turns(partial(to_node, request), partial(open_infer(bare), request))
+        rows[label] |= {"request_bytes": len(request), "answer_bytes": len(answer)}
     return rows
+
+
+def measure_echo(folder: Path) -> dict[str, Any]:
+    """150 KB there, 4 KB back, over each protocol: the node beside a bare server of the same library."""
+    bundle, name = cutting_bundle(*ECHO, folder), f"cut{ECHO[0]}.whole"
+    array = random_input(TensorSpec("x", "float32", ("n", ECHO[0])), 1)
+    message = request_bytes(name, "x", array)
+    body, headers = rest_body(array)
+    with node(bundle) as served:
+        grpc_node, rest_node = open_infer(served), open_rest(served.rest_url, f"/v2/models/{name}/infer", headers)
+        answers = {"gRPC": grpc_node(message), "REST": rest_node(body)}
+        with bare_grpc(len(answers["gRPC"])) as bare_g, bare_rest(len(answers["REST"])) as bare_r:
+            grpc_bare, rest_bare = open_infer(bare_g), open_rest(bare_r.url, "/infer", headers)
+            return {
+                "gRPC": _in_turns(lambda: grpc_node(message), lambda: grpc_bare(message)),
+                "REST": _in_turns(lambda: rest_node(body), lambda: rest_bare(body)),
+                "request_bytes": {"gRPC": len(message), "REST": len(body)},
+                "answer_bytes": {protocol: len(answer) for protocol, answer in answers.items()},
+            }
+
+
+def rest_body(array: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    """A request of the binary extension, and its headers."""
+    tensor = {"name": "x", "shape": list(array.shape), "datatype": "FP32"}
+    head = {
+        "inputs": [{**tensor, "parameters": {"binary_data_size": array.nbytes}}],
+        "parameters": {"binary_data_output": True},
+    }
+    text = json.dumps(head).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text)), "Content-Type": "application/octet-stream"}
+    return text + array.tobytes(), headers
+
+
+def open_rest(url: str, path: str, headers: dict[str, str]) -> Callable[[bytes], bytes]:
+    """POSTs on one connection that stays open, nothing of ours in the client."""
+    connection = HTTPConnection(url.partition("://")[2])
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def call(body: bytes) -> bytes:
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        assert response.status == 200, answer
+        return answer
+
+    return call
+
+
+def _in_turns(node: Callable[[], object], bare: Callable[[], object]) -> dict[str, float]:
+    """p50 of each in ms, and their difference."""
+    calls, laps = {"node": node, "bare": bare}, {"node": [], "bare": []}  # type: ignore[var-annotated]
+    for turn in range(ROUNDS + 1):
+        for name, call in calls.items():
+            for _ in range(CALLS):
+                start = time.perf_counter()
+                call()
+                if turn:
+                    laps[name].append(1e3 * (time.perf_counter() - start))
+    p50 = {name: statistics.median(times) for name, times in laps.items()}
+    return {"node_p50_ms": p50["node"], "bare_p50_ms": p50["bare"], "overhead_ms": p50["node"] - p50["bare"]}
 
 
 def measure_throughput(folder: Path, rounds: int = 4, lap_s: float = 6.0) -> dict[str, Any]:
@@ -163,7 +225,7 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"hop": measure_hop, "throughput": measure_throughput, "memory": measure_memory}
+    parts = {"hop": measure_hop, "echo": measure_echo, "throughput": measure_throughput, "memory": measure_memory}
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     result: dict[str, Any] = {}
     for part in parser.parse_args().parts:
@@ -171,7 +233,9 @@ def main() -> None:
             result[part] = rounded(parts[part](folder))
         print(part, result[part], flush=True)
     if set(result) == set(parts):
-        print("written:", save("server", {**environment(1, ("onnxruntime", "grpcio", "protobuf")), **result}))
+        print(
+            "written:", save("server", {**environment(1, ("onnxruntime", "grpcio", "protobuf", "uvicorn")), **result})
+        )
 
 
 if __name__ == "__main__":

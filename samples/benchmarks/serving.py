@@ -74,10 +74,29 @@ def adding_bundle(width: int, folder: Path) -> Path:
     return _write(folder / f"add{width}.edgekit", f"add{width}", file, (specs[0],), (specs[1],))
 
 
+def cutting_bundle(width: int, kept: int, folder: Path) -> Path:
+    """float32 [batch, width] -> its first `kept` columns: much comes, little goes."""
+    graph = helper.make_graph(
+        [helper.make_node("Slice", ["x", "starts", "ends", "axes"], ["y"])],
+        "cut",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", kept])],
+        [
+            helper.make_tensor(name, TensorProto.INT64, [1], [value])
+            for name, value in (("starts", 0), ("ends", kept), ("axes", 1))
+        ],
+    )
+    file = folder / f"cut{width}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    specs = [TensorSpec(name, "float32", ("batch", size)) for name, size in (("x", width), ("y", kept))]
+    return _write(folder / f"cut{width}.edgekit", f"cut{width}", file, (specs[0],), (specs[1],))
+
+
 @dataclass(frozen=True)
 class Process:
     url: str
     pid: int
+    rest_url: str = ""
 
     @property
     def address(self) -> str:
@@ -110,7 +129,8 @@ def node(*bundles: Path, options: tuple[str, ...] = ()) -> Iterator[Process]:
                 raise RuntimeError("the node did not start")
             text += line
         try:
-            yield Process(json.loads(text)["grpc"], process.pid)
+            told = json.loads(text)
+            yield Process(told["grpc"], process.pid, told["rest"])
         finally:
             process.terminate()
             process.wait(30)
@@ -133,14 +153,59 @@ server.stop(0)
 """
 
 
+BARE_REST = """
+import asyncio, sys, threading
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+answer = bytes(int(sys.argv[1]))
+
+async def infer(request):
+    await request.body()
+    return Response(answer, media_type="application/octet-stream")
+
+app = Starlette(routes=[Route("/infer", infer, methods=["POST"])])
+config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", loop="asyncio", timeout_keep_alive=600)
+server = uvicorn.Server(config)
+
+async def serve():
+    running = asyncio.ensure_future(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    print(server.servers[0].sockets[0].getsockname()[1], flush=True)
+    await running
+
+def watch():
+    sys.stdin.read()
+    server.should_exit = True
+
+threading.Thread(target=watch, daemon=True).start()
+asyncio.run(serve())
+"""
+
+
 @contextmanager
 def bare_grpc(answer_bytes: int) -> Iterator[Process]:
     """A gRPC server that does nothing but return so many bytes."""
-    command = [sys.executable, "-c", BARE, str(answer_bytes)]
+    with _bare(BARE, answer_bytes, "grpc") as process:
+        yield process
+
+
+@contextmanager
+def bare_rest(answer_bytes: int) -> Iterator[Process]:
+    """Starlette on uvicorn that does nothing but read the body and return so many bytes."""
+    with _bare(BARE_REST, answer_bytes, "http") as process:
+        yield process
+
+
+@contextmanager
+def _bare(program: str, answer_bytes: int, scheme: str) -> Iterator[Process]:
+    command = [sys.executable, "-c", program, str(answer_bytes)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALONE) as process:
         assert process.stdout is not None and process.stdin is not None
         try:
-            yield Process(f"grpc://127.0.0.1:{process.stdout.readline().strip()}", process.pid)
+            yield Process(f"{scheme}://127.0.0.1:{process.stdout.readline().strip()}", process.pid)
         finally:
             process.stdin.close()
             process.wait(30)

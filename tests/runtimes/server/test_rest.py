@@ -215,3 +215,13 @@ def test_a_second_request_that_trickles_is_cut_off_too(node: Node) -> None:
 def test_what_is_not_http_is_400(node: Node, junk: bytes) -> None:
     received = _talk(node, junk, pause_s=0)
     assert received.startswith(b"HTTP/1.1 400") and b'{"error"' in received
+
+
+def test_accepted_connections_do_not_hold_back_small_answers(split_bundle: Path, serve: Callable[..., Node]) -> None:
+    node = serve(split_bundle, tier="cloud", port=0)
+    assert node._rest is not None
+    listener = node._rest._socket.dup()
+    listener.setblocking(True)
+    # What asyncio asks before it sets TCP_NODELAY; an accepted socket inherits it from the one that listens.
+    assert (listener.proto, listener.type) == (socket.IPPROTO_TCP, socket.SOCK_STREAM)
+    listener.close()
