@@ -28,6 +28,7 @@ COMMANDS = {
     "link": ("link", "Stand between a device and its node as a slow, uneven link."),
     "simulate": ("simulate", "Replay policies over a bundle's plans on a trace, in virtual time."),
     "serve": ("serve", "Serve bundles to other tiers: Open Inference Protocol over REST and gRPC."),
+    "deploy": ("deploy", "Write what KServe or Triton need to serve a bundle, or an image."),
     "trace": ("trace", "Show where the time of a request went, from the device to the cloud."),
     "capacity": ("capacity", "How many replicas carry a load within a latency objective, and what binds."),
     "kernels": ("kernels", "Check, compile or time the GPU kernels of the server side."),

@@ -1,0 +1,65 @@
+"""The parts of a bundle that a server of some tier holds, and what they need of a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from edgekit.bundle import Bundle
+from edgekit.bundle.layout import part_files
+from edgekit.bundle.manifest import TIERS, Part, Tier
+from edgekit.errors import NodeError
+from edgekit.runtimes.protocol.frames import model_name
+from edgekit.runtimes.server.catalog import parts_for
+from edgekit.tensors import TensorSpec
+
+# Resident memory of `edgekit serve` with a model of no size, rounded up: interpreter, runtime, both fronts.
+PROCESS_BYTES = 160 << 20
+
+
+@dataclass(frozen=True)
+class ServedPart:
+    """`name` is the model's on the wire: <bundle>.<part>."""
+
+    name: str
+    part: Part
+
+    @cached_property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(entry.spec() for entry in self.part.inputs)
+
+    @cached_property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(entry.spec() for entry in self.part.outputs)
+
+    @cached_property
+    def is_batchable(self) -> bool:
+        """Every tensor begins with one and the same dynamic dimension."""
+        first = {spec.shape[0] if spec.shape else 1 for spec in (*self.inputs, *self.outputs)}
+        return len(first) == 1 and isinstance(next(iter(first)), str)
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(file.size_bytes for file in part_files(self.part))
+
+    def memory_bytes(self, max_batch: int) -> int:
+        """Once its weights, and the peak of activations for each row of a full batch."""
+        return self.file_bytes + self.part.peak_activation_bytes * (max_batch if self.is_batchable else 1)
+
+
+def served_parts(bundle: Bundle, tier: Tier) -> tuple[ServedPart, ...]:
+    """Raises NodeError where the bundle holds nothing for `tier`."""
+    manifest = bundle.manifest
+    parts = parts_for(manifest, tier)
+    if not parts:
+        held = sorted({part.tier for part in manifest.parts}, key=TIERS.index)
+        raise NodeError(
+            f"{bundle.path} holds no part for the tier {tier}: it has parts for {', '.join(held)}",
+            hint=f"give --tier {held[-1]}",
+        )
+    return tuple(ServedPart(model_name(manifest.name, part.name), part) for part in parts)
+
+
+def memory_bytes(parts: tuple[ServedPart, ...], max_batch: int) -> int:
+    """Of a node that serves `parts`, resident, at full batches."""
+    return PROCESS_BYTES + sum(part.memory_bytes(max_batch) for part in parts)
