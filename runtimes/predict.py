@@ -97,9 +97,14 @@ def top_labels(
             f"the output {post.output!r} has shape {list(scores.shape)}: a batch",
             hint="predict takes one sample at a time; run the session itself for batches",
         )
-    shares = probabilities(scores.reshape(-1))
+    return tuple((label, share) for label, _, share in ranked(scores.reshape(-1), post, count))
+
+
+def ranked(scores: np.ndarray, post: Postprocess, count: int) -> tuple[tuple[str, int, float], ...]:
+    """(label, index, probability), best first, of the scores [classes] of one sample."""
+    shares = probabilities(scores)
     order = np.argsort(-shares, kind="stable")[:count]
-    return tuple((_label(post.labels, int(index)), float(shares[index])) for index in order)
+    return tuple((_label(post.labels, int(index)), int(index), float(shares[index])) for index in order)
 
 
 def _label(labels: tuple[str, ...], index: int) -> str:

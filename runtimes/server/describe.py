@@ -5,14 +5,15 @@ Each function gives what JSON and the gRPC messages alike are made from: plain d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from edgekit.runtimes.protocol.asking import ALTERNATIVES, LOOP
 from edgekit.runtimes.protocol.frames import BUNDLE, CODEC, MODEL, PLAN, TIER, VERSIONS
 from edgekit.runtimes.protocol.tensors import DATATYPES
 from edgekit.runtimes.server.model import ServedModel
-from edgekit.runtimes.server.statistics import Duration
+from edgekit.runtimes.server.statistics import PHASES, STAGES, Duration
 from edgekit.tensors import TensorSpec
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "model_repository")
@@ -32,6 +33,18 @@ def metadata(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
         "inputs": [_tensor(spec) for spec in model.inputs],
         "outputs": [_tensor(spec) for spec in model.outputs],
     }
+
+
+def rest_metadata(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
+    """With what JSON has room for: BYTES that may stand for the inputs, and how a model is iterated."""
+    described = metadata(model, versions)
+    if model.alternatives:
+        described["alternative_inputs"] = [
+            {"name": name, "datatype": "BYTES", "shape": list(shape)} for name, shape in model.alternatives.items()
+        ]
+    if model.part.loop is not None:
+        described["loop"] = model.part.loop.model_dump(mode="json")
+    return described
 
 
 def config(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
@@ -66,14 +79,30 @@ def _digests(model: ServedModel) -> dict[str, str]:
     mine = [variant.name for variant in manifest.variants if model.part.name in variant.parts]
     plans = {f"{PLAN}.{name}": manifest.plan_digest(name) for name in mine}
     codecs = {f"{CODEC}.{link.entry.name}": digest for digest, link in model.links.items()}
-    return {TIER: model.part.tier, BUNDLE: model.bundle.digest, MODEL: model.part.sha256, **plans, **codecs}
+    media = {ALTERNATIVES: ",".join(model.alternatives)} if model.alternatives else {}
+    loop = {LOOP: model.part.loop.model_dump_json()} if model.part.loop is not None else {}
+    return {
+        TIER: model.part.tier,
+        BUNDLE: model.bundle.digest,
+        MODEL: model.part.sha256,
+        **plans,
+        **codecs,
+        **media,
+        **loop,
+    }
 
 
 def statistics(models: Iterable[ServedModel]) -> dict[str, Any]:
-    return {"model_stats": [_statistics(model) for model in models]}
+    """The protocol's own stages."""
+    return {"model_stats": [_statistics(model, PHASES) for model in models]}
 
 
-def _statistics(model: ServedModel) -> dict[str, Any]:
+def rest_statistics(models: Iterable[ServedModel]) -> dict[str, Any]:
+    """With the stages that are ours."""
+    return {"model_stats": [_statistics(model, (*PHASES, *STAGES)) for model in models]}
+
+
+def _statistics(model: ServedModel, phases: Sequence[str]) -> dict[str, Any]:
     counts = model.statistics.read()
     zero = _duration(Duration())
     return {
@@ -82,7 +111,7 @@ def _statistics(model: ServedModel) -> dict[str, Any]:
         "last_inference": counts.last_inference_ms,
         "inference_count": counts.inferences,
         "execution_count": counts.executions,
-        "inference_stats": {name: _duration(entry) for name, entry in counts.phases.items()},
+        "inference_stats": {name: _duration(counts.phases[name]) for name in phases},
         "batch_stats": [
             {"batch_size": rows, "compute_input": zero, "compute_infer": _duration(entry), "compute_output": zero}
             for rows, entry in counts.batches.items()

@@ -6,13 +6,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from edgekit.bundle.manifest import Tier
 from edgekit.errors import (
-    DeadlineError,
     EdgekitError,
     InputError,
     NodeError,
@@ -20,64 +19,19 @@ from edgekit.errors import (
     UnknownNameError,
     UnreachableError,
 )
+from edgekit.runtimes.protocol.asking import FINAL, FINISH, STEPS, Asking
 from edgekit.runtimes.protocol.calls import InferAnswer, InferCall
 from edgekit.runtimes.protocol.frames import Served, Wish, frame_call, frames_of, model_name
 from edgekit.runtimes.server.catalog import Catalog
+from edgekit.runtimes.server.course import HOPS, MAX_HOPS, PASSED_ON, Course
 from edgekit.runtimes.server.gate import read_frames, write_frames
+from edgekit.runtimes.server.iteration import Outcome
+from edgekit.runtimes.server.looped import Looped
+from edgekit.runtimes.server.media import TOP_OUTPUT, items_of, top_labels
 from edgekit.runtimes.server.metrics import Metrics
 from edgekit.runtimes.server.model import ServedModel
 from edgekit.runtimes.server.tracing import Tracer
 from edgekit.runtimes.server.upstream import Upstream
-
-HOPS, MAX_HOPS = "edgekit-hops", 4
-PASSED_ON = ("traceparent", "tracestate", HOPS)
-
-
-@dataclass
-class Course:
-    """One request on its way through this node; times in nanoseconds. `phases`: (name, start, end) on perf_counter.
-    `coarser`: parts that answered instead of those that were asked."""
-
-    call: InferCall
-    wish: Wish
-    deadline: float
-    headers: Mapping[str, str] = field(default_factory=dict)
-    started_ns: int = field(default_factory=time.perf_counter_ns)
-    phases: list[tuple[str, int, int]] = field(default_factory=list)
-    tiers: list[str] = field(default_factory=list)
-    rates: list[int] = field(default_factory=list)
-    queue_ns: int = 0
-    forward_ns: int = 0
-    upstream: Served = Served()
-    model: ServedModel | None = None
-    tenant: str = ""
-    coarser: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self.phases.append((name, start, time.perf_counter_ns()))
-
-    def spent_ns(self, *names: str) -> int:
-        return sum(end - start for name, start, end in self.phases if name in names)
-
-    @property
-    def hops(self) -> int:
-        """Nodes that this request has passed."""
-        text = self.headers.get(HOPS, "0")
-        return int(text) if text.isdecimal() and len(text) < 4 else MAX_HOPS
-
-    def left_s(self) -> float | None:
-        """Raises DeadlineError where nothing is left; None without a deadline."""
-        if self.deadline == float("inf"):
-            return None
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineError(f"the deadline of the request to {self.call.model} has passed")
-        return left
 
 
 class Engine:
@@ -119,6 +73,29 @@ class Engine:
     ) -> InferAnswer:
         """Raises UnknownNameError, InputError, CodecError, FrameError, MismatchError, OverloadedError, DeadlineError,
         SessionError, UnreachableError (upstream, or draining)."""
+        with self._course(call, timeout_s, headers, tenant) as course:
+            return self._infer(course)
+
+    def stream(
+        self, call: InferCall, *, timeout_s: float | None = None, headers: Mapping[str, str] = {}, tenant: str = ""
+    ) -> Iterator[InferAnswer]:
+        """Pieces as they come, where the call asks for them (`edgekit_stream`) and the model is iterated; the last one
+        says how it ended. Elsewhere the one answer. Raises like `infer`, also between pieces."""
+        with self._course(call, timeout_s, headers, tenant) as course:
+            if Asking.of(call.parameters).stream and (model := self._held(course)) is not None:
+                try:
+                    if model.looped is not None and model.looped.reads(call.tensors):
+                        yield from self._pieces(course, model, model.looped)
+                        return
+                finally:
+                    self.catalog.release(model)
+            yield self._infer(course)
+
+    @contextmanager
+    def _course(
+        self, call: InferCall, timeout_s: float | None, headers: Mapping[str, str], tenant: str
+    ) -> Iterator[Course]:
+        """A request from its admission to its account."""
         with self._admitted(call.model):
             course = self._begin(call, timeout_s, tenant)
             trace = self.tracer.start(headers, call.model, course.started_ns) if self.tracer else None
@@ -126,7 +103,7 @@ class Engine:
             course.headers = {**passed, **trace.headers} if trace else passed
             error: EdgekitError | None = None
             try:
-                return self._infer(course)
+                yield course
             except Exception as caught:
                 error = (
                     caught if isinstance(caught, EdgekitError) else SessionError(f"{type(caught).__name__}: {caught}")
@@ -151,24 +128,33 @@ class Engine:
             left_s = self.deadline_ms / 1e3
         return Course(call, wish, time.monotonic() + left_s, tenant=tenant)
 
-    def _infer(self, course: Course) -> InferAnswer:
+    def _held(self, course: Course) -> ServedModel | None:
+        """The model, which the caller releases; None where only the upstream may hold it."""
         course.left_s()
         call, wish = course.call, course.wish
         try:
-            model = self.catalog.acquire(call.model, call.version, bundle=wish.bundle, plan=wish.plan)
+            course.model = self.catalog.acquire(call.model, call.version, bundle=wish.bundle, plan=wish.plan)
         except UnknownNameError:
             if self.upstream is None:
                 raise
+            return None
+        return course.model
+
+    def _infer(self, course: Course) -> InferAnswer:
+        model = self._held(course)
+        if model is None:
             return self._pass_up(course)
-        course.model = model
         try:
             return self._run_plan(course, model)
         finally:
             self.catalog.release(model)
 
     def _run_plan(self, course: Course, model: ServedModel) -> InferAnswer:
-        wish = course.wish
-        tensors = self._run_frames_or_arrays(model, course)
+        wish, asking = course.wish, Asking.of(course.call.parameters)
+        if model.looped is not None and model.looped.reads(course.call.tensors):
+            ongoing = model.looped.submit(course.call.tensors, asking, course.deadline, course.tenant)
+            return self._answer(course, model, self._ended(course, ongoing.result()))
+        tensors = self._run_what_came(model, course)
         if wish.plan:
             variant = model.plans[wish.plan]
             for part in variant.parts[variant.parts.index(model.part.name) + 1 :]:
@@ -177,12 +163,49 @@ class Engine:
                     return self._forward(course, model, part, tensors)
                 model = following
                 tensors = self._run(model, [model.feeds(tensors)], course)
+        if asking.top:
+            with course.phase("postprocess"):
+                post = model.bundle.manifest.postprocess
+                tensors[TOP_OUTPUT] = top_labels(tensors, post, asking.top, model.name)
         return self._answer(course, model, tensors)
 
-    def _run_frames_or_arrays(self, model: ServedModel, course: Course) -> dict[str, np.ndarray]:
+    def _pieces(self, course: Course, model: ServedModel, looped: Looped) -> Iterator[InferAnswer]:
+        asking = Asking.of(course.call.parameters)
+        ongoing = looped.submit(course.call.tensors, asking, course.deadline, course.tenant)
+        try:
+            for piece in ongoing.pieces():
+                yield InferAnswer(model.name, model.version, piece, {FINAL: False}, course.call.id)
+            outcome = ongoing.result()
+            self._ended(course, outcome)
+            course.said[FINAL] = True
+            nothing = {name: array[:0] for name, array in outcome.tensors.items()}
+            yield self._answer(course, model, nothing)
+        finally:
+            ongoing.cancel()
+
+    def _ended(self, course: Course, outcome: Outcome) -> dict[str, np.ndarray]:
+        """What an iteration came to, noted on its course."""
+        end = time.perf_counter_ns()
+        start = end - outcome.compute_ns
+        course.queue_ns += outcome.queue_ns
+        course.phases += [("queue", start - outcome.queue_ns, start), ("compute", start, end)]
+        course.cut_short = outcome.degraded
+        course.said |= {FINISH: outcome.finish, STEPS: outcome.steps}
+        if self.tier not in course.tiers:
+            course.tiers.append(self.tier)
+        return outcome.tensors
+
+    def _run_what_came(self, model: ServedModel, course: Course) -> dict[str, np.ndarray]:
+        """Frames, pictures or texts, or ordinary tensors."""
         frames = frames_of(course.call)
         if frames is None:
-            return self._run(model, [course.call.tensors], course)
+            items = items_of(course.call.tensors, model.media, model.batching.max_batch) if model.media else None
+            if model.media is None or items is None:
+                return self._run(model, [course.call.tensors], course)
+            with course.phase("preprocess"):
+                prepared = model.media.samples(items)
+            course.left_s()
+            return self._run(model, prepared, course)
         with course.phase("decode"):
             samples, rate = read_frames(model, frames, course.wish)
         course.rates.append(rate)
@@ -255,7 +278,7 @@ class Engine:
             version=model.version,
             id=course.call.id,
             tensors=_wanted(tensors, course.call.outputs, model.name),
-            parameters=self._served(course).parameters(),
+            parameters={**self._served(course).parameters(), **course.said},
         )
 
     def _served(self, course: Course) -> Served:
@@ -266,7 +289,7 @@ class Engine:
             compute_ms=course.spent_ns("decode", "compute", "encode") / 1e6 + above.compute_ms,
             queue_ms=course.queue_ns / 1e6 + above.queue_ms,
             forward_ms=course.forward_ns / 1e6,
-            degraded=bool(course.coarser) or above.degraded,
+            degraded=bool(course.coarser) or course.cut_short or above.degraded,
             coarser=(*course.coarser, *above.coarser),
         )
 
@@ -282,6 +305,9 @@ class Engine:
                     "compute_infer": course.spent_ns("compute"),
                     "compute_output": course.spent_ns("encode"),
                 }
+                for stage in {name for name, _, _ in course.phases} & {"preprocess", "postprocess"}:
+                    phases[stage] = course.spent_ns(stage)
+                    self.metrics.staged(model.name, stage, phases[stage])
             model.statistics.answered(phases)
         self.metrics.request(model.name if model is not None else "", error, end - course.started_ns, course.queue_ns)
 

@@ -131,24 +131,32 @@ class GrpcFront:
             raise
 
     def _stream(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """One answer for each request, in order; a failed one says so and the stream goes on."""
+        """The answer of each request in order, or its pieces where it asks for them; a failed one says so and the
+        stream goes on."""
         try:
             headers = self._headers(context)
             tenant = self._security.check(headers.get("authorization"))
         except EdgekitError as error:
             _abort(context, error)
         for data in requests:
-            message = messages.ModelStreamInferResponse()
+            received, id = len(data), ""
             try:
                 request = _parse(messages.ModelInferRequest, data)
-                message.infer_response.id = request.id
-                answer = answer_to_message(self._engine.infer(self._call(request), headers=headers, tenant=tenant))
-                message.infer_response.CopyFrom(answer)
+                id = request.id
+                for answer in self._engine.stream(self._call(request), headers=headers, tenant=tenant):
+                    message = messages.ModelStreamInferResponse()
+                    message.infer_response.CopyFrom(answer_to_message(answer))
+                    yield self._sent(message, received)
+                    received = 0
             except EdgekitError as error:
-                message.error_message = error.message
-            sent = message.SerializeToString()
-            self._engine.metrics.moved("grpc", len(data), len(sent))
-            yield sent
+                message = messages.ModelStreamInferResponse(error_message=error.message)
+                message.infer_response.id = id
+                yield self._sent(message, received)
+
+    def _sent(self, message: Any, received: int) -> bytes:
+        data: bytes = message.SerializeToString()
+        self._engine.metrics.moved("grpc", received, len(data))
+        return data
 
     def _model_ready(self, request: Any, context: Any, headers: dict[str, str]) -> Any:
         try:

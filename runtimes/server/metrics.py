@@ -43,6 +43,13 @@ class Metrics:
             "edgekit_compute_seconds", "A run of the model", ["model"], registry=registry, buckets=_SECONDS
         )
         self._batch = Histogram("edgekit_batch_rows", "Rows run together", ["model"], registry=registry, buckets=_ROWS)
+        self._stage_s = Histogram(
+            "edgekit_stage_seconds",
+            "Making inputs of pictures and texts, and labels of outputs",
+            ["model", "stage"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self._forward_s = Histogram(
             "edgekit_forward_seconds", "Waiting for the upstream", registry=registry, buckets=_SECONDS
         )
@@ -61,6 +68,10 @@ class Metrics:
 
     def refused(self, model: str, error: EdgekitError) -> None:
         self._failures.labels(model, error_kind(error)).inc()
+
+    def staged(self, model: str, stage: str, ns: int) -> None:
+        """`stage`: preprocess or postprocess."""
+        self._stage_s.labels(model, stage).observe(ns / 1e9)
 
     def forwarded(self, ns: int) -> None:
         self._forward_s.observe(ns / 1e9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,11 +13,14 @@ import numpy as np
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Codec as CodecEntry
 from edgekit.bundle.manifest import Manifest, Part, Variant
-from edgekit.errors import EdgekitError, InputError, MismatchError
+from edgekit.errors import EdgekitError, InputError, MismatchError, MissingExtraError
 from edgekit.runtimes.codecs.base import Codec, open_codec
 from edgekit.runtimes.load import load
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.batching import Arrays, Batcher, Finished
+from edgekit.runtimes.server.iteration import IterationOptions
+from edgekit.runtimes.server.looped import Looped
+from edgekit.runtimes.server.media import TEXT, DecodePool, Media, open_media
 from edgekit.runtimes.server.refinement import CoarseFrames
 from edgekit.runtimes.server.schedule import BatchOptions, Tenant
 from edgekit.runtimes.server.statistics import Statistics
@@ -40,13 +43,16 @@ def open_native(bundle: Bundle, part: Part, threads: int | None) -> Session:
 @dataclass(frozen=True)
 class Serving:
     """How models are served. `threads`: of each session. `degrade`: where a model would be too late, a coarser one of
-    the same bundle answers, marked. `open_session`: (bundle, part, threads) -> its session."""
+    the same bundle answers, marked. `open_session`: (bundle, part, threads) -> its session. `decoding`: where pictures
+    are decoded."""
 
     threads: int | None = None
     batch: BatchOptions = BatchOptions()
     tenants: tuple[Tenant, ...] = ()
     degrade: bool = False
     open_session: OpenSession = open_native
+    iteration: IterationOptions = IterationOptions()
+    decoding: DecodePool = field(default_factory=DecodePool)
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,16 @@ class ServedModel:
         self.on_batch: Callable[[Finished], None] | None = None
         self.batching = serving.batch
         self._sessions: list[Session] = []
+        self.looped: Looped | None = None
         try:
+            self.media = _media(bundle, part, serving.decoding)
             self.codecs = _codecs(bundle, part)
             self.links = {link.digest: link for name, link in self.codecs.items() if name in _inbound(bundle, part)}
             self.levels = (part, *(coarser_parts(bundle.manifest, part) if serving.degrade else ()))
             workers = [self._open_worker(serving) for _ in range(serving.batch.workers)]
             paces = [[self._warm_up(session) for session in levels] for levels in workers]
             kept = _worthwhile([sum(runs.values()) for runs in paces[0]])
+            self.looped = self._open_loop(serving)
             self.levels = tuple(self.levels[level] for level in kept)
             self._batcher = Batcher(
                 self.name,
@@ -99,6 +108,8 @@ class ServedModel:
                 serving.tenants,
             )
         except BaseException:
+            if self.looped is not None:
+                self.looped.close()
             for session in self._sessions:
                 session.close()
             raise
@@ -112,6 +123,22 @@ class ServedModel:
         opened = [serving.open_session(self.bundle, part, serving.threads) for part in self.levels]
         self._sessions += opened
         return opened
+
+    def _open_loop(self, serving: Serving) -> Looped | None:
+        if self.part.loop is None:
+            return None
+        session = serving.open_session(self.bundle, self.part, serving.threads)
+        self._sessions.append(session)
+        return Looped(
+            self.name,
+            self.part.loop,
+            session.run,
+            self.inputs,
+            self.outputs,
+            serving.iteration,
+            serving.tenants,
+            lambda rows, start, end, failed: self._observe(Finished(rows, rows, start, end, failed)),
+        )
 
     def _warm_up(self, session: Session) -> dict[int, float]:
         """Rows -> seconds of one row and of a full batch, so that the first caller pays for no start and its deadline
@@ -142,13 +169,19 @@ class ServedModel:
         first = {spec.shape[0] if spec.shape else 1 for spec in (*self.inputs, *self.outputs)}
         return len(first) == 1 and isinstance(next(iter(first)), str)
 
+    @cached_property
+    def alternatives(self) -> dict[str, tuple[int, ...]]:
+        """BYTES tensors that may stand for the inputs, and their shapes; -1 is open."""
+        media = {self.media.name: (-1,)} if self.media is not None else {}
+        return {**media, **({TEXT: (1,)} if self.looped is not None and self.looped.takes_text else {})}
+
     @property
     def depth(self) -> int:
-        return self._batcher.depth
+        return self._batcher.depth + (self.looped.depth if self.looped is not None else 0)
 
     @property
     def is_idle(self) -> bool:
-        return self._batcher.is_idle
+        return self._batcher.is_idle and (self.looped is None or self.looped.is_idle)
 
     @cached_property
     def plans(self) -> dict[str, Variant]:
@@ -227,6 +260,8 @@ class ServedModel:
     def close(self) -> None:
         """What waits is finished first."""
         self._batcher.close()
+        if self.looped is not None:
+            self.looped.close()
         for session in self._sessions:
             session.close()
 
@@ -248,6 +283,15 @@ def _worthwhile(seconds: Sequence[float]) -> list[int]:
         if 0 < taken < WORTHWHILE * seconds[kept[-1]]:
             kept.append(level)
     return kept
+
+
+def _media(bundle: Bundle, part: Part, pool: DecodePool) -> Media | None:
+    """Without the package that reads texts, ordinary tensors are served all the same."""
+    try:
+        return open_media(bundle, part, pool)
+    except MissingExtraError as error:
+        logger.warning("%s of %s takes no text: %s", part.name, bundle.path, error.message)
+        return None
 
 
 def _codec_of(bundle: Bundle, variant: Variant, part: Part) -> str | None:

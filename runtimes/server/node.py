@@ -14,6 +14,8 @@ from edgekit.runtimes.server.announce import Announcement
 from edgekit.runtimes.server.catalog import Catalog, Reloaded
 from edgekit.runtimes.server.engine import Engine
 from edgekit.runtimes.server.grpc_front import GrpcFront
+from edgekit.runtimes.server.iteration import IterationOptions
+from edgekit.runtimes.server.media import DecodePool, MediaOptions
 from edgekit.runtimes.server.metrics import Metrics
 from edgekit.runtimes.server.model import OpenSession, Serving, open_native
 from edgekit.runtimes.server.rest_front import RestFront
@@ -52,6 +54,8 @@ class NodeOptions:
     degrade: bool = False
     keep_versions: int = 1
     open_session: OpenSession = open_native
+    iteration: IterationOptions = IterationOptions()
+    media: MediaOptions = MediaOptions()
 
     def __post_init__(self) -> None:
         if self.port and self.port == self.grpc_port:
@@ -72,8 +76,15 @@ class Node:
         self._stopped = threading.Event()
         upstream = Upstream(options.upstream, options.upstream_client) if options.upstream else None
         self._tracer = open_tracer(f"edgekit-{options.tier}", options.trace)
+        self._decoding = DecodePool(options.media)
         serving = Serving(
-            options.threads, options.batch, options.security.tenants, options.degrade, options.open_session
+            options.threads,
+            options.batch,
+            options.security.tenants,
+            options.degrade,
+            options.open_session,
+            options.iteration,
+            self._decoding,
         )
         self.catalog = Catalog.open(
             bundles, options.tier, serving, key=options.key, keep_versions=options.keep_versions
@@ -154,6 +165,7 @@ class Node:
         drained = self.engine.drain(grace_s)
         self._close_fronts(1.0)
         self.engine.close()
+        self._decoding.close()
         if self._tracer is not None:
             self._tracer.close()
         return drained

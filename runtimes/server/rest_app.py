@@ -70,7 +70,7 @@ class RestApp:
 
         async def metadata(request: Request) -> Response:
             model = found(request)
-            return JSONResponse(describe.metadata(model, catalog.versions(model.name)))
+            return JSONResponse(describe.rest_metadata(model, catalog.versions(model.name)))
 
         async def model_ready(request: Request) -> Response:
             return _readiness(self._engine.is_ready, found(request).name)
@@ -80,10 +80,10 @@ class RestApp:
             return JSONResponse(describe.config(model, catalog.versions(model.name)))
 
         async def stats(request: Request) -> Response:
-            return JSONResponse(describe.statistics([found(request)]))
+            return JSONResponse(describe.rest_statistics([found(request)]))
 
         async def all_stats(request: Request) -> Response:
-            return JSONResponse(describe.statistics(catalog.models))
+            return JSONResponse(describe.rest_statistics(catalog.models))
 
         async def index(request: Request) -> Response:
             body = await self._body(request)

@@ -55,7 +55,7 @@ class Slots:
         specs = {spec.name: spec for spec in inputs}
         self._fed = specs[loop.feed.input]
         self.results = tuple(spec for spec in outputs if spec.name not in {entry.output for entry in loop.carried})
-        self._choices = _choices(loop, outputs)
+        self.choices = _choices(loop, outputs)
         # One more than can be taken: the empty rows' own, which stays zero.
         self._state = {name: _zeros(specs[name], count + 1, entry.batch_axis) for name, entry in self._carried.items()}
         self._staging = {name: np.empty(array.size, array.dtype) for name, array in self._state.items()}
@@ -171,7 +171,7 @@ class Slots:
     def _draw(self, generator: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if dtype.kind == "f":
             return generator.standard_normal(shape).astype(dtype)
-        return generator.integers(0, self._choices, shape).astype(dtype)
+        return generator.integers(0, self.choices, shape).astype(dtype)
 
 
 def _zeros(spec: TensorSpec, rows: int, axis: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from edgekit.runtimes.server.batching import Finished
 
 PHASES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+# Ours: pictures and texts made into inputs, outputs into labels. No part of the compute_ ones.
+STAGES = ("preprocess", "postprocess")
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Counts:
     inferences: int = 0
     executions: int = 0
     last_inference_ms: int = 0
-    phases: dict[str, Duration] = field(default_factory=lambda: {name: Duration() for name in PHASES})
+    phases: dict[str, Duration] = field(default_factory=lambda: {name: Duration() for name in (*PHASES, *STAGES)})
     batches: dict[int, Duration] = field(default_factory=dict)
 
 
@@ -50,7 +52,7 @@ class Statistics:
                 counts.batches.setdefault(batch.rows, Duration()).add(batch.ended_ns - batch.started_ns)
 
     def answered(self, phases_ns: Mapping[str, int]) -> None:
-        """A request came to its end: `phases_ns` of PHASES, with either success or fail."""
+        """A request came to its end: `phases_ns` of PHASES and STAGES, with either success or fail."""
         with self._lock:
             for name, ns in phases_ns.items():
                 self._counts.phases[name].add(ns)

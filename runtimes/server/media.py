@@ -1,0 +1,199 @@
+"""Pictures and texts straight to a node: what a bundle's manifest says of its input is done here, before the queue.
+
+Decoding and resizing let go of the interpreter, so that they overlap with the batches that run meanwhile; how much is
+decoded at once is bounded in threads and in pixels, for a small file can hold a very large picture.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.bundle import Bundle
+from edgekit.bundle.manifest import Part, Postprocess, Preprocess, TextPreprocess
+from edgekit.errors import DataError, InputError
+from edgekit.runtimes.predict import ranked
+from edgekit.runtimes.preprocess import DecodeOptions, TextEncoder, decode_image, normalize_into, resize_and_crop
+from edgekit.runtimes.protocol.tensors import object_array
+
+Samples = list[dict[str, np.ndarray]]
+
+IMAGE, TEXT = "image", "text"
+TOP_OUTPUT = "top"
+# Those of Pillow's that pictures on a network come in; others (EPS starts Ghostscript) are no business of strangers.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+DRAFT_GAP = 2
+
+
+@dataclass(frozen=True)
+class MediaOptions:
+    """`threads` decode; no picture has more than `max_pixels`, and all that are decoded at one time no more than
+    `pixels_at_once`. `draft`: JPEGs are decoded at down to twice the size that they are resized to: faster, and no
+    longer to the bit what `edgekit run` says."""
+
+    threads: int = 2
+    max_pixels: int = 32_000_000
+    pixels_at_once: int = 32_000_000
+    draft: bool = False
+
+
+class DecodePool:
+    """Shared by the models of a node."""
+
+    def __init__(self, options: MediaOptions = MediaOptions()) -> None:
+        self.options = options
+        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="edgekit-decode")
+        self._room = threading.Condition()
+        self._pixels = 0
+        self.peak_pixels = 0
+
+    def _hold(self, pixels: int) -> None:
+        """Waits until there is room for them; one picture always has it."""
+        with self._room:
+            self._room.wait_for(lambda: not self._pixels or self._pixels + pixels <= self.options.pixels_at_once)
+            self._pixels += pixels
+            self.peak_pixels = max(self.peak_pixels, self._pixels)
+
+    def _release(self, pixels: int) -> None:
+        with self._room:
+            self._pixels -= pixels
+            self._room.notify_all()
+
+    def fill(self, batch: np.ndarray, items: Sequence[bytes], config: Preprocess) -> None:
+        """Row i of `batch`, float32 [n, C, H, W] or [n, H, W, C], from `items[i]`. Raises InputError, naming the
+        first picture that is none."""
+        waiting = [self._pool.submit(self._one, batch[index], items[index], config) for index in range(len(items))]
+        try:
+            for index, done in enumerate(waiting):
+                try:
+                    done.result()
+                except DataError as error:
+                    raise InputError(f"{IMAGE} {index}: {error.message}", hint=error.hint) from error
+        finally:
+            # One bad picture spoils the request: what has not begun need not.
+            for done in waiting:
+                done.cancel()
+
+    def _one(self, row: np.ndarray, item: bytes, config: Preprocess) -> None:
+        held: list[int] = []
+
+        def admit(pixels: int) -> None:
+            self._hold(pixels)
+            held.append(pixels)
+
+        draft = DRAFT_GAP * config.resize if self.options.draft else None
+        try:
+            image = decode_image(item, config.mode, DecodeOptions(self.options.max_pixels, FORMATS, admit, draft))
+            normalize_into(row, np.asarray(resize_and_crop(image, config)), config)
+        finally:
+            for pixels in held:
+                self._release(pixels)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+class Media(ABC):
+    """`name` of the BYTES tensor, shape [n], that stands for a model's inputs."""
+
+    name: str
+
+    @abstractmethod
+    def samples(self, items: Sequence[bytes]) -> Samples:
+        """The model's inputs. Raises InputError for an item that is none."""
+
+
+class Pictures(Media):
+    name = IMAGE
+
+    def __init__(self, config: Preprocess, part: Part, pool: DecodePool) -> None:
+        first = part.inputs[0].shape[0]
+        self._config, self._input, self._pool = config, part.inputs[0].name, pool
+        self._rows = first if isinstance(first, int) else None
+
+    def samples(self, items: Sequence[bytes]) -> Samples:
+        config = self._config
+        sides = (config.crop, config.crop)
+        channels = len(config.mean)
+        shape = (channels, *sides) if config.layout == "NCHW" else (*sides, channels)
+        batch = np.empty((len(items), *shape), np.float32)
+        self._pool.fill(batch, items, config)
+        rows = self._rows or len(items)
+        if len(items) % rows:
+            raise InputError(f"{len(items)} pictures, allowed a multiple of {rows}: the batch of the model")
+        return [{self._input: batch[at : at + rows]} for at in range(0, len(items), rows)]
+
+
+class Texts(Media):
+    """Each text is a sample of its own length: what runs together has the same."""
+
+    name = TEXT
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encode = encoder
+
+    def samples(self, items: Sequence[bytes]) -> Samples:
+        texts = []
+        for index, item in enumerate(items):
+            try:
+                texts.append(item.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise InputError(f"{TEXT} {index} is not UTF-8: {error.reason}", hint="send text") from error
+        return [self._encode(text) for text in texts]
+
+
+def open_media(bundle: Bundle, part: Part, pool: DecodePool) -> Media | None:
+    """None where the manifest does not say how `part`'s inputs come from a picture or a text (a tail's do not).
+    Raises MissingExtraError, DataError for a tokenizer that is none."""
+    config = bundle.manifest.preprocess
+    if isinstance(config, TextPreprocess):
+        columns = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
+        if {entry.name for entry in part.inputs} <= columns:
+            specs = [entry.spec() for entry in part.inputs]
+            return Texts(TextEncoder(config, bundle.asset_path(config.tokenizer), specs))
+        return None
+    if config is None or len(part.inputs) != 1 or part.inputs[0].dtype != "float32":
+        return None
+    sides = (config.crop, config.crop)
+    row = (len(config.mean), *sides) if config.layout == "NCHW" else (*sides, len(config.mean))
+    shape = part.inputs[0].shape
+    fits = len(shape) == 4 and all(size in (wanted, str(size)) for size, wanted in zip(shape[1:], row, strict=True))
+    return Pictures(config, part, pool) if fits else None
+
+
+def items_of(tensors: Mapping[str, np.ndarray], media: Media, most: int) -> list[bytes] | None:
+    """The pictures or texts of a request, None where it brings ordinary tensors. Raises InputError for anything in
+    between, or more than `most`."""
+    brought = [name for name, array in tensors.items() if array.dtype == object]
+    if not brought:
+        return None
+    array = tensors[brought[0]]
+    if list(tensors) != [media.name] or array.ndim != 1 or not 1 <= array.size <= most:
+        raise InputError(
+            f"BYTES {brought[0]!r} of shape {list(array.shape)} beside {len(tensors) - 1} other tensors, "
+            f"allowed {media.name!r} alone, of shape [1] to [{most}]"
+        )
+    return [bytes(item) for item in array]
+
+
+def top_labels(outputs: Mapping[str, np.ndarray], post: Postprocess | None, count: int, model: str) -> np.ndarray:
+    """BYTES [n, k], best first, each `probability:index:label` (as Triton's classification extension writes them).
+
+    Raises InputError where the model is no classifier, or `count` is not from 1.
+    """
+    if post is None or post.kind != "classification" or post.output not in outputs:
+        raise InputError(f"{model} is no classifier: it has no labels", hint="leave edgekit_top away")
+    scores = outputs[post.output]
+    classes = scores.shape[-1]
+    rows = scores.reshape(-1, classes)
+    if not 1 <= count <= classes:
+        raise InputError(f"edgekit_top is {count}, allowed 1 to {classes}")
+    named = [
+        f"{share:.6f}:{index}:{label}".encode() for row in rows for label, index, share in ranked(row, post, count)
+    ]
+    return object_array(named, (len(rows), count))
