@@ -5,9 +5,9 @@
         decoder = RaggedDecoder(kernels, codec)
         features = decoder.decode(symbols, rates)
 
-`edgekit kernels pack` puts the kernels into a bundle. Triton's assemblers are of CUDA 12.9 (sm_80, sm_87) and 13.4 (from
-sm_90 on): the driver has to be of that line or newer. The host side is tested against an emulated driver; no Jetson and
-no other GPU has run it.
+`edgekit kernels pack` puts the kernels into a bundle. Triton's assemblers are of CUDA 12.9 (sm_80, sm_87) and 13.4
+(from sm_90 on): the driver has to be of that line or newer. The host side is tested against an emulated driver; no
+Jetson and no other GPU has run it.
 """
 
 from edgekit.runtimes.cubins.driver import DeviceArray, Gpu, open_gpu

@@ -1,11 +1,9 @@
 """k-means without the matrix of distances: assignment with an online argmin, and an update by sorted segments.
 
-    assign   a(i) = argmin_k |c_k|^2 - 2 x_i c_k         x: [N, D], c: [K, D], a: int32 [N]; ties go to the smaller k
-    update   c_k  = mean of x_i with a(i) = k            an empty cluster keeps its centre
-
-The distances of a tile live in registers and are forgotten with it, so that memory sees points and centres alone. For
-the update points are sorted by cluster and each centre is summed over its own stretch: no atomics, the same bits at
-every run (Flash-KMeans, arXiv:2603.09229).
+lloyd.py holds formulae, references and the calls of both; here x, c and p are float32. Norms and penalties are added up
+before the kernel. The distances of a tile live in registers and are forgotten with it, so that memory sees points and
+centres alone. For the update points are sorted by cluster and each centre is summed over its own stretch: no atomics,
+the same bits at every run (Flash-KMeans, arXiv:2603.09229).
 """
 
 from __future__ import annotations
@@ -18,42 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
-
-
-def assign(points: Tensor, centres: Tensor) -> Tensor:
-    """float32 [N, D], float32 [K, D] -> int32 [N]."""
-    found: Tensor = call(ASSIGN, points, centres)
-    return found
-
-
-def update(points: Tensor, nearest: Tensor, centres: Tensor) -> Tensor:
-    """float32 [N, D], int32 [N], float32 [K, D] -> the new centres [K, D]."""
-    found: Tensor = call(UPDATE, points, nearest, centres)
-    return found
-
-
-def fit(points: Tensor, centres: Tensor, rounds: int = 20) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from `centres`, until nothing moves or for `rounds`. Returns centres [K, D] and int32 [N]."""
-    nearest = assign(points, centres)
-    for _ in range(rounds):
-        centres = update(points, nearest, centres)
-        after = assign(points, centres)
-        if torch.equal(after, nearest):
-            break
-        nearest = after
-    return centres, nearest
-
-
-def _assign_reference(points: Tensor, centres: Tensor) -> Tensor:
-    scores = centres.square().sum(1) - 2 * points @ centres.T
-    return scores.argmin(1).to(torch.int32)
-
-
-def _update_reference(points: Tensor, nearest: Tensor, centres: Tensor) -> Tensor:
-    counts = torch.bincount(nearest.long(), minlength=len(centres))
-    sums = torch.zeros_like(centres).index_add_(0, nearest.long(), points)
-    return torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centres)
+from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel
+from edgekit.runtimes.kernels.lloyd import assign_reference, update_reference
 
 
 @triton.jit
@@ -117,15 +81,16 @@ ASSIGN_CONFIGS = (
 UPDATE_CONFIGS = (Config({"BLOCK_N": 32, "BLOCK_D": 64}, warps=4, stages=2),)
 
 
-def _assign_launch(points: Tensor, centres: Tensor) -> Tensor:
+def _assign_launch(points: Tensor, centres: Tensor, penalty: Tensor | None = None) -> Tensor:
     count, width = points.shape
     nearest = torch.empty(count, dtype=torch.int32, device=points.device)
     config = ASSIGN_CONFIGS[0 if count >= 128 else 1]
+    norms = centres.square().sum(1)
     if count:
         _assign_kernel[(triton.cdiv(count, config.constants["BLOCK_N"]),)](
             points.contiguous(),
             centres.contiguous(),
-            centres.square().sum(1),
+            norms if penalty is None else norms + penalty,
             nearest,
             count,
             len(centres),
@@ -159,7 +124,7 @@ def _update_launch(points: Tensor, nearest: Tensor, centres: Tensor) -> Tensor:
     return after
 
 
-def _assign_cost(points: Tensor, centres: Tensor) -> Cost:
+def _assign_cost(points: Tensor, centres: Tensor, penalty: Tensor | None = None) -> Cost:
     (count, width), clusters = points.shape, len(centres)
     return Cost(2.0 * count * clusters * width, 4.0 * (count * width + clusters * width + count))
 
@@ -179,6 +144,7 @@ def _scene(count: int, clusters: int, width: int, seed: int = 0) -> tuple[Tensor
 
 def _assign_examples() -> Sequence[Example]:
     exact = {"tolerance": 0.0, "why": "integers"}
+    many, few = _scene(90, 11, 5)
     scenes: list[tuple[str, tuple[Any, ...]]] = [
         ("odd", _scene(37, 19, 7)),
         ("wide", _scene(5, 3, 70)),
@@ -186,6 +152,8 @@ def _assign_examples() -> Sequence[Example]:
         ("one point, one cluster", _scene(1, 1, 1)),
         ("no points", (torch.empty(0, 5), torch.randn(3, 5))),
         ("ties", (torch.zeros(4, 3), torch.ones(70, 3))),
+        ("dear clusters", (many, few, torch.arange(11.0).flip(0))),
+        ("a penalty that no distance outweighs", (many, few, 1e3 * (torch.arange(11) != 7))),
         ("large values", tuple(1e6 * value for value in _scene(9, 4, 3))),
     ]
     return [Example(name, arguments, **exact) for name, arguments in scenes]  # type: ignore[arg-type]
@@ -193,7 +161,7 @@ def _assign_examples() -> Sequence[Example]:
 
 def _update_examples() -> Sequence[Example]:
     points, centres = _scene(71, 9, 13)
-    nearest = _assign_reference(points, centres)
+    nearest = assign_reference(points, centres)
     alone = torch.zeros(5, dtype=torch.int32)
     return [
         Example("odd", (points, nearest, centres)),
@@ -215,9 +183,9 @@ def _update_load(device: torch.device) -> tuple[Any, ...]:
 
 ASSIGN = Kernel(
     name="kmeans-assign",
-    formula="a(i) = argmin_k |c_k|^2 - 2 x_i c_k",
+    formula="a(i) = argmin_k |c_k|^2 - 2 x_i c_k + p_k",
     source="Flash-KMeans, arXiv:2603.09229",
-    reference=_assign_reference,
+    reference=assign_reference,
     launch=_assign_launch,
     cost=_assign_cost,
     examples=_assign_examples,
@@ -242,7 +210,7 @@ UPDATE = Kernel(
     name="kmeans-update",
     formula="c_k = mean of x_i with a(i) = k",
     source="Flash-KMeans, arXiv:2603.09229",
-    reference=_update_reference,
+    reference=update_reference,
     launch=_update_launch,
     cost=_update_cost,
     examples=_update_examples,

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.block_patterns import Pattern, pack, summarise
-from edgekit.runtimes.kernels.kmeans import fit
+from edgekit.runtimes.kernels.lloyd import fit
 from edgekit.runtimes.kernels.sparse_attention import attend
 
 

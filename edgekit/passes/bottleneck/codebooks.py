@@ -3,7 +3,8 @@
 k-means starts by Arthur and Vassilvitskii's k-means++ (SODA 2007) and goes on by Lloyd's rounds (IEEE Trans. Inf.
 Theory 28(2), 1982); with a price on bits it is the entropy-constrained form of Chou, Lookabaugh and Gray (IEEE Trans.
 ASSP 37(1), 1989). Stages that code what the stages before them left over: Juang and Gray (ICASSP 1982); groups of
-columns with a codebook each: Jegou, Douze and Schmid (IEEE TPAMI 33(1), 2011).
+columns with a codebook each: Jegou, Douze and Schmid (IEEE TPAMI 33(1), 2011). On CUDA the rounds run on the kernels
+of runtimes.kernels, which compute the same (no GPU has fitted a codebook yet).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from edgekit.runtimes.kernels import lloyd
 
 Unit = tuple[int, int]  # (group, stage)
 
@@ -29,12 +32,12 @@ def kmeans(
         factor = _root(metric)
         codewords, labels = kmeans(points @ factor, count, seed=seed, rounds=rounds, price=price)
         # Means commute with the map: those of the original points need no inverse, which M may lack.
-        return _means(points, labels, count, codewords @ torch.linalg.pinv(factor)), labels
+        return lloyd.update(points, labels, codewords @ torch.linalg.pinv(factor)), labels
     codewords = _seeds(points, count, torch.Generator().manual_seed(seed))
-    bits = torch.zeros(count, dtype=points.dtype)
+    bits = points.new_zeros(count)
     labels = assign(points, codewords, price * bits)
     for _ in range(rounds):
-        codewords = _means(points, labels, count, codewords)
+        codewords = lloyd.update(points, labels, codewords)
         _reseed_empty(points, labels, codewords)
         bits = -_shares(labels, count, points.dtype).log2()
         changed = assign(points, codewords, price * bits)
@@ -46,28 +49,21 @@ def kmeans(
 
 def assign(points: Tensor, codewords: Tensor, penalty: Tensor | None = None) -> Tensor:
     """[N, D], [K, D] -> the codeword of the least squared distance plus `penalty` [K], [N] int64."""
-    score = codewords.square().sum(1) - 2 * points @ codewords.T
-    return (score if penalty is None else score + penalty).argmin(1)
+    return lloyd.assign(points, codewords, penalty).long()
 
 
 def _seeds(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Each next seed is drawn in proportion to its squared distance from those before."""
+    """Each next seed is drawn in proportion to its squared distance from those before; on the processor, wherever the
+    points are, so that a seed of the generator means the same everywhere."""
     first = int(torch.randint(len(points), (1,), generator=generator))
     chosen = [first]
     nearest = (points - points[first]).square().sum(1)
     for _ in range(count - 1):
         weights = nearest if float(nearest.sum()) > 0 else torch.ones_like(nearest)
-        index = int(torch.multinomial(weights, 1, generator=generator))
+        index = int(torch.multinomial(weights.cpu(), 1, generator=generator))
         chosen.append(index)
         nearest = torch.minimum(nearest, (points - points[index]).square().sum(1))
     return points[chosen].clone()
-
-
-def _means(points: Tensor, labels: Tensor, count: int, otherwise: Tensor) -> Tensor:
-    sums = torch.zeros(count, points.shape[1], dtype=points.dtype).index_add_(0, labels, points)
-    sizes = torch.bincount(labels, minlength=count)[:, None]
-    means: Tensor = torch.where(sizes > 0, sums / sizes.clamp_min(1), otherwise)
-    return means
 
 
 def _reseed_empty(points: Tensor, labels: Tensor, codewords: Tensor) -> None:
@@ -113,7 +109,7 @@ class Codebooks:
     def encode(self, points: Tensor) -> Tensor:
         """[N, G d] -> indices [N, G, S] int64, stage after stage."""
         groups, stages, _, width = self.codewords.shape
-        indices = torch.empty(len(points), groups, stages, dtype=torch.long)
+        indices = torch.empty(len(points), groups, stages, dtype=torch.long, device=points.device)
         for group, rest in enumerate(points.reshape(-1, groups, width).unbind(1)):
             for stage in range(stages):
                 codewords = self.codewords[group, stage]
@@ -181,4 +177,4 @@ def rate_prefixes(units: int, rates: int) -> tuple[int, ...]:
 def move_average(codewords: Tensor, points: Tensor, labels: Tensor, decay: float) -> Tensor:
     """[K, D] a step towards the mean of the points [N, D] that `labels` [N] give each: an exponential moving average
     (van den Oord et al., arXiv:1711.00937, appendix A.1). Codewords without points stay."""
-    return decay * codewords + (1 - decay) * _means(points, labels, len(codewords), codewords)
+    return decay * codewords + (1 - decay) * lloyd.update(points, labels, codewords)
