@@ -14,6 +14,7 @@ import click
 from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import command as make_command
 from edgekit.cli.engine_options import engine_options, engine_text, opener, torch_options
+from edgekit.cli.input_options import input_options, iteration_of, media_of
 from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.errors import MissingExtraError
@@ -152,6 +153,7 @@ SWITCH_INTERVAL_S = 0.0005
     help="Of a request.",
 )
 @option("--threads", heading="Load", type=click.IntRange(1), metavar="N", help="Of each model; every core without.")
+@input_options
 @option(
     "--grace",
     heading="Load",
@@ -254,6 +256,8 @@ def _options(settings: dict[str, Any]) -> NodeOptions:
         trace=settings["trace"],
         key=settings["key"],
         open_session=opener(engine),
+        iteration=iteration_of(settings),
+        media=media_of(settings),
     )
 
 
