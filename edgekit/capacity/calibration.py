@@ -15,7 +15,7 @@ from edgekit.capacity.service import Service, fit_service
 from edgekit.devices.machine import this_machine
 from edgekit.runtimes.load import load
 from edgekit.runtimes.session import Session
-from edgekit.runtimes.timing import seconds_of, warm_until_stable
+from edgekit.runtimes.timing import warm_until_stable
 from edgekit.tensors import DTYPES, TensorSpec
 
 WARM_UP_S = 0.5
@@ -68,14 +68,15 @@ def measure_service(
 ) -> Service:
     """All `sizes` in turns for about `seconds` (each five times at least), then fitted; `cores` pins the session.
 
-    A batch is joined from single rows within the time, as a node does it. A part that takes one sample at a time costs
-    its one time for each. Raises what `load` raises.
+    A batch is joined from single rows within the time, as a node does it. One thread is timed by its own processor
+    time, which other programs on the machine do not lengthen; several threads by the clock. A part that takes one
+    sample at a time costs its one time for each. Raises what `load` raises.
     """
     with pinned(cores), load(bundle, part=part.name, threads=threads, warmup=0) as session:
         calls = {rows: _call(session, rows) for rows in sizes}
         for call in calls.values():
             warm_until_stable(call, WARM_UP_S)
-        times = _in_turns(calls, seconds)
+        times = _in_turns(calls, seconds, time.thread_time_ns if threads == 1 else time.perf_counter_ns)
     medians = {rows: float(np.median(taken)) for rows, taken in times.items()}
     jitter = _jitter(times, medians)
     where = f"measured on this machine ({this_machine().cpu}), {threads} thread{'s' * (threads > 1)}"
@@ -100,12 +101,16 @@ def _call(session: Session, rows: int) -> Callable[[], object]:
     return lambda: session.run({name: np.concatenate([one[name] for one in singles]) for name in singles[0]})
 
 
-def _in_turns(calls: dict[int, Callable[[], object]], seconds: float) -> dict[int, list[float]]:
+def _in_turns(
+    calls: dict[int, Callable[[], object]], seconds: float, clock: Callable[[], int]
+) -> dict[int, list[float]]:
     """A round runs each size once, so that a machine that becomes slower slows all of them."""
     times: dict[int, list[float]] = {rows: [] for rows in calls}
     ends, rounds = time.perf_counter() + seconds, 0
     while rounds < LEAST_ROUNDS or time.perf_counter() < ends:
         for rows, call in calls.items():
-            times[rows].append(seconds_of(call))
+            start = clock()
+            call()
+            times[rows].append((clock() - start) * 1e-9)
         rounds += 1
     return times

@@ -9,16 +9,21 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgekit.capacity.demand import Objective
+from edgekit.capacity.processor import Processor
 from edgekit.capacity.replica import Replica
 from edgekit.runtimes.server.schedule import Batch, RefusedError, Schedule, Tenant, Ticket
 
 # Of the node's own work on a request, what comes before the model: decoding weighs more than encoding.
 BEFORE = 0.6
+# A request that finds no place in the node is turned away before it is read: so much of the work on an answered one.
+TURNED_AWAY = 0.1
+# Calls that a node lets in beyond the places of its queue and its batches.
+SPARE_PLACES = 16
 # Of the first requests, so many see an emptier server than later ones do, and are not counted.
 WARM_UP = 0.1
 
@@ -47,13 +52,13 @@ class Outcome:
 
 @dataclass(eq=False)
 class _Server:
-    """A replica while it is simulated: when its own work is done, and which batches end when."""
+    """A replica while it is simulated. `step`: of what is expected of its processor, only the latest counts."""
 
     number: int
     schedule: Schedule
-    front_free_s: float = 0.0
+    processor: Processor
     inside: int = 0
-    ends: dict[int, float] = field(default_factory=dict)
+    step: int = 0
 
 
 class Simulation:
@@ -73,28 +78,35 @@ class Simulation:
         self._rng = np.random.default_rng(seed)
         self._tenants = [tenant.name for tenant in tenants] or [""]
         self._servers = [
-            _Server(number, Schedule("model", replica.batching, tenants=tenants)) for number in range(servers)
+            _Server(
+                number,
+                Schedule("model", replica.batching, tenants=tenants),
+                Processor(replica.batching.workers, replica.shares_cores),
+            )
+            for number in range(servers)
         ]
         self._jitter = np.asarray(replica.service.jitter)
         self._drawn: list[float] = []
+        batching = replica.batching
+        self._places = batching.queue + batching.max_batch * batching.workers + SPARE_PLACES
 
     def run(self, arrivals_s: np.ndarray, rows: int = 1) -> Outcome:
         """Requests of `rows` rows at float [n] seconds, rising. Tenants take turns."""
         self._start(arrivals_s, rows)
         while self._events:
-            now, _, kind, server, what = heapq.heappop(self._events)
+            now, _, kind, number, what = heapq.heappop(self._events)
+            server = self._servers[number]
             if kind == "arrive":
                 self._arrive(what, now)
-            elif kind == "admit":
-                self._admit(self._servers[server], what, now)
             elif kind == "due":
-                self._take(self._servers[server], now)
-            elif self._servers[server].ends.get(id(what), -1.0) == now:
-                self._finish(self._servers[server], what, now)
+                self._take(server, now)
+                self._expect(server)
+            elif what == server.step:
+                self._step(server, now)
         return self._outcome(arrivals_s)
 
     def _start(self, arrivals_s: np.ndarray, rows: int) -> None:
-        self._events: list[tuple[float, int, str, int, object]] = []
+        self._events: list[tuple[float, int, str, int, int]] = []
         self._count = 0
         self._sent = arrivals_s.tolist()
         self._rows = rows
@@ -107,77 +119,85 @@ class Simulation:
         if self._sent:
             self._push(self._sent[0], "arrive", 0, 0)
 
-    def _push(self, when: float, kind: str, server: int, what: object) -> None:
+    def _push(self, when: float, kind: str, server: int, what: int) -> None:
         self._count += 1
         heapq.heappush(self._events, (when, self._count, kind, server, what))
 
-    def _arrive(self, index: object, now: float) -> None:
-        assert isinstance(index, int)
+    def _expect(self, server: _Server) -> None:
+        """What was expected of its processor before counts no more."""
+        server.step += 1
+        when = server.processor.next_s()
+        if when < math.inf:
+            self._push(when, "step", server.number, server.step)
+
+    def _arrive(self, index: int, now: float) -> None:
         if index + 1 < len(self._sent):
             self._push(self._sent[index + 1], "arrive", 0, index + 1)
-        chosen = min(self._asked[index], key=lambda number: self._servers[number].inside)
-        server = self._servers[chosen]
-        server.inside += 1
-        done = self._own_work(server, BEFORE * self.replica.overhead.request_s, now)
-        self._push(done, "admit", chosen, index)
+        server = min((self._servers[number] for number in self._asked[index]), key=lambda one: one.inside)
+        work_s = self.replica.overhead.request_s
+        if server.inside >= self._places:
+            self._refused.append(index)
+            server.processor.add_own(("away", index), TURNED_AWAY * work_s, now)
+        else:
+            server.inside += 1
+            server.processor.add_own(("in", index), BEFORE * work_s, now)
+        self._expect(server)
 
-    def _own_work(self, server: _Server, seconds: float, now: float) -> float:
-        """When the node has done `seconds` of its own work that begin at `now` at the earliest; it goes before the
-        models, and where all cores are theirs their batches end later."""
-        server.front_free_s = max(now, server.front_free_s) + seconds
-        workers = self.replica.batching.workers
-        if seconds and self.replica.shares_cores and len(server.ends) == workers:
-            for batch in server.schedule.running:
-                self._end_at(server, batch, server.ends[id(batch)] + seconds / workers)
-        return server.front_free_s
+    def _step(self, server: _Server, now: float) -> None:
+        own, batches = server.processor.done(now)
+        for batch in batches:
+            assert isinstance(batch, Batch)
+            self._finish(server, batch, now)
+        for piece in own:
+            assert isinstance(piece, tuple)
+            kind, index = piece
+            if kind == "in":
+                self._admit(server, index, now)
+            elif kind == "out":
+                self._answer(server, index, now)
+            elif kind == "refuse":
+                server.inside -= 1
+        self._take(server, now)
+        self._expect(server)
 
-    def _end_at(self, server: _Server, batch: Batch, when: float) -> None:
-        """What was said of its end before counts no more."""
-        server.ends[id(batch)] = when
-        self._push(when, "end", server.number, batch)
-
-    def _admit(self, server: _Server, index: object, now: float) -> None:
-        assert isinstance(index, int)
+    def _admit(self, server: _Server, index: int, now: float) -> None:
         tenant = self._tenants[index % len(self._tenants)]
         ticket = Ticket(self._rows, (), now + self.replica.deadline_s, tenant)
         try:
             server.schedule.admit([ticket], now)
         except RefusedError:
             self._refused.append(index)
-            server.inside -= 1
-            self._own_work(server, (1 - BEFORE) * self.replica.overhead.request_s, now)
+            server.processor.add_own(("refuse", index), (1 - BEFORE) * self.replica.overhead.request_s, now)
             return
         self._of[id(ticket)] = index
         self._take(server, now)
 
     def _take(self, server: _Server, now: float) -> None:
         while (batch := server.schedule.take(now)) is not None:
-            behind = max(0.0, server.front_free_s - now) / self.replica.batching.workers
-            stolen = behind if self.replica.shares_cores else 0.0
-            self._end_at(server, batch, now + self._seconds(batch.rows) + stolen)
+            server.processor.add_batch(batch, self._seconds(batch.rows), now)
         due = server.schedule.due_s()
         if now < due < math.inf and server.schedule.has_room:
-            self._push(due, "due", server.number, None)
+            self._push(due, "due", server.number, 0)
 
     def _seconds(self, rows: int) -> float:
         if not self._drawn:
             self._drawn = self._rng.choice(self._jitter, 4096).tolist()
         return self.replica.service.seconds(rows) * self._drawn.pop()
 
-    def _finish(self, server: _Server, batch: object, now: float) -> None:
-        assert isinstance(batch, Batch)
-        del server.ends[id(batch)]
+    def _finish(self, server: _Server, batch: Batch, now: float) -> None:
         server.schedule.finish(batch, now)
         self._batches.append((batch.started_s, batch.rows, now - batch.started_s))
-        self._take(server, now)
-        around = self.replica.overhead.hop_s + self.replica.crossing.latency_s
         for ticket in batch.tickets:
             index = self._of.pop(id(ticket))
-            server.inside -= 1
-            done = self._own_work(server, (1 - BEFORE) * self.replica.overhead.request_s, now)
             self._waits.append((index, batch.started_s - ticket.arrived_s))
-            if now <= ticket.deadline_s:
-                self._latency[index] = 1e3 * (done - self._sent[index] + around)
+            late = now > ticket.deadline_s
+            kind = "refuse" if late else "out"
+            server.processor.add_own((kind, index), (1 - BEFORE) * self.replica.overhead.request_s, now)
+
+    def _answer(self, server: _Server, index: int, now: float) -> None:
+        server.inside -= 1
+        around_s = self.replica.overhead.hop_s + self.replica.crossing.latency_s
+        self._latency[index] = 1e3 * (now - self._sent[index] + around_s)
 
     def _outcome(self, arrivals_s: np.ndarray) -> Outcome:
         first = int(WARM_UP * len(arrivals_s))

@@ -1,0 +1,88 @@
+"""The cores of one server in virtual time: batches of the model, and the node's own work beside them."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable
+
+# A thread that has slept goes before those that ran, until it has caught up with them; no more than this is made good.
+CREDIT_S = 0.003
+NOTHING = 1e-12
+
+
+class Processor:
+    """Own work is done one piece after another (one interpreter); up to `workers` batches run side by side, each on
+    cores of its own. Where `shares_cores`, own work finds a free core only while a worker is idle: else all of them
+    lose what it takes, equally, and it gets no more than one thread's fair share of the cores in the long run. Work is
+    in seconds of an undisturbed core; `now` never goes back.
+
+    A fluid picture of a fair scheduler: sleepers are favoured by a credit that they lose as they run.
+    """
+
+    def __init__(self, workers: int, shares_cores: bool) -> None:
+        self._workers, self._shares_cores = workers, shares_cores
+        self._now = 0.0
+        self._own: deque[tuple[Hashable, float]] = deque()
+        self._fair = workers / (workers + 1)
+        self._credit_s = CREDIT_S
+        self._batches: dict[Hashable, float] = {}
+
+    def add_own(self, name: Hashable, seconds: float, now: float) -> None:
+        self._advance(now)
+        self._own.append((name, seconds))
+
+    def add_batch(self, name: Hashable, seconds: float, now: float) -> None:
+        self._advance(now)
+        self._batches[name] = seconds
+
+    def next_s(self) -> float:
+        """When something is done if nothing is added before; infinite where nothing is at work."""
+        own, batch = self._rates()
+        found = self._own[0][1] / own if self._own else math.inf
+        if self._batches:
+            found = min(found, min(self._batches.values()) / batch)
+        if self._is_contended and self._credit_s > 0:
+            found = min(found, self._credit_s / (1 - self._fair))
+        return self._now + found
+
+    def done(self, now: float) -> tuple[list[Hashable], list[Hashable]]:
+        """(own work, batches) that is finished at `now`; it leaves."""
+        self._advance(now)
+        own: list[Hashable] = []
+        while self._own and self._own[0][1] <= NOTHING:
+            own.append(self._own.popleft()[0])
+        batches = [name for name, left in self._batches.items() if left <= NOTHING]
+        for name in batches:
+            del self._batches[name]
+        return own, batches
+
+    @property
+    def _is_contended(self) -> bool:
+        return bool(self._own) and self._shares_cores and len(self._batches) == self._workers
+
+    def _rates(self) -> tuple[float, float]:
+        """Of own work and of each batch."""
+        if not self._is_contended:
+            return 1.0, 1.0
+        own = 1.0 if self._credit_s > 0 else self._fair
+        return own, max((self._workers - own) / self._workers, NOTHING)
+
+    def _advance(self, now: float) -> None:
+        passed = max(0.0, now - self._now)
+        self._now = max(self._now, now)
+        if not passed:
+            return
+        own, batch = self._rates()
+        used = own if self._own else 0.0
+        self._credit_s = min(CREDIT_S, self._credit_s + passed * (self._fair - used))
+        if self._credit_s < NOTHING:
+            self._credit_s = 0.0
+        if self._own:
+            name, left = self._own[0]
+            spent = min(left, passed * own)
+            # What is below a picosecond would stop the clock between two numbers.
+            self._own[0] = (name, left - spent if left - spent > NOTHING else 0.0)
+        for name, left in self._batches.items():
+            rest = left - passed * batch
+            self._batches[name] = rest if rest > NOTHING else 0.0
