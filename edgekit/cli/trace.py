@@ -14,7 +14,7 @@ from edgekit.cli.command import command as make_command
 from edgekit.cli.options import file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.streams import is_terminal
-from edgekit.cli.trace_view import Line, figure, flame, label_of, plain_text, share_bar, tier_style
+from edgekit.cli.trace_view import Line, figure, flame, label_of, legend, plain_text, share_bar, tier_style
 from edgekit.cli.wording import count_text, ms_text, number_text, plain, size_text
 from edgekit.errors import DataError, UsageError
 
@@ -195,11 +195,13 @@ def _show(out: Output, trace: Trace, reading: Reading) -> None:
     if out.json:
         return
     _print(_head(trace))
-    _print(flame(trace, _width()))
-    out.line()
+    _print([*flame(trace, _width()), [], legend(found, trace.total_ms), []])
     out.table(_stage_table(trace, found))
-    for note in _notes(trace):
-        out.remark(note)
+    notes = list(_notes(trace))
+    if notes:
+        out.line()
+    for text, style in notes:
+        out.line(text, style)
 
 
 def _payload(trace: Trace, found: Sequence[Stage], reading: Reading) -> dict[str, Any]:
@@ -280,28 +282,26 @@ def _stage_table(trace: Trace, found: Sequence[Stage]) -> Table:
     return Table(columns, rows)
 
 
-def _notes(trace: Trace) -> Iterable[str]:
-    """What the picture alone would not tell."""
+def _notes(trace: Trace) -> Iterable[tuple[str, str]]:
+    """What the picture alone would not tell, and its style."""
     reason = trace.attribute("reason")
     if reason:
-        yield f"degraded: {reason}"
+        yield f"degraded: {reason}", "yellow"
     for branch in trace.branches():
         if branch.span.is_error:
-            yield f"{label_of(branch).removesuffix(' ✗')} on the {branch.span.tier}: {branch.span.status}"
+            yield f"{label_of(branch).removesuffix(' ✗')} on the {branch.span.tier}: {branch.span.status}", "red"
     for clock in trace.clocks:
         way = "behind" if clock.offset_ms > 0 else "ahead"
-        within = "" if clock.uncertainty_ms is None else f", within {ms_text(clock.uncertainty_ms)} ms"
+        within = "" if clock.uncertainty_ms is None else f" (±{ms_text(clock.uncertainty_ms)})"
         yield (
-            f"the clock of the {clock.tier} is {ms_text(abs(clock.offset_ms))} ms {way}, as far as can be told"
-            f"{within}: its spans are moved to the middle of what waited for them"
+            f"clock of the {clock.tier}: {ms_text(abs(clock.offset_ms))} ms {way}{within}; "
+            "its spans are moved to the middle of what waited for them",
+            "dim",
         )
     if trace.others:
-        yield (
-            f"{count_text(len(trace.others), 'span')} at the end hang on none that was read: the file of a tier is "
-            "missing, and their clock is as it was"
-        )
+        yield f"{count_text(len(trace.others), 'span')} at the end: parent not read, the clock as it was", "dim"
     if trace.root.span.parent_id is not None:
-        yield f"the caller's span {trace.root.span.parent_id} above all of it was not read"
+        yield f"above all of it: the caller's span {trace.root.span.parent_id}, not read", "dim"
 
 
 def _moment(trace: Trace) -> str:

@@ -72,8 +72,7 @@ def stages(trace: Trace) -> list[Stage]:
         branch = _deepest(root, start, end)
         if branch.span.name in _HOPS and not branch.children:
             silent[id(branch)] = branch, silent.get(id(branch), (branch, 0))[1] + end - start
-            for key, _ in _silent_hop(branch, 0):
-                spent.setdefault(key, 0)
+            spent |= {key: spent.get(key, 0) for key, part in _silent_hop(branch, end - start) if part}
         else:
             key = _stage(branch, start, end)
             spent[key] = spent.get(key, 0) + end - start

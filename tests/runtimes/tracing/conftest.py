@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ class Maker:
         start_ms: float,
         end_ms: float,
         parent: Span | None = None,
-        tier: str = "device",
+        at: str = "device",
         trace: str = TRACE,
         status: str = "UNSET",
         **attributes: Any,
@@ -34,8 +35,8 @@ class Maker:
             trace_id=trace,
             span_id=f"{next(self._ids):016x}",
             parent_id=parent.span_id if parent is not None else None,
-            service=f"edgekit-{tier}",
-            instance=f"{tier}-1",
+            service=f"edgekit-{at}",
+            instance=f"{at}-1",
             start_ns=START_NS + round(1e6 * start_ms),
             duration_ms=end_ms - start_ms,
             status=status,
@@ -46,3 +47,12 @@ class Maker:
 @pytest.fixture
 def make() -> Callable[..., Span]:
     return Maker()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Nothing listens there, for as long as nobody else is given it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
