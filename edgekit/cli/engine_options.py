@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgekit.bundle.manifest import Part
     from edgekit.runtimes.session import Session
 
-ENGINES = ("runtime", "torch")
+ENGINES = ("runtime", "torch", "ray")
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 # Of the torch engine alone: setting -> option.
 OWN = {"device": "--device", "precision": "--precision", "gpu_memory": "--gpu-memory"}
@@ -50,7 +50,8 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(ENGINES),
                 default="runtime",
                 show_default=True,
-                help="Each part's own runtime, or torch for bundles that were exported with --engine torch.",
+                help="Each part's own runtime; torch, for bundles that were exported with --engine torch; ray, for many"
+                " nodes on Ray Serve, in which torch runs where --device or --precision is given.",
             ),
             option("--device", heading="Engine", metavar="cpu|cuda[:N]", help="Where torch runs; cpu without."),
             option(
@@ -75,7 +76,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def torch_options(settings: dict[str, Any]) -> TorchOptions | None:
     """None for another engine. Raises UsageError for an option of torch without it, UnknownNameError."""
     given = {name: settings[name] for name in OWN if settings[name] is not None}
-    if settings["engine"] != "torch":
+    if settings["engine"] == "runtime" or (settings["engine"] == "ray" and not given):
         for name in given:
             raise UsageError(f"{OWN[name]} without the torch engine", hint="--engine torch, or leave it out")
         return None

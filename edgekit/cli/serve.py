@@ -17,6 +17,7 @@ from edgekit.cli.engine_options import engine_options, engine_text, opener, torc
 from edgekit.cli.input_options import input_options, iteration_of, media_of
 from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.cli.serve_ray import options_for, ray_options, refuse_ray_options, serve_on_ray
 from edgekit.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ SWITCH_INTERVAL_S = 0.0005
     edgekit serve cats.edgekit --host 0.0.0.0 --token-file token --tls cert.pem,key.pem --announce
     edgekit serve cats.edgekit dogs.edgekit --tier cloud --max-batch 32 --max-delay-ms 2 --threads 4
     edgekit serve cats.edgekit --tier cloud --engine torch --device cuda --precision bf16 --gpu-memory 20GB
+    edgekit serve cats.edgekit --tier cloud --engine ray --replicas 2:8 --replica-cpus 2
     """,
     name="serve",
 )
@@ -56,6 +58,7 @@ SWITCH_INTERVAL_S = 0.0005
     help="Whose parts are served; the cloud serves the edge's too.",
 )
 @engine_options
+@ray_options
 @option("--host", heading="Listening", default="127.0.0.1", show_default=True, help="Others need a token and TLS.")
 @option(
     "--port",
@@ -182,6 +185,10 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
     from edgekit.runtimes.server import Node
 
     options = _options(settings)
+    if settings["engine"] == "ray":
+        serve_on_ray(out, list(bundles), options_for(options, settings))
+        return
+    refuse_ray_options(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     wanted = threading.Event()

@@ -12,9 +12,10 @@ import logging
 import math
 import os
 import secrets
+import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,10 +55,14 @@ class RayNode:
     """Deploys when entered or started; `update` rolls over to what the paths hold then. One in a process at a time."""
 
     def __init__(self, bundles: Sequence[Path], options: RayOptions = RayOptions()) -> None:
-        """Raises MissingExtraError, NodeError (host, certificate, nothing to serve), BundleError."""
+        """Raises MissingExtraError, NodeError (host, port, certificate, nothing to serve), BundleError."""
         check_installed()
         options.node.security.check_host(options.node.host)
         options.node.security.check_certificate()
+        if not options.address:
+            options = replace(
+                options, node=replace(options.node, port=_free(options.node.host, options.node.port or 0))
+            )
         self.options, self.bundles = options, tuple(path.resolve() for path in bundles)
         self.deployed = self._read()
         self._started = False
@@ -96,7 +101,7 @@ class RayNode:
                 },
                 controller_options={"runtime_env": {"env_vars": settings}} if options.address else None,
             )
-        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+        except (ray.exceptions.RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
             self.stop()
             raise NodeError(
                 f"Ray did not start: {_first_line(error)}",
@@ -238,9 +243,29 @@ class RayNode:
         self.stop()
 
 
+def _free(host: str, port: int) -> int:
+    """`port`, or one that is free for 0. Raises NodeError for one that is taken, before Ray is started."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NodeError(
+                f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port"
+            ) from error
+        found: int = probe.getsockname()[1]
+        return found
+
+
 def _own_cluster() -> dict[str, str]:
-    """No reports to anybody; a token that nothing but the cluster's own processes have, unless one is set."""
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+    """No reports to anybody; a token that nothing but the cluster's own processes have, unless one is set; patience
+    with a proxy on a busy machine, which Ray otherwise ends before it has begun."""
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    }
     if "RAY_AUTH_MODE" not in os.environ:
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     return settings

@@ -73,11 +73,6 @@ class RayOptions:
                 "--client-ca with --engine ray: Ray's proxy does not ask its callers for a certificate",
                 hint="use --token-file, or put a proxy that checks certificates in front",
             )
-        if self.node.announce:
-            raise UsageError(
-                "--announce with --engine ray: only a node with a gRPC port of its own can be found",
-                hint="give devices the address",
-            )
         if self.cpus <= 0 or self.gpus < 0:
             raise UsageError(
                 f"{self.cpus:g} CPUs and {self.gpus:g} GPUs a replica, allowed CPUs above 0 and GPUs from 0",
@@ -88,7 +83,7 @@ class RayOptions:
     def replica_node(self) -> NodeOptions:
         """The node inside a replica: without ports, with as many threads as CPUs where none were asked for."""
         threads = self.node.threads or max(1, int(self.cpus))
-        return replace(self.node, host="127.0.0.1", port=None, grpc_port=None, threads=threads)
+        return replace(self.node, host="127.0.0.1", port=None, grpc_port=None, announce=False, threads=threads)
 
     @property
     def target_ongoing(self) -> int:
@@ -96,12 +91,12 @@ class RayOptions:
 
         At least two, so that a model that takes one at a time has its next one at hand.
         """
-        return max(2, self.node.batch.max_batch)
+        return max(2, self.node.batch.max_batch * self.node.batch.workers)
 
     @property
     def max_ongoing(self) -> int:
         """Requests that a replica takes: a batch runs, and its queue is full. The engine itself never has to refuse."""
-        return self.node.batch.max_batch + self.node.batch.queue
+        return self.node.batch.max_batch * self.node.batch.workers + self.node.batch.queue
 
     @property
     def max_queued(self) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
-from edgekit.errors import DeadlineError, EdgekitError, MismatchError, OverloadedError, UnreachableError
+from edgekit.errors import DeadlineError, EdgekitError, InputError, MismatchError, OverloadedError, UnreachableError
 from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, http_status
 
 Message = MutableMapping[str, Any]
@@ -26,6 +26,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MARK, RETRIES = "edgekit-replica", "edgekit-retries"
+# Exchanging a model in one replica would leave the others behind.
+EXCHANGE = "/v2/repository/models/"
 MAX_BYTES, RETRY_S = "EDGEKIT_RAY_MAX_BYTES", "EDGEKIT_RAY_RETRY_S"
 IMPORT_PATH = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
@@ -136,6 +138,10 @@ class RetryLost:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):
             await self._app(scope, receive, send)
             return
+        if scope["path"].startswith(EXCHANGE):
+            error: EdgekitError = InputError("what runs on Ray is exchanged as a whole", hint="deploy again")
+            await _answer(error, {}, scope, receive, send)
+            return
         caller = _Caller(receive, self._max_bytes)
         try:
             await asyncio.wait_for(caller.read(), BODY_TIMEOUT_S)
@@ -156,10 +162,10 @@ class RetryLost:
             await send({"type": "http.response.body", "body": bytes(answer.body), "more_body": False})
             return
         error = answer.error()
-        headers = {ERROR_KEY: error_kind(error), RETRIES: str(retries)}
+        headers = {RETRIES: str(retries)}
         if isinstance(error, OverloadedError):
             headers[RETRY_KEY] = answer.headers.get(RETRY_KEY, "1")
-        await JSONResponse({"error": error.message}, http_status(error), headers)(scope, receive, send)
+        await _answer(error, headers, scope, receive, send)
 
     async def _sent(self, scope: MutableMapping[str, Any], caller: _Caller) -> tuple[Answer, int]:
         """The last answer, and how many were lost before it."""
@@ -175,6 +181,13 @@ class RetryLost:
             retries += 1
             await asyncio.sleep(pause_s)
             pause_s = min(LAST_PAUSE_S, 2 * pause_s or FIRST_PAUSE_S)
+
+
+async def _answer(
+    error: EdgekitError, headers: dict[str, str], scope: MutableMapping[str, Any], receive: Receive, send: Send
+) -> None:
+    headers = {ERROR_KEY: error_kind(error), **headers}
+    await JSONResponse({"error": error.message}, http_status(error), headers)(scope, receive, send)
 
 
 class _TooLongError(Exception):

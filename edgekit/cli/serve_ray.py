@@ -1,0 +1,160 @@
+"""`edgekit serve --engine ray`: its own options, and what becomes of the others."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from edgekit.cli.options import option
+from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.errors import EdgekitError, UsageError
+
+if TYPE_CHECKING:
+    from edgekit.runtimes.ray_engine import RayNode, RayOptions
+    from edgekit.runtimes.server import NodeOptions
+
+# Setting -> option. Of Ray alone; and what a node has that a replica behind Ray's proxy has not.
+OWN = {
+    "replicas": "--replicas",
+    "replica_cpus": "--replica-cpus",
+    "replica_gpus": "--replica-gpus",
+    "ray_address": "--ray-address",
+}
+FOREIGN = {
+    "grpc_port": ("--grpc-port", "Ray's proxy speaks REST alone"),
+    "announce": ("--announce", "only a node with a gRPC port of its own can be found"),
+    "keep_versions": ("--keep-versions", "a rolling update leaves one version"),
+    "metrics": ("--metrics", "Ray exports metrics of its own, and one replica's page says nothing of the others"),
+}
+
+
+def ray_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --replicas, --replica-cpus, --replica-gpus and --ray-address."""
+    for one in reversed(
+        (
+            option(
+                "--replicas", heading="Ray", metavar="N|MIN:MAX", help="So many nodes, or by load between two numbers."
+            ),
+            option(
+                "--replica-cpus",
+                heading="Ray",
+                type=click.FloatRange(0, min_open=True),
+                metavar="F",
+                help="What Ray sets aside for each; 1 without. Also its threads.",
+            ),
+            option("--replica-gpus", heading="Ray", type=click.FloatRange(0), metavar="F", help="The same of GPUs."),
+            option(
+                "--ray-address",
+                heading="Ray",
+                metavar="ADDRESS",
+                help="Hand the bundles to this cluster and return: auto, or host:port. Starts one here without.",
+            ),
+        )
+    ):
+        function = one(function)
+    return function
+
+
+def refuse_ray_options(settings: dict[str, Any]) -> None:
+    """Raises UsageError where another engine is given what is Ray's."""
+    for name, word in OWN.items():
+        if settings[name] is not None:
+            raise UsageError(f"{word} without the engine ray", hint="--engine ray, or leave it out")
+
+
+def options_for(node: NodeOptions, settings: dict[str, Any]) -> RayOptions:
+    """Raises UsageError for options that Ray has no use for."""
+    from dataclasses import replace
+
+    from edgekit.runtimes.ray_engine import RayOptions, Replicas
+
+    context = click.get_current_context()
+    for name, (word, why) in FOREIGN.items():
+        if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT) and settings[name] is not False:
+            raise UsageError(f"{word} with --engine ray: {why}", hint="leave it out")
+    return RayOptions(
+        replace(node, grpc_port=None),
+        Replicas.parse(settings["replicas"] or "1"),
+        cpus=settings["replica_cpus"] or 1.0,
+        gpus=settings["replica_gpus"] or 0.0,
+        grace_s=settings["grace"],
+        address=settings["ray_address"] or "",
+    )
+
+
+def serve_on_ray(out: Output, bundles: list[Path], options: RayOptions) -> None:
+    """Until SIGTERM or Ctrl-C; SIGHUP rolls over to what lies at the paths by then. With an address it returns."""
+    from edgekit.runtimes.ray_engine import RayNode
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    wanted = threading.Event()
+    try:
+        with out.working() as progress:
+            progress("read the bundles", 0, 0)
+            node = RayNode(bundles, options)
+            progress("start Ray", 0, 0)
+            try:
+                node.start()
+            except BaseException:
+                node.stop()
+                raise
+        try:
+            # Ray has put its own in their place.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, lambda number, frame: wanted.set())
+            _tell(out, node)
+            if options.address:
+                out.remark("handed over; `serve shutdown` of Ray's own command line ends it")
+                return
+            out.remark("some of Ray's own services listen on every interface: keep others off this machine's ports")
+            while True:
+                wanted.wait()
+                wanted.clear()
+                _update(out, node)
+        except KeyboardInterrupt:
+            out.remark("draining")
+        finally:
+            node.stop()
+        out.remark("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _update(out: Output, node: RayNode) -> None:
+    try:
+        out.remark("rolled over" if node.update() else "unchanged")
+    except EdgekitError as error:
+        out.remark(f"{error.message}; what was served stays")
+
+
+def _tell(out: Output, node: RayNode) -> None:
+    options = node.options
+    models = [(name, entry) for entry in node.deployed for name in entry.models]
+    out.emit(
+        {
+            "tier": options.node.tier,
+            "engine": "ray",
+            "rest": node.rest_url,
+            "replicas": {"least": options.replicas.least, "most": options.replicas.most},
+            "target_ongoing": options.target_ongoing,
+            "models": [{"name": name, "bundle": str(entry.path), "digest": entry.digest} for name, entry in models],
+        }
+    )
+    rows: list[tuple[str, str | Cell]] = [
+        ("tier", Cell(options.node.tier, "bold")),
+        ("engine", "ray"),
+        ("REST", node.rest_url),
+    ]
+    out.table(facts([*rows, ("replicas", str(options.replicas))]))
+    out.line()
+    out.table(
+        Table((Column("model", style="cyan"), Column("digest")), [(name, entry.digest[:16]) for name, entry in models])
+    )
