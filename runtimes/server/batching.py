@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgekit.errors import DeadlineError, EdgekitError, SessionError, UnreachableError
+from edgekit.runtimes.server.padding import Padding
 from edgekit.runtimes.server.schedule import Batch, BatchOptions, Schedule, Tenant, Ticket
 
 Arrays = Mapping[str, np.ndarray]
@@ -67,9 +68,11 @@ class Batcher:
         options: BatchOptions = BatchOptions(),
         observe: Observe | None = None,
         tenants: Iterable[Tenant] = (),
+        padding: Padding | None = None,
     ) -> None:
-        """`options.workers` is the length of `workers`."""
+        """`options.workers` is the length of `workers`. `padding`: how requests of different lengths run together."""
         self.name, self.batchable = name, batchable
+        self._padding = padding if batchable else None
         self.schedule = Schedule(name, options, batchable=batchable, levels=len(workers[0]), tenants=tenants)
         self._observe = observe
         self._condition = threading.Condition()
@@ -94,7 +97,7 @@ class Batcher:
     def learn(self, level: int, rows: int, seconds: float) -> None:
         """A run that happened elsewhere, such as one to warm up."""
         with self._condition:
-            self.schedule.paces[level].learn(rows, seconds)
+            self.schedule.learn(level, rows, seconds)
 
     def infer(self, feeds: Sequence[Arrays], deadline: float = math.inf, tenant: str = "") -> list[Ran]:
         """Each of `feeds` as one request; the answers in the same order. `deadline` on `time.monotonic`'s clock.
@@ -105,7 +108,7 @@ class Batcher:
         items = [
             _Item(
                 rows=len(next(iter(entry.values()))) if self.batchable else 1,
-                kind=_kind(entry),
+                kind=_kind(entry) if self._padding is None else self._padding.kind(entry),
                 deadline_s=deadline,
                 tenant=tenant,
                 feeds=entry,
@@ -195,13 +198,13 @@ class Batcher:
             if len(items) == 1:
                 items[0].outputs = run(items[0].feeds)
             else:
-                names = items[0].feeds
-                outputs = run({name: np.concatenate([item.feeds[name] for item in items]) for name in names})
+                outputs = run(self._together([item.feeds for item in items]))
                 if any(len(array) != rows for array in outputs.values()):
                     raise SessionError(f"{self.name} does not keep the batch: {rows} rows in, others out")
                 at = 0
                 for item in items:
-                    item.outputs = {name: array[at : at + item.rows] for name, array in outputs.items()}
+                    rows_of = {name: array[at : at + item.rows] for name, array in outputs.items()}
+                    item.outputs = self._own(rows_of, item.feeds)
                     at += item.rows
             failed = False
         finally:
@@ -210,6 +213,17 @@ class Batcher:
                 item.batch = finished
             if self._observe is not None:
                 self._observe(finished)
+
+    def _together(self, many: Sequence[Arrays]) -> Arrays:
+        if self._padding is not None:
+            return self._padding.join(many)
+        return {name: np.concatenate([feeds[name] for feeds in many]) for name in many[0]}
+
+    def _own(self, outputs: Arrays, feeds: Arrays) -> Arrays:
+        """What is the request's own of its rows."""
+        if self._padding is None:
+            return outputs
+        return {name: self._padding.cut(name, rows, feeds) for name, rows in outputs.items()}
 
     def close(self) -> None:
         """Refuses further requests, finishes those that wait, and ends the workers."""

@@ -21,6 +21,7 @@ from edgekit.runtimes.server.batching import Arrays, Batcher, Finished
 from edgekit.runtimes.server.iteration import IterationOptions
 from edgekit.runtimes.server.looped import Looped
 from edgekit.runtimes.server.media import TEXT, DecodePool, Media, open_media
+from edgekit.runtimes.server.padding import Padding, find_padding
 from edgekit.runtimes.server.refinement import CoarseFrames
 from edgekit.runtimes.server.schedule import BatchOptions, Tenant
 from edgekit.runtimes.server.statistics import Statistics
@@ -106,6 +107,7 @@ class ServedModel:
                 serving.batch,
                 self._observe,
                 serving.tenants,
+                self._padding([workers[0][level] for level in kept]),
             )
         except BaseException:
             if self.looped is not None:
@@ -123,6 +125,13 @@ class ServedModel:
         opened = [serving.open_session(self.bundle, part, serving.threads) for part in self.levels]
         self._sessions += opened
         return opened
+
+    def _padding(self, levels: Sequence[Session]) -> Padding | None:
+        """None where one of the levels minds."""
+        if not self.is_batchable:
+            return None
+        found = [find_padding(session.run, self.inputs, self.outputs) for session in levels]
+        return found[0] if all(found) else None
 
     def _open_loop(self, serving: Serving) -> Looped | None:
         if self.part.loop is None:

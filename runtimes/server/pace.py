@@ -7,7 +7,7 @@ machine that becomes busy is noticed at once, and a while of equal batches does 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FIRST = 8  # runs that tell the shape alone, before anything is held to be the machine's doing
 MEMORY = 200.0  # runs that the shape remembers
@@ -45,6 +45,11 @@ class Pace:
     def late_by(self, rows: int, runs: float = 1.0) -> float:
         """Seconds beyond the expected ones that `runs` such runs, one after another, rarely exceed: two deviations."""
         return 2.0 * self.deviation * self.seconds(rows) * math.sqrt(max(runs, 0.0))
+
+    def like(self, rows: int, seconds: float) -> Pace:
+        """One of the same shape, at the scale at which `rows` take `seconds`."""
+        expected = self.seconds(rows)
+        return replace(self, _scale=self._scale * seconds / expected if expected > 0 else self._scale)
 
     def learn(self, rows: int, seconds: float) -> None:
         expected, is_usual = self.seconds(rows), True

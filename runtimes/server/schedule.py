@@ -14,12 +14,14 @@ Every time is in seconds on the caller's clock and passed in: a node drives a Sc
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgekit.errors import OverloadedError
 from edgekit.runtimes.server.pace import Pace
+
+MAX_KINDS = 256  # whose paces are remembered
 
 
 class RefusedError(OverloadedError):
@@ -154,6 +156,7 @@ class Schedule:
     ) -> None:
         self.name, self.options, self.batchable = name, options, batchable
         self.paces = [Pace() for _ in range(levels)]
+        self._paces_of: OrderedDict[tuple[Hashable, int], Pace] = OrderedDict()
         self.waiting = 0
         self.running: list[Batch] = []
         self.in_a_hurry = False  # nobody more will come: what waits is due
@@ -215,20 +218,39 @@ class Schedule:
                 batch.rows += ticket.rows
                 room = min(room, max(ticket.company, batch.rows))
             ticket = group.fitting(room - batch.rows) if self.batchable or not batch.tickets else None
-        batch.expected_s = self.paces[batch.level].seconds(batch.rows) if batch.tickets else 0.0
+        batch.expected_s = self.pace(first.kind, batch.level).seconds(batch.rows) if batch.tickets else 0.0
         self.running.append(batch)
         return batch
+
+    def learn(self, level: int, rows: int, seconds: float) -> None:
+        """A run that happened elsewhere, such as one to warm up."""
+        self.paces[level].learn(rows, seconds)
+
+    def pace(self, kind: Hashable, level: int) -> Pace:
+        """Of batches of that kind; where none ran yet, of the level."""
+        return self._paces_of.get((kind, level), self.paces[level])
 
     def finish(self, batch: Batch, now: float, *, learn: bool = True) -> None:
         """`batch` came to its end. `learn` False where it did not run as one (failed, or was dropped)."""
         self.running.remove(batch)
-        if learn:
-            self.paces[batch.level].learn(batch.rows, now - batch.started_s)
+        if learn and now > batch.started_s:
+            self._learn(batch, now - batch.started_s)
+
+    def _learn(self, batch: Batch, seconds: float) -> None:
+        """Kinds differ in cost (lengths do): each has a pace of its own, which begins in the shape of its level's."""
+        key = (batch.tickets[0].kind, batch.level)
+        if key not in self._paces_of:
+            self._paces_of[key] = self.paces[batch.level].like(batch.rows, seconds)
+            if len(self._paces_of) > MAX_KINDS:
+                self._paces_of.popitem(last=False)
+        self._paces_of.move_to_end(key)
+        self._paces_of[key].learn(batch.rows, seconds)
+        self.paces[batch.level].learn(batch.rows, seconds)
 
     def expected_s(self, ticket: Ticket, rows: int, level: int, now: float, company: int) -> float:
         """From `now` until `rows` more like `ticket` would be answered at `level`, with a margin that is rarely
         exceeded. `company`: rows of the batches that they and those before them run in."""
-        pace, workers = self.paces[level], self.options.workers
+        pace, workers = self.pace(ticket.kind, level), self.options.workers
         ahead, total = (
             self._rows_ahead(self._account(ticket.tenant)),
             sum(group.rows for group in self._groups.values()),
@@ -268,7 +290,8 @@ class Schedule:
         if math.isinf(deadline):
             return min(len(self.paces) - 1, int(self.waiting / self.options.queue * len(self.paces))), self.max_batch
         expected, company = 0.0, self.max_batch
-        for level, pace in enumerate(self.paces):
+        for level in range(len(self.paces)):
+            pace = self.pace(tickets[0].kind, level)
             company = max(tickets[0].rows, min(self.max_batch, pace.rows_within((deadline - now) / 2)))
             expected = self.expected_s(tickets[0], rows, level, now, company)
             if not pace.is_known or now + expected <= deadline:
@@ -347,8 +370,8 @@ class Schedule:
             full, rest = divmod(group.rows, company)
             rest = 0 if key == joined else rest
             runs += full + bool(rest)
-            work_s += full * self.paces[key[1]].seconds(company)
-            work_s += self.paces[key[1]].seconds(rest) if rest else 0.0
+            pace = self.pace(*key)
+            work_s += full * pace.seconds(company) + (pace.seconds(rest) if rest else 0.0)
         return runs, work_s
 
     def _work_s(self) -> float:

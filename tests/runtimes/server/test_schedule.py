@@ -278,3 +278,16 @@ def test_every_ticket_is_run_dropped_late_or_refused_exactly_once(
     assert made.waiting == 0 and not made.running
     assert Counter(map(id, seen)) == Counter(map(id, let_in))
     assert len(let_in) + refused == len(arrivals)
+
+
+def test_kinds_that_cost_more_are_expected_to() -> None:
+    made = schedule(max_batch=4, queue=1000)
+    for kind, seconds in (("short", 0.004), ("long", 0.080)) * 12:
+        made.admit([Ticket(1, kind)], 0.0)
+        made.finish(take(made), seconds)
+    assert made.pace("short", 0).seconds(1) == pytest.approx(0.004, rel=0.1)
+    assert made.pace("long", 0).seconds(1) == pytest.approx(0.080, rel=0.1)
+    made.admit([Ticket(1, "long")], 0.0)
+    take(made)
+    with pytest.raises(LateError):
+        made.admit([Ticket(1, "short", deadline_s=0.060)], 0.0)
