@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgekit.bundle.manifest import Tier
+from edgekit.bundle.manifest import Postprocess, Tier
 from edgekit.errors import (
     EdgekitError,
     InputError,
@@ -27,7 +27,7 @@ from edgekit.runtimes.server.course import HOPS, MAX_HOPS, PASSED_ON, Course
 from edgekit.runtimes.server.gate import read_frames, write_frames
 from edgekit.runtimes.server.iteration import Outcome
 from edgekit.runtimes.server.looped import Looped
-from edgekit.runtimes.server.media import TOP_OUTPUT, items_of, top_labels
+from edgekit.runtimes.server.media import TOP_OUTPUT, classifier, items_of, top_labels
 from edgekit.runtimes.server.metrics import Metrics
 from edgekit.runtimes.server.model import ServedModel
 from edgekit.runtimes.server.tracing import Tracer
@@ -151,6 +151,7 @@ class Engine:
 
     def _run_plan(self, course: Course, model: ServedModel) -> InferAnswer:
         wish, asking = course.wish, Asking.of(course.call.parameters)
+        post = self._classifier(model, wish, asking.top) if asking.top else None
         if model.looped is not None and model.looped.reads(course.call.tensors):
             ongoing = model.looped.submit(course.call.tensors, asking, course.deadline, course.tenant)
             return self._answer(course, model, self._ended(course, ongoing.result()))
@@ -163,11 +164,20 @@ class Engine:
                     return self._forward(course, model, part, tensors)
                 model = following
                 tensors = self._run(model, [model.feeds(tensors)], course)
-        if asking.top:
+        if post is not None:
             with course.phase("postprocess"):
-                post = model.bundle.manifest.postprocess
-                tensors[TOP_OUTPUT] = top_labels(tensors, post, asking.top, model.name)
+                tensors[TOP_OUTPUT] = top_labels(tensors, post, asking.top)
         return self._answer(course, model, tensors)
+
+    def _classifier(self, model: ServedModel, wish: Wish, top: int) -> Postprocess:
+        """Asked before anything runs. Raises InputError where the plan's last part gives no labels, or elsewhere."""
+        manifest = model.bundle.manifest
+        last = model.plans[wish.plan].parts[-1] if wish.plan else model.part.name
+        if last != model.part.name and self.catalog.sibling(model, last) is None:
+            raise InputError(
+                f"{last} is not served here, and labels are made where it is", hint="leave edgekit_top away"
+            )
+        return classifier(manifest.postprocess, manifest.part(last), top)
 
     def _pieces(self, course: Course, model: ServedModel, looped: Looped) -> Iterator[InferAnswer]:
         asking = Asking.of(course.call.parameters)

@@ -181,18 +181,21 @@ def items_of(tensors: Mapping[str, np.ndarray], media: Media, most: int) -> list
     return [bytes(item) for item in array]
 
 
-def top_labels(outputs: Mapping[str, np.ndarray], post: Postprocess | None, count: int, model: str) -> np.ndarray:
-    """BYTES [n, k], best first, each `probability:index:label` (as Triton's classification extension writes them).
-
-    Raises InputError where the model is no classifier, or `count` is not from 1.
-    """
-    if post is None or post.kind != "classification" or post.output not in outputs:
-        raise InputError(f"{model} is no classifier: it has no labels", hint="leave edgekit_top away")
-    scores = outputs[post.output]
-    classes = scores.shape[-1]
-    rows = scores.reshape(-1, classes)
-    if not 1 <= count <= classes:
+def classifier(post: Postprocess | None, part: Part, count: int) -> Postprocess:
+    """How the outputs of `part` are read as labels. Raises InputError where they are none, or fewer than `count`."""
+    shapes = {entry.name: entry.shape for entry in part.outputs}
+    if post is None or post.kind != "classification" or post.output not in shapes or part.loop is not None:
+        raise InputError(f"{part.name} is no classifier: it has no labels", hint="leave edgekit_top away")
+    classes = shapes[post.output][-1]
+    if isinstance(classes, int) and count > classes:
         raise InputError(f"edgekit_top is {count}, allowed 1 to {classes}")
+    return post
+
+
+def top_labels(outputs: Mapping[str, np.ndarray], post: Postprocess, count: int) -> np.ndarray:
+    """BYTES [n, k], best first, each `probability:index:label` (as Triton's classification extension writes them)."""
+    scores = outputs[post.output]
+    rows = scores.reshape(-1, scores.shape[-1])
     named = [
         f"{share:.6f}:{index}:{label}".encode() for row in rows for label, index, share in ranked(row, post, count)
     ]
