@@ -137,7 +137,8 @@ def _update(out: Output, node: RayNode) -> None:
 
 def _tell(out: Output, node: RayNode) -> None:
     options = node.options
-    models = [(name, entry) for entry in node.deployed for name in entry.models]
+    held = zip(node.bundles, node.deployed, strict=True)
+    models = [(name, path, entry.digest) for path, entry in held for name in entry.models]
     out.emit(
         {
             "tier": options.node.tier,
@@ -145,7 +146,7 @@ def _tell(out: Output, node: RayNode) -> None:
             "rest": node.rest_url,
             "replicas": {"least": options.replicas.least, "most": options.replicas.most},
             "target_ongoing": options.target_ongoing,
-            "models": [{"name": name, "bundle": str(entry.path), "digest": entry.digest} for name, entry in models],
+            "models": [{"name": name, "bundle": str(path), "digest": digest} for name, path, digest in models],
         }
     )
     rows: list[tuple[str, str | Cell]] = [
@@ -156,5 +157,5 @@ def _tell(out: Output, node: RayNode) -> None:
     out.table(facts([*rows, ("replicas", str(options.replicas))]))
     out.line()
     out.table(
-        Table((Column("model", style="cyan"), Column("digest")), [(name, entry.digest[:16]) for name, entry in models])
+        Table((Column("model", style="cyan"), Column("digest")), [(name, digest[:16]) for name, _, digest in models])
     )

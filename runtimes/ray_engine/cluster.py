@@ -15,18 +15,16 @@ import secrets
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgekit.bundle import Bundle
 from edgekit.errors import MissingExtraError, NodeError
-from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.ray_engine.options import RayOptions
 from edgekit.runtimes.ray_engine.replica import Replica
 from edgekit.runtimes.ray_engine.retry import proxy_settings
-from edgekit.runtimes.server.catalog import parts_for
+from edgekit.runtimes.ray_engine.staging import Deployed, Staging
 
 APPLICATION = "edgekit"
 START_S, POLL_S = 300.0, 0.2
@@ -42,15 +40,6 @@ def check_installed() -> None:
         raise MissingExtraError("ray[serve]", "ray", "--engine ray")
 
 
-@dataclass(frozen=True)
-class Deployed:
-    """A bundle as it was handed over: the names of its served models, the digest that every replica compares."""
-
-    path: Path
-    digest: str
-    models: tuple[str, ...]
-
-
 class RayNode:
     """Deploys when entered or started; `update` rolls over to what the paths hold then. One in a process at a time."""
 
@@ -64,7 +53,14 @@ class RayNode:
                 options, node=replace(options.node, port=_free(options.node.host, options.node.port or 0))
             )
         self.options, self.bundles = options, tuple(path.resolve() for path in bundles)
-        self.deployed = self._read()
+        self._staging = Staging(
+            options.node.tier, options.node.key, copies=not options.address, parent=options.temp_dir
+        )
+        try:
+            self.deployed = self._staging.stage(self.bundles)
+        except BaseException:
+            self._staging.close()
+            raise
         self._started = False
 
     @property
@@ -74,7 +70,14 @@ class RayNode:
         return f"{'https' if node.security.certificate else 'http'}://{host}:{node.port}"
 
     def start(self) -> None:
-        """Returns when the least number of replicas serve. Raises NodeError where they cannot."""
+        """Returns when the least number of replicas serve. Raises NodeError where they cannot; all is ended then."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
         options, node = self.options, self.options.node
         settings = proxy_settings(node.max_bytes, options.retry_s)
         if not options.address:
@@ -102,26 +105,30 @@ class RayNode:
                 controller_options={"runtime_env": {"env_vars": settings}} if options.address else None,
             )
         except (ray.exceptions.RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
-            self.stop()
             raise NodeError(
                 f"Ray did not start: {_first_line(error)}",
                 hint="is the port taken, or the cluster at --ray-address gone?",
             ) from error
-        self._deploy()
+        self._deploy(self.deployed)
 
     def update(self, bundles: Sequence[Path] | None = None) -> bool:
         """Rolls over to what the paths (or `bundles`) hold now; requests meanwhile are answered by one or the other.
 
-        False where nothing has changed. Raises BundleError, and NodeError where the new replicas do not come up; the
-        former ones then go on.
+        False where nothing has changed. Raises BundleError, and NodeError where the new replicas do not come up: then
+        the former bundles are deployed again, whose replicas have served all the while.
         """
-        if bundles is not None:
-            self.bundles = tuple(path.resolve() for path in bundles)
-        deployed = self._read()
+        paths = self.bundles if bundles is None else tuple(path.resolve() for path in bundles)
+        deployed = self._staging.stage(paths)
         if deployed == self.deployed:
             return False
-        self.deployed = deployed
-        self._deploy()
+        try:
+            self._deploy(deployed)
+        except NodeError:
+            self._deploy(self.deployed)
+            raise
+        finally:
+            self._staging.keep((*self.deployed, *deployed))
+        self.bundles, self.deployed = paths, deployed
         return True
 
     def replicas(self) -> dict[str, int]:
@@ -135,29 +142,15 @@ class RayNode:
     def stop(self) -> None:
         """Ends the application after what is inside, and the cluster where it was started here. A second call does
         nothing."""
-        if not self._started:
-            return
-        self._started = False
-        import ray
-        from ray import serve
+        if self._started:
+            self._started = False
+            import ray
+            from ray import serve
 
-        if not self.options.address:
-            serve.shutdown()
-        ray.shutdown()
-
-    def _read(self) -> tuple[Deployed, ...]:
-        found = []
-        for path in self.bundles:
-            with Bundle.open(path, self.options.node.key) as bundle:
-                manifest = bundle.manifest
-                parts = parts_for(manifest, self.options.node.tier)
-                if not parts:
-                    raise NodeError(
-                        f"{path} holds no part for the tier {self.options.node.tier}", hint="give another --tier"
-                    )
-                names = tuple(model_name(manifest.name, part.name) for part in parts)
-                found.append(Deployed(path, bundle.digest, names))
-        return tuple(found)
+            if not self.options.address:
+                serve.shutdown()
+            ray.shutdown()
+        self._staging.close()
 
     def _cluster(self) -> dict[str, Any]:
         options = self.options
@@ -173,11 +166,11 @@ class RayNode:
             **({"_temp_dir": str(options.temp_dir)} if options.temp_dir else {}),
         }
 
-    def _deploy(self) -> None:
+    def _deploy(self, deployed: Sequence[Deployed]) -> None:
         from ray import serve
         from ray.serve.api import RunTarget
 
-        bundles = [(str(entry.path), entry.digest) for entry in self.deployed]
+        bundles = [(str(entry.path), entry.digest) for entry in deployed]
         deployment = serve.deployment(**self._settings())(serve.ingress()(Replica))
         target = RunTarget(deployment.bind(bundles, self.options), name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)

@@ -82,8 +82,15 @@ class RayOptions:
     @property
     def replica_node(self) -> NodeOptions:
         """The node inside a replica: without ports, with as many threads as CPUs where none were asked for."""
-        threads = self.node.threads or max(1, int(self.cpus))
-        return replace(self.node, host="127.0.0.1", port=None, grpc_port=None, announce=False, threads=threads)
+        return replace(
+            self.node,
+            host="127.0.0.1",
+            port=None,
+            grpc_port=None,
+            announce=False,
+            security=replace(self.node.security, certificate=None),
+            threads=self.node.threads or max(1, int(self.cpus)),
+        )
 
     @property
     def target_ongoing(self) -> int:
