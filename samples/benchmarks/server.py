@@ -154,7 +154,7 @@ def measure_throughput(folder: Path, rounds: int = 4, lap_s: float = 6.0) -> dic
             infer(request)
             for turn in range(rounds):
                 measured = {f"bare, batch {size}": _repeat(call, size, 1.5) for size, call in bare.items()}
-                measured["node"] = _swarm(lambda: infer(request), CLIENTS, lap_s, served)
+                measured["node"] = swarm(lambda: infer(request), CLIENTS, lap_s, served)
                 if turn:
                     for label, pair in measured.items():
                         rates[label].append(pair)
@@ -178,7 +178,7 @@ def _repeat(call: Any, rows: int, seconds: float) -> tuple[float, float]:
     return count / (time.perf_counter() - start), 1e3 * (time.process_time() - spent) / count
 
 
-def _swarm(call: Any, callers: int, seconds: float, served: Process) -> tuple[float, float]:
+def swarm(call: Any, callers: int, seconds: float, served: Process) -> tuple[float, float]:
     """Calls a second of many callers at once, from the moment that all are under way, and the node's processor
     milliseconds a call."""
     counts, stop = [0] * callers, threading.Event()
