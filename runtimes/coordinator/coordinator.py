@@ -20,7 +20,7 @@ from edgekit.bundle.bundle import Bundle
 from edgekit.bundle.manifest import Manifest, Tier, Variant
 from edgekit.devices.battery import Battery, read_battery
 from edgekit.devices.device import Device
-from edgekit.errors import DeadlineError, EdgekitError, InputError, RemoteError, SessionError, UsageError
+from edgekit.errors import DeadlineError, EdgekitError, RemoteError, SessionError, UsageError
 from edgekit.planning.link import Link
 from edgekit.planning.plan import Hop, Objective, PlanLimits
 from edgekit.runtimes.codecs.frame import MAX_SEQUENCE, Frame, pack
@@ -30,6 +30,7 @@ from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.clock import Clock, SystemClock
 from edgekit.runtimes.coordinator.execution import Execution
+from edgekit.runtimes.coordinator.feeds import check_feeds, whole_model_specs
 from edgekit.runtimes.coordinator.itinerary import Itinerary, Leg, Sent, Timing
 from edgekit.runtimes.coordinator.knowledge import Knowledge, Probe
 from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult, Wrap
@@ -41,7 +42,6 @@ from edgekit.runtimes.peer import Peer, new_request_id
 from edgekit.runtimes.protocol.client import ClientOptions
 from edgekit.runtimes.session import Feeds
 from edgekit.runtimes.tracing.recorder import Recorder
-from edgekit.tensors import TensorSpec
 
 logger = logging.getLogger("edgekit")
 
@@ -125,7 +125,7 @@ class Coordinator:
                 edge, cloud = cloud, None  # a cloud server holds the edge's parts too, and takes its place
             self.parts = DeviceParts(self.bundle, self.clock, threads=threads, wrap=wrap, on_timed=self._timed)
             opened.callback(self.parts.close)
-            self.inputs, self.outputs = self._specs()
+            self.inputs, self.outputs = whole_model_specs(self.manifest, self.parts)
             self.parts.warm_up(self.inputs)
             self._pool = pool if pool is not None else ThreadPoolExecutor(THREADS, "edgekit-coordinator")
             opened.callback(partial(self._pool.shutdown, wait=True, cancel_futures=True))
@@ -161,7 +161,7 @@ class Coordinator:
         """
         started = self.clock.now()
         allowed_ms = _checked(deadline_ms) if deadline_ms is not None else self.deadline_ms
-        self._check(feeds)
+        check_feeds(feeds, self.inputs)
         deadline = started + (allowed_ms if allowed_ms is not None else DEFAULT_DEADLINE_MS) / 1e3
         if self._recorder is None:
             return Execution(self, feeds, self.plan(allowed_ms), started, deadline).run()
@@ -377,29 +377,6 @@ class Coordinator:
     def _timed(self, name: str, took_ms: float) -> None:
         if self._knowledge is not None:
             self._knowledge.timed(name, took_ms, self.clock.now())
-
-    def _check(self, feeds: Feeds) -> None:
-        if set(feeds) != {spec.name for spec in self.inputs}:
-            raise InputError(
-                f"input names {sorted(feeds)}, allowed {sorted(spec.name for spec in self.inputs)}",
-                hint="pass exactly the inputs that `edgekit inspect` lists",
-            )
-        for spec in self.inputs:
-            reason = spec.mismatch(feeds[spec.name])
-            if reason is not None:
-                raise InputError(f"input {spec.name!r} has {reason}", hint="`edgekit inspect` shows the shapes")
-
-    def _specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs of the whole model: those of the first and the last part of a variant that can run."""
-        usable = self.parts.usable
-        if not usable:
-            raise SessionError(
-                f"no variant of {self.manifest.name} can run here: {'; '.join(self.parts.missing.values())}",
-                hint="install the runtime that it names",
-            )
-        variant = self.manifest.variant(self.parts.local or usable[0])
-        first, last = self.manifest.part(variant.parts[0]), self.manifest.part(variant.parts[-1])
-        return tuple(entry.spec() for entry in first.inputs), tuple(entry.spec() for entry in last.outputs)
 
 
 def _checked(deadline_ms: float | None) -> float | None:

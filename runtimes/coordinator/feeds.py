@@ -1,0 +1,41 @@
+"""What a request may bring: the inputs of the whole model, and whether some arrays are those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.bundle.manifest import Manifest
+from edgekit.errors import InputError, SessionError
+from edgekit.runtimes.coordinator.parts import DeviceParts
+from edgekit.runtimes.session import Feeds
+from edgekit.tensors import TensorSpec
+
+Specs = tuple[TensorSpec, ...]
+
+
+def whole_model_specs(manifest: Manifest, parts: DeviceParts) -> tuple[Specs, Specs]:
+    """Inputs and outputs of the whole model: those of the first and the last part of a variant that can run.
+
+    Raises SessionError where none can."""
+    usable = parts.usable
+    if not usable:
+        raise SessionError(
+            f"no variant of {manifest.name} can run here: {'; '.join(parts.missing.values())}",
+            hint="install the runtime that it names",
+        )
+    variant = manifest.variant(parts.local or usable[0])
+    first, last = manifest.part(variant.parts[0]), manifest.part(variant.parts[-1])
+    return tuple(entry.spec() for entry in first.inputs), tuple(entry.spec() for entry in last.outputs)
+
+
+def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
+    """Raises InputError for other names, dtypes or shapes."""
+    if set(feeds) != {spec.name for spec in specs}:
+        raise InputError(
+            f"input names {sorted(feeds)}, allowed {sorted(spec.name for spec in specs)}",
+            hint="pass exactly the inputs that `edgekit inspect` lists",
+        )
+    for spec in specs:
+        reason = spec.mismatch(feeds[spec.name])
+        if reason is not None:
+            raise InputError(f"input {spec.name!r} has {reason}", hint="`edgekit inspect` shows the shapes")
