@@ -1,12 +1,13 @@
 """Where the time of a request went: every nanosecond of the whole is put down to one stage, so that they sum up.
 
 At each moment the deepest span that was under way counts. Where two run beside each other (a hedge), the one that was
-not given up counts, and of those the one that was waited for longest.
+not given up counts, and of those the one that was waited for longest. What a node does outside of its span (reading a
+request off the wire, writing an answer) counts as the link's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -68,8 +69,7 @@ def stages(trace: Trace) -> list[Stage]:
     root = trace.root
     spent: dict[_Key, int] = {}
     silent: dict[int, tuple[Branch, int]] = {}
-    for start, end in pairwise(_moments(root)):
-        branch = _deepest(root, start, end)
+    for branch, start, end in _shares(root):
         if branch.span.name in _HOPS and not branch.children:
             silent[id(branch)] = branch, silent.get(id(branch), (branch, 0))[1] + end - start
             spent |= {key: spent.get(key, 0) for key, part in _silent_hop(branch, end - start) if part}
@@ -83,20 +83,43 @@ def stages(trace: Trace) -> list[Stage]:
     return sorted(made, key=lambda stage: stage.name == UNACCOUNTED)
 
 
-def _moments(root: Branch) -> list[int]:
-    """When anything began or ended, within the root."""
-    marks = {min(max(mark, root.start_ns), root.end_ns) for one in root.walk() for mark in (one.start_ns, one.end_ns)}
-    return sorted(marks)
+def _shares(root: Branch) -> Iterator[tuple[Branch, int, int]]:
+    """(branch, start, end), in order and without gaps: the deepest span that counts at each moment of the root."""
+    waiting = [(root, root.start_ns, root.end_ns, False)]
+    while waiting:
+        branch, start, end, is_own = waiting.pop()
+        if is_own or not branch.children:
+            if end > start:
+                yield branch, start, end
+            continue
+        pieces = reversed(_pieces(branch, start, end))
+        waiting += [(one, first, last, one is branch) for one, first, last in pieces]
 
 
-def _deepest(root: Branch, start: int, end: int) -> Branch:
-    """Of what was under way throughout the interval, in which nothing begins or ends."""
-    branch = root
-    while True:
-        active = [child for child in branch.children if child.start_ns <= start and child.end_ns >= end]
-        if not active:
-            return branch
-        branch = max(active, key=lambda child: (not child.is_let_go, not child.span.is_error, child.end_ns))
+def _pieces(branch: Branch, start: int, end: int) -> list[tuple[Branch, int, int]]:
+    """The time from `start` to `end` of `branch`, given to its children, or to itself where there is none."""
+    marks = {start, end}
+    begins: dict[int, list[Branch]] = {}
+    for child in branch.children:
+        first, last = max(child.start_ns, start), min(child.end_ns, end)
+        if first < last:
+            marks |= {first, last}
+            begins.setdefault(first, []).append(child)
+    pieces: list[tuple[Branch, int, int]] = []
+    active: list[Branch] = []
+    for here, after in pairwise(sorted(marks)):
+        active = [child for child in active if child.end_ns > here] + begins.get(here, [])
+        chosen = max(active, key=_claim) if active else branch
+        if pieces and pieces[-1][0] is chosen:
+            pieces[-1] = chosen, pieces[-1][1], after
+        else:
+            pieces.append((chosen, here, after))
+    return pieces
+
+
+def _claim(child: Branch) -> tuple[bool, bool, int]:
+    """Of those that run beside each other, the largest counts."""
+    return not child.is_let_go, not child.span.is_error, child.end_ns
 
 
 def _stage(branch: Branch, start: int, end: int) -> _Key:

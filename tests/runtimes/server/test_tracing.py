@@ -113,3 +113,12 @@ def test_what_is_forwarded_in_several_calls_is_one_span_under_its_id(tmp_path: P
     assert [span["name"] for span in found] == ["compute", "forward", "infer"]
     assert found[1]["duration_ms"] == pytest.approx(0.05) and found[1]["edgekit.calls"] == 2
     assert found[1]["span_id"] == trace.headers["traceparent"][36:52]
+
+
+def test_a_caller_over_rest_is_the_parent_too(split_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "spans.jsonl"
+    inputs = [{"name": "scaled", "datatype": "FP32", "shape": [1, 6], "data": [0.0] * 6}]
+    with Node([split_bundle], NodeOptions(tier="edge", threads=1, grpc_port=None, trace=path)) as node:
+        answer = httpx.post(f"{node.rest_url}/v2/models/net.middle/infer", headers=HEADERS, json={"inputs": inputs})
+        assert answer.status_code == 200, answer.text
+    assert (spans(path)["infer"]["trace_id"], spans(path)["infer"]["parent_id"]) == (TRACE, PARENT)
