@@ -174,7 +174,11 @@ SWITCH_INTERVAL_S = 0.0005
     show_default=True,
     help="Prometheus: /metrics.",
 )
-@file_option("--trace", heading="Watching", help="Append OpenTelemetry spans to this file, one JSON object a line.")
+@file_option(
+    "--trace",
+    heading="Watching",
+    help="Append OpenTelemetry spans to this file; `edgekit trace` reads it, or asks the node for its last.",
+)
 def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
     """Serve the parts of each BUNDLE that are for this tier, until SIGTERM or Ctrl-C; then finish what is inside.
     SIGHUP serves what lies at the same paths by then, and loses no request.

@@ -77,7 +77,7 @@ def command(
 
     reading = _read(sources, nodes, token_file, ca)
     traces = join(reading.spans)
-    where = _where(reading, nodes)
+    where = _where([*(sources if sources or nodes else ["this folder"]), *nodes])
     if not traces:
         damaged = f"; {count_text(reading.damaged, 'line')} could not be read" if reading.damaged else ""
         raise DataError(f"no spans in {where}{damaged}", hint=RECORD)
@@ -106,9 +106,8 @@ def _read(sources: Sequence[Path], nodes: Sequence[str], token_file: Path | None
     return reading
 
 
-def _where(reading: Reading, nodes: Sequence[str]) -> str:
-    names = [*map(str, reading.files), *nodes]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "what was read"
+def _where(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _chosen(traces: Mapping[str, Trace], request: str, where: str) -> Trace:

@@ -85,8 +85,8 @@ def connect(
     """A Session that runs `bundle` here and on the nodes given, by the best plan for the link of the moment.
 
     `edge`, `cloud`: grpc://host:port or grpcs://host:port. `deadline_ms` of every run. `settings`: those of
-    `Coordinator` (token, ca, certificate, objective, limits, links, threads, key, trace ...); an unknown one is a TypeError.
-    Raises like `Coordinator`.
+    `Coordinator` (token, ca, certificate, objective, limits, links, threads, key, trace ...); an unknown one is a
+    TypeError. Raises like `Coordinator`.
     """
     coordinator = Coordinator(bundle, edge, cloud, policy, deadline_ms, **settings)
     try:

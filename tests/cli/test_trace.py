@@ -199,7 +199,7 @@ def test_what_cannot_be_shown_is_an_error_that_says_what_can(
 def test_where_nothing_was_recorded_it_says_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = trace(code=4)
-    assert "no spans in" in result.stderr and "edgekit run BUNDLE" in result.stderr
+    assert "no spans in this folder" in result.stderr and "edgekit run BUNDLE" in result.stderr
     write(tmp_path / "torn.jsonl", damage="{\n{\n")
     assert "2 lines could not be read" in trace("--from", tmp_path / "torn.jsonl", code=4).stderr
 
