@@ -193,8 +193,9 @@ def _show(out: Output, trace: Trace, reading: Reading) -> None:
     out.emit(_payload(trace, found, reading))
     if out.json:
         return
-    _print(_head(trace))
-    _print([*flame(trace, _width()), [], legend(found, trace.total_ms), []])
+    _print(_head(trace), wraps=True)
+    _print(flame(trace, _width()))
+    _print([[], legend(found, trace.total_ms), []], wraps=True)
     out.table(_stage_table(trace, found))
     notes = list(_notes(trace))
     if notes:
@@ -316,7 +317,8 @@ def _width() -> int:
     return min(WIDEST, max(NARROWEST, Console(file=sys.stdout).width))
 
 
-def _print(lines: Sequence[Line]) -> None:
+def _print(lines: Sequence[Line], *, wraps: bool = False) -> None:
+    """`wraps`: what a narrow terminal has no room for goes to the next line; bars would be torn."""
     if not is_terminal(sys.stdout):
         for text in plain_text(lines):
             click.echo(text)
@@ -326,4 +328,4 @@ def _print(lines: Sequence[Line]) -> None:
 
     console = Console(file=sys.stdout, highlight=False)
     for line in lines:
-        console.print(Text.assemble(*line), no_wrap=True, overflow="crop", crop=True)
+        console.print(Text.assemble(*line), no_wrap=not wraps, overflow="fold" if wraps else "crop")
