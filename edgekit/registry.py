@@ -106,6 +106,7 @@ SAMPLES = Registry(
         "fashion-vit-adaptive": "edgekit.zoo.fashion_adaptive:fashion_vit_adaptive",
         "fashion-vit-tasks": "edgekit.zoo.fashion_tasks:fashion_tasks",
         "silero-vad": "edgekit.zoo.silero:silero_vad",
+        "docstring-lm": "edgekit.zoo.docstring_lm:docstring_lm",
     },
 )
 
