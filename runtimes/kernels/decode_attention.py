@@ -2,13 +2,16 @@
 
     s_j = c_j (q k_j) / sqrt(D)      o = sum_j exp(s_j) d_j v_j / sum_j exp(s_j)      lse = ln sum_j exp(s_j)
 
-q: [B, H, D] in one of float32, bf16, fp16; k, v: int8 [keys, H, D], sequences back to back with starts: int32 [B + 1];
-c, d: float32 [keys, H], the step of a token and head; o as q, lse: float32 [B, H]. A sequence without keys has o = 0
-and lse = -inf. Steps per token fit a cache that grows by a token (keys by channel are finer: KIVI, arXiv:2402.02750).
+q: [B, H, D] in one of float32, bf16, fp16; k, v: int8 [keys, K, D], sequences back to back with starts: int32 [B + 1];
+c, d: float32 [keys, K], the step of a token and head; o as q, lse: float32 [B, H]. H is a multiple of K: query head h
+reads head h // (H / K) (grouped queries, arXiv:2305.13245). A sequence without keys has o = 0 and lse = -inf. Steps per
+token fit a cache that grows by a token (keys by channel are finer: KIVI, arXiv:2402.02750).
 
-A program owns a sequence, a head and a split of SPLIT keys, converts the cache in registers and keeps sums in float32;
-the splits' results are merged by merge_shards (after FlashInfer, arXiv:2501.01005). `longest` foretells the length of
-the longest sequence, so that it need not come to the host: the last split takes whatever is left.
+A program owns a sequence, a head of the cache with all its queries and a split of SPLIT keys: the cache is read once,
+and converted in registers; sums are float32. Weights of a group meet their values as two bf16 halves, exact to 2^-17,
+or in three parts of tf32 where the queries are float32. The splits' results are merged by merge_shards (after
+FlashInfer, arXiv:2501.01005). `longest` foretells the length of the longest sequence, so that it need not come to the
+host: the last split takes whatever is left.
 """
 
 from __future__ import annotations
@@ -23,22 +26,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
 from edgekit.runtimes.kernels.merge_shards import MERGE
 from edgekit.runtimes.kernels.online_softmax import LN_2, LOG2_E, LOWEST, absorb
-from edgekit.runtimes.kernels.tiles import all_aligned, at, narrow
+from edgekit.runtimes.kernels.tiles import all_aligned, at, multiply, narrow, widen
 
 
 def attend(
     queries: Tensor, keys: Tensor, key_steps: Tensor, values: Tensor, value_steps: Tensor, starts: Tensor, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """Shapes as above; `longest` decides the splits, not the result."""
+    """Shapes as above; `longest` decides the splits, not the result. Raises UsageError where heads do not divide."""
+    expect_groups(queries.shape[1], keys.shape[1])
     result, logsum = call(DECODE, queries, keys, key_steps, values, value_steps, starts, longest)
     return result, logsum
 
 
+def expect_groups(heads: int, cached: int) -> None:
+    """Raises UsageError where `heads` of queries are not a multiple of those of the cache."""
+    if not cached or heads % cached:
+        raise UsageError(f"{heads} heads of queries for {cached} of the cache, allowed a multiple")
+
+
 def dense_reference(queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values as float32 [keys, H, D]. Everything is float32; the result is rounded once."""
+    """Keys and values as float32 [keys, K, D]. Everything is float32; the result is rounded once."""
+    group = queries.shape[1] // max(keys.shape[1], 1)
+    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
     result = torch.zeros_like(queries)
     logsum = torch.full(queries.shape[:2], -math.inf, device=queries.device)
     ends = starts.tolist()
@@ -67,64 +80,92 @@ def stretch(starts, sequence, SPLIT: tl.constexpr):
 
 
 @triton.jit
-def finish(results, logsums, product, total, reference, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Stores product [1, D] / total [1] of this program's split, row and head."""
-    row = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    along = tl.arange(0, BLOCK_D)[None, :]
+def finish(results, logsums, product, total, reference, along, deep, WIDTH: tl.constexpr, GROUP: tl.constexpr):
+    """Stores product [M, D] / total [M] of this program's split and its GROUP rows; column i lies at along[0, i]."""
+    member = tl.arange(0, product.shape[0])
+    row = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * GROUP + member
+    inside = member < GROUP
     divisor = tl.where(total > 0, total, 1.0)
     result = narrow(product / divisor[:, None], results.dtype.element_ty)
-    tl.store(results + row * WIDTH + along, result, mask=along < WIDTH)
-    logsum = tl.where(total > 0, (reference + tl.log2(divisor)) * LN_2, float("-inf"))
-    tl.store(logsums + row + tl.arange(0, 1), logsum)
+    tl.store(results + row[:, None] * WIDTH + along, result, mask=inside[:, None] & deep)
+    tl.store(logsums + row, tl.where(total > 0, (reference + tl.log2(divisor)) * LN_2, float("-inf")), mask=inside)
+
+
+@triton.jit
+def _weigh(weights, values, kind: tl.constexpr, product):
+    """weights float32 [M, N] times values int8 [N, D], added to `product`; `kind`: the type of the queries."""
+    if kind == tl.float32:
+        return multiply(weights, values.to(tl.float32), product)
+    exact = narrow(values.to(tl.float32), tl.bfloat16)
+    upper = narrow(weights, tl.bfloat16)
+    product = multiply(upper, exact, product)
+    return multiply(narrow(weights - widen(upper), tl.bfloat16), exact, product)
 
 
 @triton.jit
 def _decode_attention_kernel(
     queries, keys, key_steps, values, value_steps, starts, results, logsums, heads, scale,
-    WIDTH: tl.constexpr, ALIGNED: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr, GROUP: tl.constexpr, ALIGNED: tl.constexpr,
+    SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     sequence, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     first, last = stretch(starts, sequence, SPLIT)
-    along = tl.arange(0, BLOCK_D)[None, :]
+    member, along = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)[None, :]
     deep = along < WIDTH
-    q = tl.load(queries + tl.program_id(0) * WIDTH + along, mask=deep, other=0.0).to(tl.float32) * scale
-    product = tl.zeros([1, BLOCK_D], tl.float32)
-    total = tl.zeros([1], tl.float32)
-    reference = tl.full([1], LOWEST, tl.float32)
+    row = tl.program_id(0) * GROUP + member[:, None]
+    q = tl.load(queries + row * WIDTH + along, mask=(member < GROUP)[:, None] & deep, other=0.0)
+    product = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    reference = tl.full([BLOCK_M], LOWEST, tl.float32)
     for start in range(first, last, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
         inside = rows < last
         token = rows.to(tl.int64) * heads + head
         places, present = token[:, None] * WIDTH + along, inside[:, None] & deep
         k = tl.load(at(keys, places, ALIGNED), mask=present, other=0).to(tl.float32)
-        scores = tl.sum(q * k, 1) * tl.load(key_steps + token, mask=inside, other=0.0)
-        scores = tl.where(inside, scores, float("-inf"))[None, :]
+        step = tl.load(key_steps + token, mask=inside, other=0.0)
+        if GROUP == 1:  # one row is no tile for the tensor cores
+            scores = (tl.sum(q.to(tl.float32) * scale * k, 1) * step)[None, :]
+        else:  # the queries' own type holds int8 exactly
+            dots = multiply(q, tl.trans(narrow(k, q.dtype)), tl.zeros([BLOCK_M, BLOCK_N], tl.float32))
+            scores = dots * scale * step[None, :]
+        scores = tl.where(inside[None, :], scores, float("-inf"))
         weights, product, total, reference = absorb(scores, product, total, reference, 0, 0)
-        steps = tl.load(value_steps + token, mask=inside, other=0.0)
-        v = tl.load(at(values, places, ALIGNED), mask=present, other=0).to(tl.float32)
-        product += tl.sum(tl.trans(weights * steps[None, :]) * v, 0)[None, :]
-    finish(results, logsums, product, total, reference, WIDTH, BLOCK_D)
+        weights *= tl.load(value_steps + token, mask=inside, other=0.0)[None, :]
+        v = tl.load(at(values, places, ALIGNED), mask=present, other=0)
+        if GROUP == 1:
+            product += tl.sum(tl.trans(weights) * v.to(tl.float32), 0)[None, :]
+        else:
+            product = _weigh(weights, v, q.dtype, product)
+    finish(results, logsums, product, total, reference, along, deep, WIDTH, GROUP)
 
 
-CONFIGS = (Config({"SPLIT": 512, "BLOCK_N": 32}, warps=4, stages=3),)
+# For one query of each head of the cache, and for groups of them.
+CONFIGS = (
+    Config({"SPLIT": 512, "BLOCK_N": 32}, warps=4, stages=3),
+    Config({"SPLIT": 512, "BLOCK_N": 64}, warps=4, stages=3),
+)
+LEAST_TILE = 16  # rows and columns of a product on tensor cores
 
 
-def _constants(width: int, aligned: bool) -> dict[str, int]:
-    return {"WIDTH": width, "ALIGNED": int(aligned), "BLOCK_D": max(16, triton.next_power_of_2(width))}
+def _constants(width: int, group: int, aligned: bool) -> dict[str, int]:
+    rows = 1 if group == 1 else max(LEAST_TILE, triton.next_power_of_2(group))
+    deep = max(LEAST_TILE, triton.next_power_of_2(width))
+    return {"WIDTH": width, "GROUP": group, "ALIGNED": int(aligned), "BLOCK_M": rows, "BLOCK_D": deep}
 
 
 def split_and_merge(
-    queries: Tensor, longest: int, split: int, start: Callable[[tuple[int, int], Tensor, Tensor], None]
+    queries: Tensor, longest: int, split: int, start: Callable[[int, Tensor, Tensor], None]
 ) -> tuple[Tensor, Tensor]:
-    """`start` launches a grid of rows and splits that fills results [S, B, H, D] and their logarithms [S, B, H]. More
-    than one split leave theirs in float32, so that the result is rounded once."""
+    """`start` launches so many splits, which fill results [S, B, H, D] and their logarithms [S, B, H]. More than one
+    split leave theirs in float32, so that the result is rounded once."""
     count, heads, width = queries.shape
     splits = max(1, triton.cdiv(longest, split))
     kind = queries.dtype if splits == 1 else torch.float32
     results = torch.empty(splits, count, heads, width, dtype=kind, device=queries.device)
     logsums = torch.empty(splits, count, heads, device=queries.device)
     if results.numel():
-        start((count * heads, splits), results, logsums)
+        start(splits, results, logsums)
     if splits == 1:
         return results[0], logsums[0]
     result, logsum = MERGE.launch(results, logsums)
@@ -134,15 +175,16 @@ def split_and_merge(
 def _launch(
     queries: Tensor, keys: Tensor, key_steps: Tensor, values: Tensor, value_steps: Tensor, starts: Tensor, longest: int
 ) -> tuple[Tensor, Tensor]:
-    heads, width = queries.shape[1:]
-    (config,) = CONFIGS
+    (count, heads, width), cached = queries.shape, keys.shape[1]
+    group = heads // max(cached, 1)
+    config = CONFIGS[0 if group == 1 else 1]
     operands = [one.contiguous() for one in (queries, keys, key_steps, values, value_steps, starts)]
 
-    def start(grid: tuple[int, int], results: Tensor, logsums: Tensor) -> None:
-        constants = {**config.constants, **_constants(width, all_aligned(width, operands[1], operands[3]))}
-        _decode_attention_kernel[grid](
-            *operands, results, logsums, heads, LOG2_E / math.sqrt(width), **constants,
-            num_warps=config.warps, num_stages=config.stages,
+    def start(splits: int, results: Tensor, logsums: Tensor) -> None:
+        aligned = all_aligned(width, operands[1], operands[3])
+        _decode_attention_kernel[(count * cached, splits)](
+            *operands, results, logsums, cached, LOG2_E / math.sqrt(width),
+            **config.constants, **_constants(width, group, aligned), num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
 
     return split_and_merge(queries, longest, config.constants["SPLIT"], start)
@@ -153,16 +195,18 @@ def _cost(
 ) -> Cost:
     """The splits' results, 1/SPLIT of the cache's values, are not counted."""
     operands = (queries, keys, key_steps, values, value_steps, starts, queries)
-    return Cost(4.0 * keys.numel(), float(sum(one.nbytes for one in operands) + 4 * queries[..., 0].numel()))
+    work = 4.0 * keys.shape[0] * queries[:1].numel() if len(queries) else 0.0
+    return Cost(work, float(sum(one.nbytes for one in operands) + 4 * queries[..., 0].numel()))
 
 
 def _scene(
     lengths: Sequence[int], heads: int, width: int, dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", group: int = 1,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    """`heads` of the cache, `group` queries for each."""
     on: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(sum(lengths) + width), "device": device}
     shape = sum(lengths), heads, width
-    q = torch.randn(len(lengths), heads, width, **on).to(dtype)
+    q = torch.randn(len(lengths), heads * group, width, **on).to(dtype)
     k, v = (torch.randint(-127, 128, shape, dtype=torch.int8, **on) for _ in range(2))
     c, d = (0.03 * torch.rand(shape[:2], **on) + 1e-3 for _ in range(2))
     return q, k, c, v, d, torch.tensor([0, *lengths], device=device).cumsum(0).int()
@@ -176,6 +220,10 @@ def _examples() -> Sequence[Example]:
         Example("odd", (*_scene((5, 37, 1), 3, 20), 37)),
         Example("more keys than a split", (*_scene((600, 3, 530), 1, 7), 600)),
         Example("longer than was foretold", (*_scene((9, 1100), 1, 5), 700)),
+        Example("groups of three, odd", (*_scene((5, 70, 1), 2, 20, group=3), 70)),
+        Example("groups of more than a tile, in splits", (*_scene((530, 0), 1, 16, group=17), 530)),
+        Example("groups, bf16", (*_scene((9, 70), 2, 16, torch.bfloat16, group=4), 70), 2.0**-7, turned),
+        Example("groups, fp16, in splits", (*_scene((9, 530), 1, 16, torch.float16, group=8), 530), 2.0**-10, turned),
         Example("no keys for one, nor in its splits", (*_scene((0, 513), 2, 4), 513)),
         Example("no keys", (*_scene((0, 0), 2, 4), 0)),
         Example("no sequences", (*_scene((), 2, 4), 0)),
@@ -190,9 +238,9 @@ def _examples() -> Sequence[Example]:
 
 
 def _load(device: torch.device) -> tuple[Any, ...]:
-    """32 users of 8 heads whose caches hold 1,024 to 8,160 tokens."""
+    """32 users of 32 heads in groups of four, whose caches hold 1,024 to 8,160 tokens."""
     lengths = [1024 + 7136 * user // 31 for user in range(32)]
-    return *_scene(lengths, 8, 128, torch.bfloat16, device), max(lengths)
+    return *_scene(lengths, 8, 128, torch.bfloat16, device, 4), max(lengths)
 
 
 DECODE = Kernel(
@@ -215,7 +263,10 @@ DECODE = Kernel(
                 "heads": "i32",
                 "scale": "fp32",
             },
-            tuple(Config({**one.constants, **_constants(128, True)}, one.warps, one.stages) for one in CONFIGS),
+            tuple(
+                Config({**one.constants, **_constants(128, group, True)}, one.warps, one.stages)
+                for one, group in zip(CONFIGS, (1, 4), strict=True)
+            ),
         ),
     ),
 )

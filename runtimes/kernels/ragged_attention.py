@@ -3,9 +3,10 @@
     s_ij = log2(e) q_i k_j / sqrt(D) + log2 size_j          o_i = sum_j 2^(s_ij - m_i) v_j / sum_j 2^(s_ij - m_i)
     lse_i = ln sum_j size_j exp(q_i k_j / sqrt(D))          m_i = ceil(max_j s_ij)
 
-q: [queries, H, D], k, v: [keys, H, D] in one of float32, bf16, fp16; starts: int32 [B + 1] of queries and of keys;
-size: float32 [keys], tokens merged into one (Token Merging, arXiv:2210.09461), 0 hides a key; o as q, lse: float32
-[queries, H]. `causal` aligns the ends: the last query sees every key. A query without keys has o = 0, lse = -inf.
+q: [queries, H, D], k, v: [keys, K, D] in one of float32, bf16, fp16; H a multiple of K, query head h reads key head h
+// (H / K) (grouped queries, arXiv:2305.13245); starts: int32 [B + 1] of queries and of keys; size: float32 [keys],
+tokens merged into one (Token Merging, arXiv:2210.09461), 0 hides a key; o as q, lse: float32 [queries, H]. `causal`
+aligns the ends: the last query sees every key. A query without keys has o = 0, lse = -inf.
 
 A program owns a block of queries and runs over its keys once with an online softmax (FlashAttention-2,
 arXiv:2307.08691); it finds its sequence by bisection, so that no length comes to the host.
@@ -22,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
 from edgekit.runtimes.kernels.online_softmax import ERRORS, LN_2, LOG2_E, LOWEST, Method, absorb
 from edgekit.runtimes.kernels.tiles import all_aligned, at, multiply, narrow
@@ -31,7 +33,10 @@ def attend(
     queries: Tensor, keys: Tensor, values: Tensor, query_starts: Tensor, key_starts: Tensor,
     sizes: Tensor | None = None, causal: bool = False, method: Method = Method(),
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Shapes as above; the starts begin with 0 and end with the number of rows."""
+    """Shapes as above; the starts begin with 0 and end with the number of rows. Raises UsageError where heads do not
+    divide."""
+    if not keys.shape[1] or queries.shape[1] % keys.shape[1]:
+        raise UsageError(f"{queries.shape[1]} heads of queries for {keys.shape[1]} of keys, allowed a multiple")
     result, logsum = call(ATTEND, queries, keys, values, query_starts, key_starts, sizes, causal, method)
     return result, logsum
 
@@ -46,6 +51,8 @@ def _reference(
     logsum = torch.full(queries.shape[:2], -math.inf, device=queries.device)
     scale = LOG2_E / math.sqrt(queries.shape[2])
     rows, columns = query_starts.tolist(), key_starts.tolist()
+    group = queries.shape[1] // max(keys.shape[1], 1)
+    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
     for first, last, begin, end in zip(rows, rows[1:], columns, columns[1:], strict=False):
         if first == last or begin == end:
             continue
@@ -68,8 +75,8 @@ def _reference(
 @triton.jit
 def _ragged_attention_kernel(
     queries, keys, values, sizes, query_starts, key_starts, block_starts, results, logsums, sequences, heads, scale,
-    WIDTH: tl.constexpr, SIZED: tl.constexpr, CAUSAL: tl.constexpr, THRESHOLD: tl.constexpr, DEGREE: tl.constexpr,
-    ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr, GROUP: tl.constexpr, SIZED: tl.constexpr, CAUSAL: tl.constexpr, THRESHOLD: tl.constexpr,
+    DEGREE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     block, head = tl.program_id(0), tl.program_id(1)
     if block >= tl.load(block_starts + sequences):
@@ -90,6 +97,7 @@ def _ragged_attention_kernel(
     rows, along = start_row + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     deep = along < WIDTH
     stride = heads * WIDTH
+    key_stride = heads // GROUP * WIDTH
     place = (first_query + rows).to(tl.int64)[:, None] * stride + head * WIDTH + along[None, :]
     kept = (rows < query_count)[:, None] & deep[None, :]
     q = tl.load(at(queries, place, ALIGNED), mask=kept, other=0.0)
@@ -106,7 +114,7 @@ def _ragged_attention_kernel(
         for start in range(whole * ragged, last * ragged + whole * (1 - ragged), BLOCK_N):
             columns = start + tl.arange(0, BLOCK_N)
             inside = (columns < key_count) | (ragged == 0)
-            there = (first_key + columns).to(tl.int64)[:, None] * stride + head * WIDTH + along[None, :]
+            there = (first_key + columns).to(tl.int64)[:, None] * key_stride + head // GROUP * WIDTH + along[None, :]
             present = inside[:, None] & deep[None, :]
             k = tl.load(at(keys, there, ALIGNED), mask=present, other=0.0)
             scores = multiply(q, tl.trans(k), tl.zeros([BLOCK_M, BLOCK_N], tl.float32)) * scale
@@ -145,8 +153,10 @@ def _config(queries: Tensor, sequences: int) -> Config:
     return CONFIGS[0 if mean >= 128 and row_bytes <= 128 else 1]
 
 
-def _constants(width: int, sized: bool, causal: bool, method: Method, aligned: bool) -> dict[str, int]:
-    chosen = {"WIDTH": width, "SIZED": int(sized), "CAUSAL": int(causal), "ALIGNED": int(aligned)}
+def _constants(
+    width: int, group: int, sized: bool, causal: bool, method: Method, aligned: bool
+) -> dict[str, int]:  # fmt: skip
+    chosen = {"WIDTH": width, "GROUP": group, "SIZED": int(sized), "CAUSAL": int(causal), "ALIGNED": int(aligned)}
     return {**chosen, "BLOCK_D": max(16, triton.next_power_of_2(width)), **method.constants}
 
 
@@ -168,7 +178,10 @@ def _launch(
         *operands, logsum if sizes is None else sizes.contiguous(), query_starts.contiguous(), key_starts.contiguous(),
         torch.nn.functional.pad(blocks, (1, 0)).to(torch.int32), result, logsum,
         sequences, heads, LOG2_E / math.sqrt(width), **config.constants,
-        **_constants(width, sizes is not None, causal, method, all_aligned(width, *operands, result)),
+        **_constants(
+            width, heads // max(keys.shape[1], 1), sizes is not None, causal, method,
+            all_aligned(width, *operands, result),
+        ),
         num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return result, logsum
@@ -192,10 +205,12 @@ def _cost(
 
 def _scene(
     rows: Sequence[int], columns: Sequence[int], heads: int, width: int, dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", group: int = 1,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    """`heads` of the keys, `group` of queries for each."""
     generator = torch.Generator().manual_seed(len(rows) + sum(columns))
-    q, k, v = (torch.randn(sum(n), heads, width, generator=generator) for n in (rows, columns, columns))
+    q = torch.randn(sum(rows), heads * group, width, generator=generator)
+    k, v = (torch.randn(sum(columns), heads, width, generator=generator) for _ in range(2))
     starts = [torch.tensor([0, *n]).cumsum(0).int() for n in (rows, columns)]
     return tuple(one.to(device) for one in (q.to(dtype), k.to(dtype), v.to(dtype), *starts))
 
@@ -224,6 +239,7 @@ def _examples() -> Sequence[Example]:
         Example("sizes, of which some are 0", (*_scene((2, 40), (2, 40), 1, 7), sizes, False, Method())),
         Example("more keys and queries than a tile", (*long, None, True, Method())),
         Example("more queries than keys", (*_scene((40, 3), (17, 2), 1, 16), None, True, Method())),
+        Example("groups of three heads", (*_scene((5, 40), (5, 33), 2, 20, group=3), None, True, Method())),
         Example("no keys for one, no queries for one", (*_scene((3, 0, 2), (0, 4, 5), 2, 5), None, False, Method())),
         Example("no queries", (*_scene((0,), (3,), 2, 5), None, False, Method())),
         Example("no sequences", (*_scene((), (), 2, 5), None, True, Method())),
@@ -268,8 +284,8 @@ ATTEND = Kernel(
                 "scale": "fp32",
             },
             tuple(
-                Config({**one.constants, **_constants(64, sized, causal, method, True)}, one.warps, one.stages)
-                for sized, causal, method in ((True, False, Method()), (False, True, Method(degree=3)))
+                Config({**one.constants, **_constants(64, group, sized, causal, method, True)}, one.warps, one.stages)
+                for group, sized, causal, method in ((1, True, False, Method()), (4, False, True, Method(degree=3)))
                 for one in CONFIGS
             ),
         ),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.decode_attention import DECODE, attend
 
 
@@ -57,3 +58,23 @@ def test_steps_scale_scores_and_values_apart() -> None:
     assert torch.allclose(DECODE.launch(q, k, c, v, 4 * d, starts, 19)[0], 4 * result)
     hotter = DECODE.launch(q / 2, k, 2 * c, v, d, starts, 19)
     assert torch.allclose(hotter[0], result, atol=1e-6) and torch.allclose(hotter[1], logsum, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [attend, DECODE.launch], ids=["reference", "kernel"])
+@pytest.mark.parametrize(("cached", "group"), [(2, 4), (1, 3)])
+def test_queries_of_a_group_read_one_head_of_the_cache(run: object, cached: int, group: int) -> None:
+    """As many heads of the cache as of queries, each written out, are the same."""
+    generator = torch.Generator().manual_seed(5)
+    q = torch.randn(3, cached * group, 12, generator=generator)
+    k, v = (torch.randint(-127, 128, (70, cached, 12), generator=generator).to(torch.int8) for _ in range(2))
+    c, d = (0.01 + 0.02 * torch.rand(70, cached, generator=generator) for _ in range(2))
+    starts = torch.tensor([0, 1, 65, 70]).int()
+    shared = run(q, k, c, v, d, starts, 64)  # type: ignore[operator]
+    spread = [one.repeat_interleave(group, 1) for one in (k, c, v, d)]
+    apart = DECODE.launch(q, *spread, starts, 64)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(shared, apart, strict=True))
+
+
+def test_heads_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(UsageError, match="5 heads of queries for 2 of the cache"):
+        attend(torch.zeros(1, 5, 4), *(torch.zeros(3, 2, 4).char(), torch.zeros(3, 2)) * 2, torch.tensor([0, 3]), 3)

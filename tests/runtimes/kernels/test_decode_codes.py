@@ -69,3 +69,16 @@ def test_codes_and_centroids_that_do_not_fit_are_refused() -> None:
         attend(q, x, a[:, :, :15], y, b, starts, 5)
     with pytest.raises(UsageError, match="for 2 codes of 12 numbers"):
         attend(q, x[..., :1], a, y[..., :1], b, starts, 5)
+
+
+@pytest.mark.parametrize("run", [attend, DECODE.launch], ids=["reference", "kernel"])
+def test_queries_of_a_group_read_one_head_of_the_cache(run: object) -> None:
+    _, x, a, y, b, starts = scene(21, 40)
+    q = torch.randn(2, 6, 12, generator=torch.Generator().manual_seed(4))
+    shared = run(q, x, a, y, b, starts, 40)  # type: ignore[operator]
+    codes, books = ([one.repeat_interleave(3, at) for one in pair] for at, pair in ((1, (x, y)), (0, (a, b))))
+    apart = DECODE.launch(q, codes[0], books[0], codes[1], books[1], starts, 40)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(shared, apart, strict=True))
+    assert DECODE.cost(q, x, a, y, b, starts, 40).passes == 3
+    with pytest.raises(UsageError, match="5 heads of queries for 2 of the cache"):
+        attend(q[:, :5], x, a, y, b, starts, 40)

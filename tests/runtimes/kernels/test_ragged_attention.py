@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.online_softmax import Method
 from edgekit.runtimes.kernels.ragged_attention import ATTEND, attend
 
@@ -103,3 +104,16 @@ def test_costs_of_causal_attention_count_what_is_seen() -> None:
         seen = sum(int(torch.ones(n, m).tril(m - n).sum()) for n, m in zip(rows, columns, strict=True))
         cost = ATTEND.cost(*scene(rows, columns), None, True, Method())
         assert cost.flops == 4 * seen * 2 * 12
+
+
+@pytest.mark.parametrize("run", [attend, launch], ids=["reference", "kernel"])
+def test_heads_of_a_group_are_what_torch_computes_with_grouped_queries(run: object) -> None:
+    _, k, v, ends, _ = scene()
+    q = torch.randn(len(k), 6, 12, generator=torch.Generator().manual_seed(9))
+    result, _ = run(q, k, v, ends, ends, causal=True)  # type: ignore[operator]
+    for first, last in zip(ends.tolist(), ends.tolist()[1:], strict=False):
+        alone = [one[first:last].transpose(0, 1)[None] for one in (q, k, v)]
+        wanted = scaled_dot_product_attention(*alone, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
+        assert torch.allclose(result[first:last], wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="5 heads of queries for 2 of keys"):
+        attend(q[:, :5], k, v, ends, ends)
