@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.command import command as make_command
-from edgekit.cli.options import file_option, option
+from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.streams import is_terminal
 from edgekit.cli.trace_view import Line, figure, flame, label_of, legend, plain_text, share_bar, tier_style
@@ -57,6 +57,7 @@ RECORD = "record some: edgekit run BUNDLE --input X --edge URL --trace device.js
 )
 @file_option("--token-file", heading="Nodes", help="What the nodes ask for.")
 @file_option("--ca", heading="Nodes", help="Who signed their certificates (PEM).")
+@certificate_option("--certificate", heading="Nodes", help="Our own, where they ask for one.")
 def command(
     out: Output,
     request: str | None,
@@ -65,6 +66,7 @@ def command(
     nodes: Sequence[str],
     token_file: Path | None,
     ca: Path | None,
+    certificate: tuple[Path, Path] | None,
 ) -> None:
     """Show where the time of REQUEST went, from the device to the cloud: a trace id, the beginning of one, last or
     slowest. Without REQUEST, list the latest.
@@ -75,7 +77,7 @@ def command(
     """
     from edgekit.runtimes.tracing.joining import join
 
-    reading = _read(sources, nodes, token_file, ca)
+    reading = _read(sources, nodes, token_file, ca, certificate)
     traces = join(reading.spans)
     where = _where([*(sources if sources or nodes else ["this folder"]), *nodes])
     if not traces:
@@ -89,12 +91,18 @@ def command(
         out.warn(f"{count_text(reading.damaged, 'line')} in {where} could not be read and left out")
 
 
-def _read(sources: Sequence[Path], nodes: Sequence[str], token_file: Path | None, ca: Path | None) -> Reading:
+def _read(
+    sources: Sequence[Path],
+    nodes: Sequence[str],
+    token_file: Path | None,
+    ca: Path | None,
+    certificate: tuple[Path, Path] | None,
+) -> Reading:
     from edgekit.runtimes.tracing.fetch import NodeAddress, fetch
     from edgekit.runtimes.tracing.files import read_files
 
-    if not nodes and (token_file is not None or ca is not None):
-        raise UsageError("--token-file and --ca without --node", hint="name the node to ask")
+    if not nodes and (token_file or ca or certificate):
+        raise UsageError("--token-file, --ca or --certificate without --node", hint="name the node to ask")
     token = ""
     if token_file is not None:
         from edgekit.runtimes.server.tenants import read_token
@@ -102,7 +110,7 @@ def _read(sources: Sequence[Path], nodes: Sequence[str], token_file: Path | None
         token = read_token(token_file)
     reading = read_files(sources if sources or nodes else [Path()])
     for url in nodes:
-        reading += fetch(NodeAddress(url, token, ca))
+        reading += fetch(NodeAddress(url, token, ca, certificate))
     return reading
 
 

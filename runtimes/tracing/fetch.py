@@ -24,11 +24,13 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class NodeAddress:
-    """`url`: http(s)://host:port, where the node speaks REST. `token` and `ca` as it asks for."""
+    """`url`: http(s)://host:port, where the node speaks REST. `token` and `certificate`, the files of one and
+    its key, as it asks for; `ca`: whom its own must come from, the system's without."""
 
     url: str
     token: str = ""
     ca: Path | None = None
+    certificate: tuple[Path, Path] | None = None
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -41,8 +43,8 @@ class NodeAddress:
 def fetch(node: NodeAddress) -> Reading:
     """All that the node keeps.
 
-    Raises UnreachableError, AuthenticationError, NodeError (the CA file), RemoteError where it records nothing or
-    answers something else.
+    Raises UnreachableError, AuthenticationError, NodeError (files of certificates), RemoteError where it records
+    nothing or answers something else.
     """
     answer = _get(node, "/v2/traces")
     spans = answer.get("spans") if isinstance(answer, dict) else None
@@ -66,6 +68,10 @@ def _get(node: NodeAddress, path: str) -> Any:
         raise RemoteError(f"{node.url}: {said}", hint=hint) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise AuthenticationError(
+                f"{node.url}: {reason.verify_message}", hint="--ca takes the PEM file of who signed its certificate"
+            ) from error
         raise UnreachableError(f"{node.url}: {reason}", hint="--node takes the REST port of a node") from error
 
 
@@ -73,8 +79,11 @@ def _opener(node: NodeAddress) -> urllib.request.OpenerDirector:
     """Straight to the node: no proxy of the environment, no redirection to somewhere else."""
     try:
         context = ssl.create_default_context(cafile=str(node.ca) if node.ca is not None else None)
+        if node.certificate is not None:
+            context.load_cert_chain(*node.certificate)
     except (OSError, ssl.SSLError) as error:
-        raise NodeError(f"cannot read {node.ca}: {error}", hint="--ca takes a PEM file") from error
+        named = ", ".join(str(path) for path in (node.ca, *(node.certificate or ())) if path is not None)
+        raise NodeError(f"cannot use {named}: {error}", hint="--ca and --certificate take PEM files") from error
     return urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirect()
     )

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from edgekit.errors import AuthenticationError, NodeError, RemoteError, UnreachableError, UsageError
 from edgekit.runtimes.tracing.fetch import NodeAddress, fetch
 
 
 @contextmanager
-def answering(status: int, body: bytes, headers: dict[str, str] | None = None) -> Iterator[str]:
+def answering(
+    status: int, body: bytes, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
@@ -28,10 +37,13 @@ def answering(status: int, body: bytes, headers: dict[str, str] | None = None) -
             """Nothing on stderr."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.handle_error = lambda *arguments: None  # type: ignore[method-assign]  # a caller that breaks off
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
@@ -91,3 +103,41 @@ def test_a_token_is_not_sent_in_the_clear() -> None:
 def test_an_authority_that_cannot_be_read_is_a_node_error(tmp_path: Path) -> None:
     with pytest.raises(NodeError, match=r"none\.pem"):
         fetch(NodeAddress("https://127.0.0.1:1", ca=tmp_path / "none.pem"))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that signs itself, and its key."""
+    folder, now = tmp_path_factory.mktemp("certificate"), datetime.now(timezone.utc)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    formats = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*formats))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_over_tls_the_node_is_known_by_its_authority_and_the_caller_by_a_certificate(
+    certificate: tuple[Path, Path],
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*certificate)
+    with answering(200, b'{"spans": []}', tls=tls) as url:
+        assert fetch(NodeAddress(url, "secret", certificate[0])).spans == ()
+        with pytest.raises(AuthenticationError, match="certificate") as caught:
+            fetch(NodeAddress(url, "secret"))
+        assert "--ca" in caught.value.hint
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_verify_locations(certificate[0])
+    with answering(200, b'{"spans": []}', tls=tls) as url:
+        assert fetch(NodeAddress(url, "", certificate[0], certificate)).spans == ()
+        with pytest.raises(UnreachableError):
+            fetch(NodeAddress(url, "", certificate[0]))
