@@ -159,7 +159,7 @@ class Workshop:
         """Raises OSError where the cache cannot be written."""
         self._cache, self._key, self._target = cache, key, cache / "torch" / key
         self._target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if replace:
+        if replace or find_package(cache, key) is None:
             shutil.rmtree(self._target, ignore_errors=True)
         self.folder = Path(tempfile.mkdtemp(prefix=".new-", dir=self._target.parent))
 

@@ -1,9 +1,9 @@
 """A torch.export program from a file, without unpickling anything and without running a name that the file chooses.
 
-`torch.export.load` (2.13) reads weights as raw bytes, but unpickles whatever the archive marks as pickled, hands the
-text of symbolic sizes to sympy, compiles guards as Python and takes any attribute of torch as an operator. So the
-archive is read first: only known members, no pickles, no guards, sizes that are arithmetic, operators of aten, prims
-and our own.
+`torch.export.load` (2.13) reads weights as raw bytes. But it unpickles what the archive marks as pickled, and example
+inputs without restriction once its restricted reader has refused them; it hands the text of symbolic sizes to sympy,
+compiles guards as Python, and takes any attribute of torch as an operator. So the archive is read first: only known
+members, no pickles, no guards, sizes that are arithmetic, operators of aten, prims and our own.
 """
 
 from __future__ import annotations

@@ -84,22 +84,20 @@ def _make(path: Path, target: Target, cache: Path, key: str, *, replace: bool = 
     logger.info("%s in %s: %.1f dB from float64 on random inputs%s", path.name, target.precision, truth.sqnr_db, told)
     if missing:
         return Package(cache, missing)
+    workshop: Workshop | None = None
     try:
         workshop = Workshop(cache, key, replace=replace)
+        compile_graph(program, graph, truth, target, workshop.folder)
+        return workshop.publish(_trouble(Package(workshop.folder), truth, target))
+    except EdgekitError:
+        raise
     except OSError as error:
         return Package(cache, f"the cache {cache} cannot be written ({error.strerror}; EDGEKIT_CACHE names another)")
-    try:
-        try:
-            compile_graph(program, graph, truth, target, workshop.folder)
-        except EdgekitError:
-            raise
-        except Exception as error:  # inductor raises its own, the compiler's and torch's errors
+    except Exception as error:  # inductor raises its own, the compiler's and torch's errors
+        return Package(cache, f"inductor cannot: {type(error).__name__}: {_first_line(error)}")
+    finally:
+        if workshop is not None:
             workshop.discard()
-            return Package(cache, f"inductor cannot: {type(error).__name__}: {_first_line(error)}")
-        return workshop.publish(_trouble(Package(workshop.folder), truth, target))
-    except BaseException:
-        workshop.discard()
-        raise
 
 
 def _trouble(package: Package, truth: Truth, target: Target) -> str:

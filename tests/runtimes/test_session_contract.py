@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from edgekit.devices.device import load_device
 from edgekit.errors import InputError, SessionError
 from edgekit.exporters.base import Artifact
+from edgekit.exporters.torch_program import write_torch_program
 from edgekit.model import Model
-from edgekit.passes.capture import Capture, export_program
+from edgekit.passes.capture import Capture
 from edgekit.registry import EXPORTERS
 from edgekit.runtimes.session import Session, SessionOptions, open_session
 
@@ -48,9 +49,7 @@ def model() -> Model:
 def artifact(request: pytest.FixtureRequest, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "torch":
-        path = folder / "two-inputs.pt2"
-        torch.export.save(export_program(model), path)
-        return Artifact("torch", "fp32", path)
+        return Artifact("torch", "fp32", write_torch_program(model, folder))
     return EXPORTERS.load(request.param)().export(model, folder, load_device("x86-server"))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekit.errors import SessionError
 from edgekit.runtimes.session import SessionOptions
 from edgekit.runtimes.torch_session import TorchSession, as_tensors
 from edgekit.tensors import TensorSpec
@@ -22,8 +23,17 @@ class PassThrough(nn.Module):
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     path = tmp_path / "pass.pt2"
-    torch.export.save(torch.export.export(PassThrough(), (torch.rand(3),)), path)
+    exported = torch.export.export(PassThrough(), (torch.rand(3),))
+    exported.example_inputs = None
+    torch.export.save(exported, path)
     return path
+
+
+def test_example_inputs_which_torch_unpickles_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pass.pt2"
+    torch.export.save(torch.export.export(PassThrough(), (torch.rand(3),)), path)
+    with pytest.raises(SessionError, match="pickle"):
+        open_program(path)
 
 
 def open_program(path: Path, threads: int | None = None) -> TorchSession:

@@ -125,13 +125,14 @@ def test_many_threads_stay_within_the_bound_and_all_end() -> None:
 
 def test_a_process_has_one_bound_for_a_device_until_the_last_model_left() -> None:
     scene = Scene()
-    first = join_shared("here", 100, lambda: 7, one := scene.member("one", 5))
-    assert join_shared("here", None, lambda: 7, two := scene.member("two", 5)) is first
+    one, two, three = (scene.member(name, 5) for name in ("one", "two", "three"))
+    first = join_shared("here", 100, lambda: 7, one)
+    assert join_shared("here", None, lambda: 7, two) is first
     with pytest.raises(UsageError, match="200 bytes on here"):
-        join_shared("here", 200, lambda: 7, scene.member("three", 5))
+        join_shared("here", 200, lambda: 7, three)
     first.leave(one)
     first.leave(two)
-    measured = join_shared("here", None, lambda: 7, three := scene.member("three", 5))
+    measured = join_shared("here", None, lambda: 7, three)
     assert measured.limit_bytes == 7
     measured.leave(three)
 

@@ -172,6 +172,16 @@ def test_without_a_compiler_it_runs_eager_and_says_so(
     assert "runs eager" in caplog.text and "no-such-compiler" in caplog.text
 
 
+def test_a_cache_that_cannot_be_written_runs_eager_and_says_so(
+    cnn: Bundle, tail: Part, features: Feeds, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "taken").write_text("a file, where a folder should be")
+    with caplog.at_level(logging.WARNING, "edgekit"), open_engine(cnn, tail, tmp_path / "taken") as session:
+        assert not session.is_compiled
+        assert np.isfinite(session.run(features)["logits"]).all()
+    assert "cannot be written" in caplog.text
+
+
 def test_code_that_computes_something_else_is_never_used(
     cnn: Bundle, tail: Part, features: Feeds, tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
