@@ -49,4 +49,4 @@ def measure_overhead(
         busy = caller.together(IN_FLIGHT, seconds)
     request_s = sum(busy.cpu_s[model_threads:]) / max(1, len(busy.latency_ms))
     hop_s = float(np.mean(calls)) - (after_s - before_s) / len(calls) - request_s
-    return Overhead(float(request_s), max(0.0, hop_s), f"measured on this machine against a node; {cores}")
+    return Overhead(request_s, max(0.0, hop_s), f"measured on this machine against a node; {cores}")

@@ -21,8 +21,9 @@ NODE_BYTES = 160e6
 
 @dataclass(frozen=True)
 class Overhead:
-    """What the node's own work costs a request, in seconds: `request_s` of its processor (decoding, threads, encoding),
-    `hop_s` more until the answer is with the caller of the same machine. `origin` says where the figures come from."""
+    """What the node's own work costs a request, in seconds: `request_s` of its processor (decoding, threads, batches,
+    encoding), `hop_s` more until the answer is with a caller on the same machine. `origin` says where the figures come
+    from."""
 
     request_s: float = 0.0
     hop_s: float = 0.0

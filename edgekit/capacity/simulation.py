@@ -147,11 +147,14 @@ class Simulation:
         own, batches = server.processor.done(now)
         for batch in batches:
             assert isinstance(batch, Batch)
-            self._finish(server, batch, now)
+            # Its thread comes back from the runtime, and waits its turn for the interpreter.
+            server.processor.add_own(("end", batch), 0.0, now)
         for piece in own:
             assert isinstance(piece, tuple)
             kind, index = piece
-            if kind == "in":
+            if kind == "end":
+                self._finish(server, index, now)
+            elif kind == "in":
                 self._admit(server, index, now)
             elif kind == "out":
                 self._answer(server, index, now)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.capacity.service import Service
     from edgekit.capacity.sizing import Sizing
     from edgekit.capacity.tiers import Stop
+    from edgekit.devices.device import Device
     from edgekit.planning.link import Link
 
 LOAD, SERVER, PATH, MODEL = "The load", "Each replica", "The way there", "How it is found"
@@ -263,9 +264,9 @@ def _replica(bundle: Bundle, stop: Stop, link: Link | None, profile: str | None,
     memory = settings["memory"] or (device.memory_bytes if device else this_machine().memory_bytes)
     workers = min(settings["workers"], fitting_workers(stop.part, most, memory))
     cores = settings["cores"] or workers * settings["threads"]
-    service = _service(bundle, stop, device, most, workers, cores, settings)
+    alone = _service(bundle, stop, device, most, settings)
     return Replica(
-        service=service,
+        service=alone.slowed(*_crowding(stop, device, workers, cores, settings["threads"])),
         batching=BatchOptions(most, settings["max_delay_ms"] if most > 1 else 0.0, settings["queue"], workers),
         overhead=_overhead(bundle, stop, settings),
         crossing=Crossing(stop.up_bytes, stop.down_bytes, link),
@@ -274,31 +275,36 @@ def _replica(bundle: Bundle, stop: Stop, link: Link | None, profile: str | None,
     )
 
 
-def _service(
-    bundle: Bundle, stop: Stop, device: Any, most: int, workers: int, cores: int, settings: dict[str, Any]
-) -> Service:
+def _service(bundle: Bundle, stop: Stop, device: Device | None, most: int, settings: dict[str, Any]) -> Service:
     from edgekit.capacity.calibration import batch_sizes, measure_service
     from edgekit.capacity.probe import Cores
-    from edgekit.capacity.service import contention, predict_service
+    from edgekit.capacity.service import predict_service
 
     threads = settings["threads"]
     sizes = batch_sizes(stop.part, most)
-    crowded = max(1.0, workers * threads / cores)
     if device is not None:
-        found = predict_service(stop.part, device, sizes if most > 1 else [1, 2], threads)
-        compute, memory = contention(device, stop.part.format, workers, threads)
-        return found.slowed(max(compute, crowded), max(memory, crowded))
-    measured = measure_service(
+        return predict_service(stop.part, device, sizes if most > 1 else [1, 2], threads)
+    return measure_service(
         bundle, stop.part, sizes, threads, seconds=settings["seconds"], cores=Cores.divide(threads).node
     )
-    return measured.slowed(crowded, crowded)
+
+
+def _crowding(stop: Stop, device: Device | None, workers: int, cores: int, threads: int) -> tuple[float, float]:
+    """How much longer arithmetic and memory take where all workers run at once."""
+    from edgekit.capacity.service import contention
+
+    crowded = max(1.0, workers * threads / cores)
+    if device is None:
+        return crowded, crowded
+    compute, memory = contention(device, stop.part.format, workers, threads)
+    return max(compute, crowded), max(memory, crowded)
 
 
 def _overhead(bundle: Bundle, stop: Stop, settings: dict[str, Any]) -> Overhead:
     from edgekit.capacity.replica import Overhead
 
     if settings["request_cost"] is not None:
-        return Overhead(settings["request_cost"] / 1e3, 0.0, "as stated")
+        return Overhead(settings["request_cost"] / 1e3, origin="as stated")
     try:
         from edgekit.capacity.overhead import measure_overhead
     except ModuleNotFoundError as error:
