@@ -49,7 +49,19 @@ class Text:
     anchor: str = "start"
 
 
-Shape = Line | Dot | Text
+@dataclass(frozen=True)
+class Box:
+    """`words` appear under the pointer."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    color: str
+    words: str = ""
+
+
+Shape = Line | Dot | Text | Box
 
 
 def check_path(path: Path | None, force: bool) -> None:
@@ -126,6 +138,12 @@ def to_svg(shapes: Sequence[Shape], words: str) -> str:
             rows.append(
                 f'<circle cx="{shape.x:.1f}" cy="{shape.y:.1f}" r="{shape.radius:.1f}" {paint}>{title}</circle>'
             )
+        elif isinstance(shape, Box):
+            title = f"<title>{escape(shape.words)}</title>" if shape.words else ""
+            rows.append(
+                f'<rect x="{shape.x:.1f}" y="{shape.y:.1f}" width="{shape.width:.1f}" height="{shape.height:.1f}" '
+                f'fill="{shape.color}">{title}</rect>'
+            )
         else:
             rows.append(
                 f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" fill="{shape.color}" text-anchor="{shape.anchor}">'
@@ -164,6 +182,9 @@ def to_png(shapes: Sequence[Shape]) -> bytes:
                 draw.ellipse(box, outline=shape.color, width=round(zoom * shape.ring))
             else:
                 draw.ellipse(box, fill=shape.color, outline=PAPER, width=zoom)
+        elif isinstance(shape, Box):
+            corner = [zoom * (shape.x + shape.width), zoom * (shape.y + shape.height)]
+            draw.rectangle([zoom * shape.x, zoom * shape.y, *corner], shape.color)
         else:
             anchor = {"start": "ls", "middle": "ms", "end": "rs"}[shape.anchor]
             draw.text((zoom * shape.x, zoom * shape.y), shape.text, shape.color, font, anchor)

@@ -31,6 +31,7 @@ COMMANDS = {
     "deploy": ("deploy", "Write what KServe or Triton need to serve a bundle, or an image."),
     "trace": ("trace", "Show where the time of a request went, from the device to the cloud."),
     "capacity": ("capacity", "How many replicas carry a load within a latency objective, and what binds."),
+    "tune": ("tune", "Find the settings of a server that carry the most requests within a latency objective."),
     "kernels": ("kernels", "Check, compile or time the GPU kernels of the server side."),
     "devices": ("devices", "List, show or probe devices."),
     "doctor": ("doctor", "What is installed, what can run here, and what adds the rest."),

@@ -18,6 +18,7 @@ from edgekit.cli.input_options import input_options, iteration_of, media_of
 from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.serve_ray import options_for, ray_options, refuse_ray_options, serve_on_ray
+from edgekit.cli.settings_file import settings_option
 from edgekit.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ SWITCH_INTERVAL_S = 0.0005
 @file_option("--upstream-token-file", heading="Upstream", help="Its token; without, the one of --token-file.")
 @file_option("--upstream-ca", heading="Upstream", help="The authority of its certificate; without, the system's.")
 @certificate_option("--upstream-tls", heading="Upstream", help="Our certificate, where it asks for one.")
+@settings_option(heading="Load", help="TOML, as `edgekit tune --out` writes it; options given here override it.")
 @option(
     "--max-batch",
     heading="Load",

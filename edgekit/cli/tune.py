@@ -1,0 +1,222 @@
+"""`edgekit tune`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.bundle.manifest import TIERS, Manifest, Tier
+from edgekit.cli.command import command as make_command
+from edgekit.cli.drawing import check_path, draw
+from edgekit.cli.options import file_option, option
+from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.cli.wording import number_text
+from edgekit.errors import MissingExtraError, NodeError, OutputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from edgekit.capacity.demand import Objective
+    from edgekit.tuning.search import Tuned
+    from edgekit.tuning.settings import Settings
+    from edgekit.tuning.trial import Trial
+
+WHAT, HOW, OUTPUT = "What is tuned", "How long", "Output"
+SHOWN = 12
+
+
+@make_command(
+    """
+    edgekit tune cats.edgekit --slo p95=50ms
+    edgekit tune cats.edgekit --slo p99=20ms --out tuned.toml --plot landscape.png
+    edgekit serve cats.edgekit --settings tuned.toml
+    """,
+    name="tune",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@option("--slo", heading=WHAT, required=True, metavar="pN=TIME", help="What the server must hold, like p95=50ms.")
+@option("--tier", heading=WHAT, type=click.Choice(TIERS), default="edge", show_default=True)
+@option("--part", heading=WHAT, metavar="NAME", help="That one alone; without it all that can answer for each other.")
+@option(
+    "--cores",
+    heading=WHAT,
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="For the node; all but one without, which is left to the caller.",
+)
+@option(
+    "--seconds",
+    heading=HOW,
+    type=click.FloatRange(0.3, 600),
+    default=3.0,
+    show_default=True,
+    metavar="F",
+    help="Of load for each setting at first; doubled for the better half, and so on.",
+)
+@option(
+    "--most",
+    heading=HOW,
+    type=click.IntRange(2, 1000),
+    default=48,
+    show_default=True,
+    metavar="N",
+    help="Settings at most, drawn at random where there are more.",
+)
+@option("--seed", heading=HOW, type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@option(
+    "--resume/--fresh",
+    "resume",
+    heading=HOW,
+    default=True,
+    help="Go on with what an earlier tuning of this bundle here measured, or begin anew.  [default: resume]",
+)
+@file_option("--out", heading=OUTPUT, help="Write the best settings: a TOML file for `edgekit serve --settings`.")
+@file_option("--plot", heading=OUTPUT, help="Draw the landscape: .svg, .html or .png.")
+@option("--force", heading=OUTPUT, is_flag=True, help="Replace what stands there.")
+def command(out: Output, bundle: Path, **settings: Any) -> None:
+    """Find the settings of a server that carry the most requests within a latency objective, on this machine.
+
+    Each is tried on the real server: a node in a process of its own, pinned to cores that the caller does not use where
+    there are two or more, under open-loop Poisson loads that rise until the objective breaks. Successive halving gives
+    the better half twice the time. Where nothing holds the objective the nearest settings are named (exit code 14).
+    """
+    from edgekit.bundle import Bundle
+    from edgekit.capacity.demand import Objective
+    from edgekit.search.state import State
+    from edgekit.tuning.search import state_path, tune
+    from edgekit.tuning.settings import sample, space, write_settings
+
+    try:
+        from edgekit.capacity.probe import Cores
+        from edgekit.tuning.trial import run_trial
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "grpcio", "serve", "tuning a server") from error
+
+    objective, tier = Objective.parse(settings["slo"]), settings["tier"]
+    check_path(settings["plot"], settings["force"])
+    _check_free(settings["out"], settings["force"])
+    with Bundle.open(bundle) as opened:
+        manifest, digest = opened.manifest, opened.digest
+    cores = Cores.divide(settings["cores"] or 256)
+    whole = space(_parts(manifest, tier, settings["part"]), max(1, len(cores.node)), objective.limit_ms)
+    tried = sample(whole, settings["most"], settings["seed"])
+    out.remark(f"{len(tried)} settings; {cores}" + ("" if cores.apart else "; they share it, which costs both"))
+    state = State(state_path(digest, objective, settings["seconds"], settings["seed"]), fresh=not settings["resume"])
+    with out.working() as progress:
+        found = tune(
+            tried,
+            objective,
+            lambda one, seconds: run_trial(bundle, manifest, tier, one, objective, seconds, settings["seed"]),
+            state,
+            settings["seconds"],
+            progress,
+        )
+    told = _told(bundle, objective, found, str(cores))
+    if settings["out"] is not None:
+        write_settings(settings["out"], found.best, told)
+    if settings["plot"] is not None:
+        from edgekit.cli.tune_plot import landscape
+
+        draw(settings["plot"], landscape(found, objective), f"settings of {manifest.name}")
+    out.emit(_payload(bundle, objective, found, str(cores), settings["out"]))
+    if not out.json:
+        _show(out, found, objective, settings["out"])
+    if settings["plot"] is not None:
+        out.remark(f"drawn: {settings['plot']}")
+
+
+def _parts(manifest: Manifest, tier: Tier, wanted: str | None) -> list[tuple[str, bool]]:
+    """(name, whether requests can be joined) of the parts on the tier that take and give the same tensors as the first
+    one: other formats and precisions of one model. Raises NodeError, UnknownNameError."""
+    from edgekit.capacity.calibration import is_batchable
+    from edgekit.runtimes.server.catalog import parts_for
+
+    parts = parts_for(manifest, tier)
+    if not parts:
+        raise NodeError(f"the bundle holds no part for the tier {tier}", hint="--tier names another")
+    if wanted is not None:
+        if wanted not in {part.name for part in parts}:
+            raise UnknownNameError(f"part on the tier {tier}", wanted, [part.name for part in parts])
+        parts = [part for part in parts if part.name == wanted]
+    first = parts[0]
+    alike = [part for part in parts if (part.inputs, part.outputs) == (first.inputs, first.outputs)]
+    return [(part.name, is_batchable(part)) for part in alike]
+
+
+def _check_free(path: Path | None, force: bool) -> None:
+    if path is not None and path.exists() and not force:
+        raise OutputError(f"{path} exists", hint="--force replaces it, --out names another")
+
+
+def _told(bundle: Path, objective: Objective, found: Tuned, cores: str) -> str:
+    from edgekit.devices.machine import this_machine
+
+    return (
+        f"edgekit tune {bundle.name}, {objective}: {found.trial.rate_hz:.4g} requests a second at "
+        f"{found.trial.percentile_ms:.3g} ms\nmeasured on {this_machine().cpu}; {cores}"
+    )
+
+
+def _payload(bundle: Path, objective: Objective, found: Tuned, cores: str, written: Path | None) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle),
+        "slo": {"share": objective.share, "limit_ms": objective.limit_ms},
+        "cores": cores,
+        "best": _entry(found.best, *found.trials[found.best]),
+        "tried": [_entry(settings, *trial) for settings, trial in found.trials.items()],
+        "rungs": [{"seconds": rung.seconds, "settings": len(rung.found)} for rung in found.rungs],
+        "written": None if written is None else str(written),
+    }
+
+
+def _entry(settings: Settings, seconds: float, trial: Trial) -> dict[str, Any]:
+    return {
+        "part": settings.part,
+        **settings.options,
+        "seconds": seconds,
+        "rate_hz": trial.rate_hz,
+        "percentile_ms": trial.percentile_ms,
+        "closed_loop_hz": trial.closed_hz,
+    }
+
+
+def _show(out: Output, found: Tuned, objective: Objective, written: Path | None) -> None:
+    columns = (
+        Column("batch", number=True),
+        Column("wait ms", number=True),
+        Column("workers", number=True),
+        Column("threads", number=True),
+        Column("part", style="cyan"),
+        Column("requests/s", number=True),
+        Column(f"p{100 * objective.share:g} ms", number=True),
+        Column("tried s", number=True),
+    )
+    ordered = sorted(found.trials.items(), key=lambda pair: (pair[1][0], pair[1][1].score), reverse=True)
+    rows = []
+    for settings, (seconds, trial) in ordered[:SHOWN]:
+        style = "bold" if settings == found.best else ""
+        cells = (
+            str(settings.max_batch),
+            f"{settings.max_delay_ms:g}",
+            str(settings.workers),
+            str(settings.threads),
+            settings.part,
+            number_text(trial.rate_hz, 1),
+            number_text(trial.percentile_ms, 2),
+            f"{seconds:g}",
+        )
+        rows.append([Cell(cell, style) for cell in cells])
+    out.table(Table(columns, rows))
+    if len(ordered) > SHOWN:
+        out.remark(f"and {len(ordered) - SHOWN} that were left earlier: --json or --plot shows them")
+    out.line()
+    best = found.best
+    out.table(
+        facts(
+            [
+                ("best", Cell(" ".join(best.words), "bold")),
+                ("holds", f"{objective} at {found.trial.rate_hz:.4g} requests a second of one node"),
+                *([("written", str(written))] if written is not None else []),
+            ]
+        )
+    )

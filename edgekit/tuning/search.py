@@ -1,0 +1,100 @@
+"""Trials by successive halving, each kept as soon as it is made: an interruption costs one."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import edgekit
+from edgekit.bundle.cache import cache_root
+from edgekit.capacity.demand import Objective
+from edgekit.capacity.sizing import nearest_above
+from edgekit.devices.machine import this_machine
+from edgekit.errors import PlanError
+from edgekit.progress import Progress, silent
+from edgekit.search.state import State
+from edgekit.tuning.halving import Rung, halve, rung_sizes
+from edgekit.tuning.settings import Settings
+from edgekit.tuning.trial import Trial
+
+Try = Callable[[Settings, float], Trial]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """`best` of those that were tried longest. `trials`: of every setting the longest one, with its seconds."""
+
+    best: Settings
+    rungs: tuple[Rung[Settings, Trial], ...]
+
+    @property
+    def trial(self) -> Trial:
+        return self.trials[self.best][1]
+
+    @property
+    def trials(self) -> Mapping[Settings, tuple[float, Trial]]:
+        return {settings: (rung.seconds, trial) for rung in self.rungs for settings, trial in rung.found}
+
+
+def state_path(digest: str, objective: Objective, seconds: float, seed: int) -> Path:
+    """Of one bundle and objective on one kind of machine."""
+    machine = this_machine()
+    facts = (edgekit.__version__, digest, str(objective), seconds, seed, machine.cpu, machine.cores)
+    return cache_root() / "tune" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.json"
+
+
+def tune(
+    settings: Sequence[Settings],
+    objective: Objective,
+    attempt: Try,
+    state: State,
+    seconds: float,
+    progress: Progress = silent,
+) -> Tuned:
+    """`attempt(settings, seconds)` for what `state` does not know yet. Raises PlanError with the nearest settings
+    where none holds the objective."""
+    total, made = sum(rung_sizes(len(settings))), 0
+
+    def evaluate(one: Settings, each: float) -> Trial:
+        nonlocal made
+        progress("try settings", made, total)
+        made += 1
+        found = state.remember(f"{one!r} {each:g} s", lambda: _plain(attempt(one, each)))
+        return Trial.of(found)
+
+    rungs = tuple(halve(settings, evaluate, lambda trial: trial.score, seconds))
+    progress("try settings", total, total)
+    best, trial = rungs[-1].found[0]
+    if trial.rate_hz <= 0:
+        raise _refusal(rungs, objective)
+    return Tuned(best, rungs)
+
+
+def _plain(trial: Trial) -> dict[str, object]:
+    """JSON has no infinity that others read."""
+    value = trial.to_json()
+    value["loads"] = [
+        {**load, "percentile_ms": load["percentile_ms"] if math.isfinite(load["percentile_ms"]) else 1e12}
+        for load in value["loads"]
+    ]
+    value["percentile_ms"] = trial.percentile_ms if math.isfinite(trial.percentile_ms) else None
+    return value
+
+
+def _refusal(rungs: Sequence[Rung[Settings, Trial]], objective: Objective) -> PlanError:
+    nearest, trial = min(
+        (pair for rung in rungs for pair in rung.found), key=lambda pair: (pair[1].percentile_ms, pair[0])
+    )
+    shown = f"p{100 * objective.share:g}"
+    if math.isinf(trial.percentile_ms):
+        return PlanError(
+            f"no settings answer {shown} of the requests at all", binding="latency", hint="does the model run here?"
+        )
+    return PlanError(
+        f"no settings hold {objective}; the nearest ({nearest}) take {trial.percentile_ms:.3g} ms at {shown}",
+        binding="latency",
+        hint=f"--slo {shown}={nearest_above(trial.percentile_ms):g}ms can be met with " + " ".join(nearest.words),
+    )
