@@ -1,0 +1,84 @@
+"""A real Ray cluster in namespaces of its own: started once, told by `inside.py`, judged here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samples.benchmarks.namespace import run_isolated, why_not
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PLAN = {"replicas": 2, "callers": 6, "pause_s": 0.05, "delay_ms": 150.0, "steady_s": 2.0, "kills": 2, "limit_s": 400}
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    # Ray's sockets lie below it, and their paths may have 107 bytes: pytest's own folders are too deep.
+    folder = Path(tempfile.mkdtemp(prefix="ray"))
+    try:
+        command = [sys.executable, "-m", "tests.runtimes.ray_engine.inside", json.dumps(PLAN), str(folder)]
+        code, out, err = run_isolated(command, 540, cwd=REPOSITORY)
+    finally:
+        shutil.rmtree(folder)
+    assert code == 0, err[-4000:]
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return found
+
+
+def test_a_strangers_client_is_answered_as_by_any_node(told: dict[str, Any]) -> None:
+    assert told["stranger"] == {
+        "live": True,
+        "ready": True,
+        "model": "exact.whole",
+        "id": "7",
+        "right": True,
+        "unknown": 404,
+        "malformed": 400,
+        "metrics": 404,
+    }
+
+
+def test_the_same_bundle_is_no_update(told: dict[str, Any]) -> None:
+    assert told["same"] is False
+
+
+def test_a_bundle_that_does_not_load_is_refused_while_the_former_one_serves(told: dict[str, Any]) -> None:
+    assert "do not come up" in told["broken"]["refused"]
+    assert told["broken"]["keeps"] and told["broken"]["replicas"]["RUNNING"] == PLAN["replicas"]
+    phase = told["phases"]["broken"]
+    assert phase["answered"] > 0 and (phase["lost"], phase["wrong"]) == (0, 0), phase["failures"]
+    assert set(phase["versions"]) == {"1"}
+
+
+def test_a_rolling_update_loses_no_request(told: dict[str, Any]) -> None:
+    phase = told["phases"]["rolling update"]
+    assert told["updated"] is True
+    assert (phase["lost"], phase["wrong"]) == (0, 0), phase["failures"]
+    assert set(phase["versions"]) == {"1", "2"}
+
+
+def test_a_killed_replica_loses_no_request_and_is_replaced(told: dict[str, Any]) -> None:
+    phase = told["phases"]["killed"]
+    assert (phase["lost"], phase["wrong"], phase["late"]) == (0, 0, 0), phase["failures"]
+    assert set(phase["versions"]) == {"2"}
+    # Requests were inside when it was killed: somebody had to send them again.
+    assert phase["resent"] >= 1
+
+
+def test_nothing_is_left_when_it_has_stopped(told: dict[str, Any]) -> None:
+    assert told["left_running"] == []
+    assert told["staged"] >= 1 and told["left_staged"] == []
