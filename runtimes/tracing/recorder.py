@@ -45,15 +45,19 @@ class OpenSpan:
 
     @property
     def trace_id(self) -> str:
-        """32 hexadecimal digits."""
-        return f"{self._span.get_span_context().trace_id:032x}"
+        """32 hexadecimal digits; "" where the sampler leaves this one out."""
+        context = self._span.get_span_context()
+        return f"{context.trace_id:032x}" if context.trace_flags.sampled else ""
 
     def headers(self) -> dict[str, str]:
         """W3C's `traceparent`: whoever gets it goes on below this span."""
         return self._recorder.headers(self._context)
 
     def reserve_child(self) -> tuple[int, dict[str, str]]:
-        """The id of a child that will be added later, and the headers that name it as the parent."""
+        """The id of a child that will be added later, and the headers that name it as the parent; this span's own, and
+        0, where nothing is recorded."""
+        if not self._span.is_recording():
+            return 0, self.headers()
         return self._recorder.reserve(self._span.get_span_context())
 
     def open(self, name: str, start_ns: int, kind: str = "internal", **attributes: Any) -> OpenSpan:

@@ -101,6 +101,7 @@ def test_a_caller_that_is_not_recorded_is_not_recorded_here_and_says_so_above(
     recorder: Recorder, tmp_path: Path
 ) -> None:
     span = recorder.open("infer", 1_000, "server", recorder.parent(UNSAMPLED))
+    assert span.trace_id == ""
     _, headers = span.reserve_child()
     span.end(2_000)
     recorder.close()
@@ -121,6 +122,18 @@ def test_memory_keeps_the_last_traces_and_of_each_so_many_spans(recorder: Record
     assert recorder.recent.spans(ids[0]) == [] == recorder.recent.spans("no number")
     record(recorder, CALLER, children=2 * MAX_SPANS)
     assert len(recorder.recent.spans(CALLER["traceparent"][3:35])) == MAX_SPANS
+
+
+def test_the_sdk_may_be_switched_off_by_its_own_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    path = tmp_path / "off.jsonl"
+    recorder = open_recorder("edgekit-device", path)
+    assert recorder is not None
+    with recorder.request("request", "net") as span:
+        span.add("compute", 1_000, 2_000)
+        assert (span.trace_id, span.headers(), span.reserve_child()[1]) == ("", {}, {})
+    recorder.close()
+    assert path.read_text() == ""
 
 
 def test_an_error_inside_a_request_ends_its_span_with_it(recorder: Recorder, tmp_path: Path) -> None:
