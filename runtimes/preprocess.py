@@ -172,7 +172,8 @@ def normalize_into(row: np.ndarray, pixels: np.ndarray, config: Preprocess) -> N
     """`pixels` normalized into `row`, float32 [C, H, W] or [H, W, C]: one row of a batch.
 
     Plane by plane: with three channels innermost numpy has no long loop to vectorise (224 x 224 x 3 on x86-64, one
-    thread: 1.99 ms all at once, 0.18 ms so). Multiplying by 1 / std instead would round differently, and saves nothing.
+    thread, median of 300: 0.72 ms all at once, 0.06 ms so). Multiplying by 1 / std instead would round differently, and
+    saves nothing.
     """
     planes = pixels.reshape(*pixels.shape[:2], -1)
     for channel, (mean, std) in enumerate(zip(config.mean, config.std, strict=True)):

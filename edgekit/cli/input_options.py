@@ -55,7 +55,7 @@ _OPTIONS = (
         "--draft",
         heading=HEADING,
         is_flag=True,
-        help="Decode large JPEGs at twice the size they are resized to: faster, and not to the bit what `run` says.",
+        help="Decode large JPEGs at three times the size they are resized to: faster, not to the bit what `run` says.",
     ),
 )
 

@@ -27,14 +27,16 @@ IMAGE, TEXT = "image", "text"
 TOP_OUTPUT = "top"
 # Those of Pillow's that pictures on a network come in; others (EPS starts Ghostscript) are no business of strangers.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-DRAFT_GAP = 2
+# Three times the size that is resized to: on 16 photographs of 2,400 pixels the result then differs by 0.7 levels of
+# 255 (root mean square; 1.7 on the worst of them) and takes 26 ms instead of 58; with twice the size by 2.1 (8.3).
+DRAFT_GAP = 3
 
 
 @dataclass(frozen=True)
 class MediaOptions:
     """`threads` decode; no picture has more than `max_pixels`, and all that are decoded at one time no more than
-    `pixels_at_once`. `draft`: JPEGs are decoded at down to twice the size that they are resized to: faster, and no
-    longer to the bit what `edgekit run` says."""
+    `pixels_at_once`. `draft`: JPEGs are decoded at down to three times the size that they are resized to: faster, and
+    no longer to the bit what `edgekit run` says."""
 
     threads: int = 2
     max_pixels: int = 32_000_000

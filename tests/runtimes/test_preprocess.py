@@ -12,6 +12,7 @@ from PIL import Image
 from edgekit.bundle.manifest import Preprocess, TextPreprocess
 from edgekit.errors import DataError, InputError, MissingExtraError
 from edgekit.runtimes.preprocess import (
+    DecodeOptions,
     TextEncoder,
     decode_image,
     image_files,
@@ -280,3 +281,49 @@ def test_broken_tokenizers_strange_inputs_and_a_missing_extra_are_named(tmp_path
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingExtraError, match=r"edgekit\[text\]"):
         TextEncoder(config, path, _text_specs(4))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif"])
+def test_bytes_are_decoded_as_their_file_is(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    _photo(70, 50).save(path)
+    assert decode_image(path.read_bytes()).tobytes() == decode_image(path).tobytes()
+
+
+def test_only_the_formats_that_are_asked_for_are_decoded(tmp_path):
+    path = tmp_path / "a.tif"
+    _photo().save(path)
+    assert decode_image(path.read_bytes()).size == (40, 30)
+    with pytest.raises(DataError, match="not an image") as caught:
+        decode_image(path.read_bytes(), options=DecodeOptions(formats=("JPEG", "PNG")))
+    assert "JPEG, PNG" in caught.value.hint
+
+
+def test_pixels_are_told_before_they_are_decoded(tmp_path):
+    path = tmp_path / "a.jpg"
+    _photo(70, 50).save(path)
+    whole, told = path.read_bytes(), []
+    with pytest.raises(DataError, match="does not decode"):
+        decode_image(whole[: len(whole) // 2], options=DecodeOptions(admit=told.append))
+    assert told == [3500]
+    with pytest.raises(DataError, match="allowed 3,499"):
+        decode_image(whole, options=DecodeOptions(max_pixels=3499, admit=told.append))
+    assert told == [3500]
+
+
+def test_a_draft_is_smaller_and_close(tmp_path):
+    """A quarter of the size along each side, still more than three times what it is resized to. What then differs is
+    below the grain of the file itself: JPEG at quality 90 rounds frequencies in steps of 3 levels and more."""
+    path = tmp_path / "a.jpg"
+    _photo(1600, 1200).save(path, quality=90)
+    config = CONFIG.model_copy(update={"resize": 64, "crop": 56})
+    whole, draft = decode_image(path), decode_image(path, options=DecodeOptions(draft=3 * 64))
+    assert (whole.size, draft.size) == ((1600, 1200), (400, 300))
+    pictures = [np.asarray(resize_and_crop(image, config), np.float32) for image in (whole, draft)]
+    assert np.sqrt(np.mean((pictures[0] - pictures[1]) ** 2)) < 3
+
+
+def test_a_picture_that_is_small_already_is_no_draft(tmp_path):
+    path = tmp_path / "a.jpg"
+    _photo(200, 150).save(path)
+    assert decode_image(path, options=DecodeOptions(draft=100)).tobytes() == decode_image(path).tobytes()

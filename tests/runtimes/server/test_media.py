@@ -367,6 +367,20 @@ def test_no_more_pixels_are_decoded_at_once_than_allowed() -> None:
         assert (batch == batch[0]).all()
 
 
+def test_a_draft_of_a_large_picture_is_close_and_of_a_small_one_the_same() -> None:
+    large, small = encoded(photo(1600, 1200), "JPEG", quality=90), encoded(photo(90, 80), "JPEG")
+    filled = []
+    for draft in (False, True):
+        pool, batch = DecodePool(MediaOptions(draft=draft)), np.empty((2, 3, SIDE, SIDE), np.float32)
+        pool.fill(batch, [large, small], CONFIG)
+        pool.close()
+        filled.append(batch)
+    assert not np.array_equal(filled[0][0], filled[1][0])
+    # In levels of 255; quality 90 rounds the frequencies of the file itself in steps of 3 and more.
+    assert 57 * np.sqrt(np.mean((filled[0][0] - filled[1][0]) ** 2)) < 3
+    np.testing.assert_array_equal(filled[0][1], filled[1][1])
+
+
 def test_a_node_may_allow_fewer_pixels_than_run(tmp_path: Path) -> None:
     pool = DecodePool(MediaOptions(max_pixels=1000))
     with pytest.raises(InputError, match="allowed 1,000"):
