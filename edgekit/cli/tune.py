@@ -70,7 +70,14 @@ SHOWN = 12
     default=True,
     help="Go on with what an earlier tuning of this bundle here measured, or begin anew.  [default: resume]",
 )
-@file_option("--out", heading=OUTPUT, help="Write the best settings: a TOML file for `edgekit serve --settings`.")
+@option(
+    "--out",
+    "written",
+    heading=OUTPUT,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the best settings: a TOML file for `edgekit serve --settings`.",
+)
 @file_option("--plot", heading=OUTPUT, help="Draw the landscape: .svg, .html or .png.")
 @option("--force", heading=OUTPUT, is_flag=True, help="Replace what stands there.")
 def command(out: Output, bundle: Path, **settings: Any) -> None:
@@ -94,7 +101,7 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
 
     objective, tier = Objective.parse(settings["slo"]), settings["tier"]
     check_path(settings["plot"], settings["force"])
-    _check_free(settings["out"], settings["force"])
+    _check_free(settings["written"], settings["force"])
     with Bundle.open(bundle) as opened:
         manifest, digest = opened.manifest, opened.digest
     cores = Cores.divide(settings["cores"] or 256)
@@ -112,15 +119,15 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
             progress,
         )
     told = _told(bundle, objective, found, str(cores))
-    if settings["out"] is not None:
-        write_settings(settings["out"], found.best, told)
+    if settings["written"] is not None:
+        write_settings(settings["written"], found.best, told)
     if settings["plot"] is not None:
         from edgekit.cli.tune_plot import landscape
 
         draw(settings["plot"], landscape(found, objective), f"settings of {manifest.name}")
-    out.emit(_payload(bundle, objective, found, str(cores), settings["out"]))
+    out.emit(_payload(bundle, objective, found, str(cores), settings["written"]))
     if not out.json:
-        _show(out, found, objective, settings["out"])
+        _show(out, found, objective, settings["written"])
     if settings["plot"] is not None:
         out.remark(f"drawn: {settings['plot']}")
 
