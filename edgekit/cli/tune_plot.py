@@ -29,7 +29,7 @@ def landscape(found: Tuned, objective: Objective) -> list[Shape]:
         words = f"{settings}: {trial.rate_hz:.4g}/s at {trial.percentile_ms:.3g} ms, tried for {seconds:g} s"
         shapes.append(Box(x + 1, y + 1, width - 2, height - 2, _color(share) if trial.rate_hz else NONE, words))
         color = "#ffffff" if share > 0.6 else INK
-        shapes.append(Text(x + width / 2, y + height / 2 + 4, f"{trial.rate_hz:.3g}", color, "middle"))
+        shapes.append(Text(x + width / 2, y + height / 2 + 4, _rate_text(trial.rate_hz), color, "middle"))
         if settings == found.best:
             shapes.append(Dot(x + width / 2, y + height / 2, min(width, height) / 2 - 2, INK, "the best", ring=2.0))
     for index, batch in enumerate(batches):
@@ -39,6 +39,10 @@ def landscape(found: Tuned, objective: Objective) -> list[Shape]:
     shapes.append(Text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "rows of a batch, at most", anchor="middle"))
     below = ("ring: the best", "pale red: breaks it")
     return shapes + [Text(WIDTH - RIGHT + 12, TOP + 14 + 18 * line, words) for line, words in enumerate(below)]
+
+
+def _rate_text(rate_hz: float) -> str:
+    return f"{rate_hz:,.0f}" if rate_hz >= 100 else f"{rate_hz:.3g}"
 
 
 def _row(settings: Settings) -> Row:

@@ -62,7 +62,7 @@ def tune(
         nonlocal made
         progress("try settings", made, total)
         made += 1
-        found = state.remember(f"{one!r} {each:g} s", lambda: _plain(attempt(one, each)))
+        found = state.remember(f"{one!r} {each:g} s", lambda: attempt(one, each).to_json())
         return Trial.of(found)
 
     rungs = tuple(halve(settings, evaluate, lambda trial: trial.score, seconds))
@@ -71,17 +71,6 @@ def tune(
     if trial.rate_hz <= 0:
         raise _refusal(rungs, objective)
     return Tuned(best, rungs)
-
-
-def _plain(trial: Trial) -> dict[str, object]:
-    """JSON has no infinity that others read."""
-    value = trial.to_json()
-    value["loads"] = [
-        {**load, "percentile_ms": load["percentile_ms"] if math.isfinite(load["percentile_ms"]) else 1e12}
-        for load in value["loads"]
-    ]
-    value["percentile_ms"] = trial.percentile_ms if math.isfinite(trial.percentile_ms) else None
-    return value
 
 
 def _refusal(rungs: Sequence[Rung[Settings, Trial]], objective: Objective) -> PlanError:

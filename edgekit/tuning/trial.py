@@ -54,8 +54,7 @@ class Trial:
 
     @classmethod
     def of(cls, value: dict[str, Any]) -> Trial:
-        infinite = math.inf if value["percentile_ms"] is None else value["percentile_ms"]
-        return cls(value["rate_hz"], infinite, value["closed_hz"], tuple(Load(**load) for load in value["loads"]))
+        return cls(**{**value, "loads": tuple(Load(**load) for load in value["loads"])})
 
 
 def run_trial(
