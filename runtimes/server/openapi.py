@@ -6,6 +6,7 @@ import math
 from importlib.metadata import version
 from typing import Any
 
+from edgekit.runtimes.protocol.asking import MAX_STEPS, MAX_TEMPERATURE, SEED, TEMPERATURE, TOP
 from edgekit.runtimes.protocol.tensors import CONTENTS, DATATYPES
 from edgekit.runtimes.server.catalog import Catalog
 from edgekit.runtimes.server.model import ServedModel
@@ -56,7 +57,7 @@ def document(catalog: Catalog, *, with_metrics: bool, with_token: bool, with_tra
             ),
             f"{base}/config": _get("Triton's configuration", "Config", parameters, missing),
             f"{base}/stats": _get("Statistics of a model", "Statistics", parameters, missing),
-            f"{base}/infer": _infer(parameters, shown),
+            f"{base}/infer": _infer(parameters, shown, _alternatives(catalog)),
         }
     described: Json = {
         "openapi": "3.1.0",
@@ -150,7 +151,24 @@ def _example(model: ServedModel) -> Json:
     return {"inputs": inputs}
 
 
-def _infer(parameters: list[Json], shown: ServedModel) -> Json:
+def _alternatives(catalog: Catalog) -> str:
+    """Which models take what else than their tensors, in words; "" where none does."""
+    words = {
+        "image": "JPEG, PNG, WebP, GIF or BMP bytes, sent with the binary extension",
+        "text": "UTF-8 text",
+    }
+    told = []
+    for name, what in words.items():
+        models = sorted({model.name for model in catalog.models if name in model.alternatives})
+        if models:
+            told.append(f"{', '.join(models)}: one tensor `{name}` of datatype BYTES ({what}) instead of the inputs.")
+    looped = sorted({model.name for model in catalog.models if model.looped is not None})
+    if looped:
+        told.append(f"{', '.join(looped)}: a whole sequence or prompt instead of one step; the state is carried here.")
+    return " ".join(told)
+
+
+def _infer(parameters: list[Json], shown: ServedModel, alternatives: str) -> Json:
     length = {
         "name": _LENGTH_HEADER,
         "in": "header",
@@ -182,11 +200,22 @@ def _infer(parameters: list[Json], shown: ServedModel) -> Json:
     return {
         "post": {
             "summary": "Run a model",
+            **({"description": alternatives} if alternatives else {}),
             "parameters": [*parameters, length],
             "requestBody": {"required": True, "content": {_JSON: body}},
             "responses": {"200": answer, **{code: _error(text) for code, text in errors.items()}},
             "x-open": False,
         }
+    }
+
+
+def _asked() -> Json:
+    """The parameters of `protocol.asking`."""
+    return {
+        TOP: {"type": "integer", "minimum": 1, "description": "A classifier answers so many labels too, as `top`"},
+        MAX_STEPS: {"type": "integer", "minimum": 1, "description": "Tokens or windows of an iterated model at most"},
+        TEMPERATURE: {"type": "number", "minimum": 0, "maximum": MAX_TEMPERATURE, "description": "0: the likeliest"},
+        SEED: {"type": "integer", "minimum": 0, "description": "Of the draws"},
     }
 
 
@@ -222,6 +251,12 @@ def _schemas() -> Json:
             platform=text,
             inputs=tensors,
             outputs=tensors,
+            alternative_inputs={
+                "type": "array",
+                "items": _ref("TensorMetadata"),
+                "description": "BYTES tensors, each of which may stand for the inputs",
+            },
+            loop={"type": "object", "description": "What a step of an iterated model carries and is fed"},
         ),
         "Config": _object(
             ["name", "platform", "max_batch_size", "input", "output"],
@@ -256,7 +291,7 @@ def _schemas() -> Json:
         "InferRequest": _object(
             ["inputs"],
             id=text,
-            parameters=parameters,
+            parameters={**parameters, "properties": _asked()},
             inputs={"type": "array", "minItems": 1, "items": _ref("InferInput")},
             outputs={"type": "array", "items": _ref("InferOutput")},
         ),

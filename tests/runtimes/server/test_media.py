@@ -389,6 +389,19 @@ def test_a_node_may_allow_fewer_pixels_than_run(tmp_path: Path) -> None:
     assert MediaOptions().max_pixels < MAX_PIXELS
 
 
+def test_the_description_tells_what_else_may_be_sent(node: Node) -> None:
+    with urllib.request.urlopen(f"{node.rest_url}/openapi.json") as response:
+        described = json.load(response)
+    told = described["paths"]["/v2/models/{model}/infer"]["post"]["description"]
+    assert f"{PICTURES}: one tensor `image` of datatype BYTES" in told
+    assert f"{TEXTS}: one tensor `text` of datatype BYTES" in told
+    schemas = described["components"]["schemas"]
+    assert {"edgekit_top", "edgekit_max_steps"} <= set(
+        schemas["InferRequest"]["properties"]["parameters"]["properties"]
+    )
+    assert "alternative_inputs" in schemas["ModelMetadata"]["properties"]
+
+
 def test_stages_are_counted_and_shown(bundles: list[Path], serve: Callable[..., Node], tmp_path: Path) -> None:
     spans = tmp_path / "spans.jsonl"
     node = serve(bundles[0], tier="device", port=0, trace=spans)
