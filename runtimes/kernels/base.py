@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,11 +20,13 @@ Tensors = Tensor | tuple[Tensor, ...]
 @dataclass(frozen=True)
 class Cost:
     """Of one call. `bytes_moved`: every operand read once and every result written once, the least that memory sees.
-    `passes`: how often the kernel itself crosses its largest operand (Nayak et al., FuseMax, arXiv:2406.10491)."""
+    `passes`: how often the kernel itself crosses its largest operand (Nayak et al., FuseMax, arXiv:2406.10491).
+    `unit`: whose rate bounds the arithmetic, tensor cores in bf16 or in int8."""
 
     flops: float
     bytes_moved: float
     passes: float = 1.0
+    unit: Literal["bf16", "int8"] = "bf16"
 
 
 @dataclass(frozen=True)

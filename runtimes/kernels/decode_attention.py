@@ -28,6 +28,7 @@ from torch import Tensor
 
 from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 from edgekit.runtimes.kernels.merge_shards import MERGE
 from edgekit.runtimes.kernels.online_softmax import LN_2, LOG2_E, LOWEST, absorb
 from edgekit.runtimes.kernels.tiles import all_aligned, at, multiply, narrow, widen
@@ -177,7 +178,7 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     (count, heads, width), cached = queries.shape, keys.shape[1]
     group = heads // max(cached, 1)
-    config = CONFIGS[0 if group == 1 else 1]
+    config = choose(CONFIGS, 0 if group == 1 else 1)
     operands = [one.contiguous() for one in (queries, keys, key_steps, values, value_steps, starts)]
 
     def start(splits: int, results: Tensor, logsums: Tensor) -> None:

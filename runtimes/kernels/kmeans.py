@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel
+from edgekit.runtimes.kernels.choice import choose
 from edgekit.runtimes.kernels.lloyd import assign_reference, update_reference
 
 
@@ -84,7 +85,7 @@ UPDATE_CONFIGS = (Config({"BLOCK_N": 32, "BLOCK_D": 64}, warps=4, stages=2),)
 def _assign_launch(points: Tensor, centres: Tensor, penalty: Tensor | None = None) -> Tensor:
     count, width = points.shape
     nearest = torch.empty(count, dtype=torch.int32, device=points.device)
-    config = ASSIGN_CONFIGS[0 if count >= 128 else 1]
+    config = choose(ASSIGN_CONFIGS, 0 if count >= 128 else 1)
     norms = centres.square().sum(1)
     if count:
         _assign_kernel[(triton.cdiv(count, config.constants["BLOCK_N"]),)](

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 
 
 def attend(
@@ -102,7 +103,7 @@ def _launch(queries: Tensor, keys: Tensor, values: Tensor, decay: Tensor, state:
     if width > WIDEST:
         raise UsageError(f"keys are {width} wide, allowed: {WIDEST}")
     out, after = (torch.empty_like(one, memory_format=torch.contiguous_format) for one in (values, state))
-    config = CONFIGS[0 if width <= 64 else 1]
+    config = choose(CONFIGS, 0 if width <= 64 else 1)
     if state.numel():
         _linear_attention_kernel[(triton.cdiv(outputs, config.constants["BLOCK_E"]), batch * heads)](
             queries.contiguous(),

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 
 
 def weigh_words(hidden: Tensor, embeddings: Tensor, bias: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
@@ -85,7 +86,7 @@ CONFIGS = (
 
 
 def _config(length: int) -> Config:
-    return CONFIGS[0 if length > 16 else 1]
+    return choose(CONFIGS, 0 if length > 16 else 1)
 
 
 def _launch(hidden: Tensor, embeddings: Tensor, bias: Tensor, valid: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from edgekit.errors import InputError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 from edgekit.runtimes.kernels.product_ends import (
     FEW_ROWS,
     aligned,
@@ -147,7 +148,7 @@ def _launch(
     x: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor | None, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     (count, width), (outputs, groups) = x.shape, scales.shape
-    config = CONFIGS[0 if count <= FEW_ROWS else 1]
+    config = choose(CONFIGS, 0 if count <= FEW_ROWS else 1)
     points = scales if zeros is None else zeros
 
     def run(grid: tuple[int, int, int], totals: Tensor, *ends: Tensor, **flags: int) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from edgekit.errors import InputError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 from edgekit.runtimes.kernels.product_ends import (
     FEW_ROWS,
     aligned,
@@ -157,7 +158,7 @@ def _launch(
     (count, width), outputs = x.shape, len(weight)
     configs = W8A8_CONFIGS if x.dtype == torch.int8 else W8A16_CONFIGS
     # Rows at odd addresses are read byte by byte, for which the large tile has too few registers.
-    config = configs[0 if count <= FEW_ROWS or width % 16 else 1]
+    config = choose(configs, 0 if count <= FEW_ROWS or width % 16 else 1)
 
     def run(grid: tuple[int, int, int], totals: Tensor, *ends: Tensor, **flags: int) -> None:
         _multiply_kernel[grid](
@@ -174,7 +175,8 @@ def _cost(x: Tensor, weight: Tensor, *others: Any) -> Cost:
     """`others`: scales, bias and, at the end, the type of the result."""
     (count, width), outputs = x.shape, len(weight)
     operands = x.nbytes + weight.nbytes + sum(one.nbytes for one in others if isinstance(one, Tensor))
-    return Cost(2.0 * count * outputs * width, float(operands + count * outputs * others[-1].itemsize))
+    moved = float(operands + count * outputs * others[-1].itemsize)
+    return Cost(2.0 * count * outputs * width, moved, unit="int8" if x.dtype == torch.int8 else "bf16")
 
 
 def _scene(count: int, outputs: int, width: int, biased: bool = False, seed: int = 0) -> tuple[Any, ...]:

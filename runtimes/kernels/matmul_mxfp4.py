@@ -21,6 +21,7 @@ from torch import Tensor
 
 from edgekit.errors import InputError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 from edgekit.runtimes.kernels.matmul_int4 import pack, unpack
 from edgekit.runtimes.kernels.product_ends import (
     FEW_ROWS,
@@ -142,7 +143,7 @@ FLAGS = {"WIDTH": 4096, "ROWS": 0, "COLUMNS": 0, "BIAS": 1}
 
 def _launch(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     (count, width), outputs = x.shape, len(packed)
-    config = CONFIGS[0 if count <= FEW_ROWS else 1]
+    config = choose(CONFIGS, 0 if count <= FEW_ROWS else 1)
 
     def run(grid: tuple[int, int, int], totals: Tensor, *ends: Tensor, **flags: int) -> None:
         _multiply_kernel[grid](

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 from edgekit.runtimes.kernels.online_softmax import ERRORS, LN_2, LOG2_E, LOWEST, Method, absorb
 from edgekit.runtimes.kernels.tiles import all_aligned, at, multiply, narrow
 
@@ -149,8 +150,8 @@ def _config(queries: Tensor, sequences: int) -> Config:
     """By the mean length, which the shapes tell."""
     mean, row_bytes = len(queries) / max(sequences, 1), queries[0, 0].nbytes
     if queries.dtype == torch.float32 or mean <= 32 or row_bytes > 256:
-        return CONFIGS[2]
-    return CONFIGS[0 if mean >= 128 and row_bytes <= 128 else 1]
+        return choose(CONFIGS, 2)
+    return choose(CONFIGS, 0 if mean >= 128 and row_bytes <= 128 else 1)
 
 
 def _constants(

@@ -38,6 +38,7 @@ from edgekit.runtimes.codecs.base import Codec
 from edgekit.runtimes.codecs.transform import BUCKETS, TransformCodec
 from edgekit.runtimes.cubins.ragged_decode import channels_first, pack_symbols, rate_tables
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 from edgekit.runtimes.kernels.tiles import narrow
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ CONFIGS = (
 
 
 def _config(channels: int) -> Config:
-    return CONFIGS[2 if channels <= 64 else 1 if channels <= 256 else 0]
+    return choose(CONFIGS, 2 if channels <= 64 else 1 if channels <= 256 else 0)
 
 
 def _launch(

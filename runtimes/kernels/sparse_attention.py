@@ -31,6 +31,7 @@ from torch.nn.functional import pad
 from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
 from edgekit.runtimes.kernels.block_patterns import Pattern, pack, power_of_two, selected, summarise
+from edgekit.runtimes.kernels.choice import choose
 
 WIDEST, LEAST = 128, 16
 
@@ -137,7 +138,7 @@ CONFIGS = (
 
 
 def _config(width: int, block: int) -> Config:
-    return CONFIGS[0 if width <= 64 and block % 64 == 0 else 1 if block % 32 == 0 else 2]
+    return choose(CONFIGS, 0 if width <= 64 and block % 64 == 0 else 1 if block % 32 == 0 else 2)
 
 
 def _launch(

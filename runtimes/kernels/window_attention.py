@@ -30,6 +30,7 @@ from torch import Tensor
 
 from edgekit.errors import UsageError
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
+from edgekit.runtimes.kernels.choice import choose
 
 WIDEST, NARROWEST = 128, 16
 
@@ -142,7 +143,7 @@ def _launch(
     if width > WIDEST or narrow > NARROWEST:
         raise UsageError(f"keys are {width} and {narrow} wide, allowed: {WIDEST} and {NARROWEST}")
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    config = CONFIGS[0 if width <= 64 else 1]
+    config = choose(CONFIGS, 0 if width <= 64 else 1)
     if out.numel():
         _window_attention_kernel[(triton.cdiv(outputs, config.constants["BLOCK_E"]), batch * heads)](
             queries.contiguous(),

@@ -1,0 +1,30 @@
+"""The peers of the goals compute what the kernels compute."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from edgekit.runtimes.kernels.goals import key_mask, packed, pad
+from edgekit.runtimes.kernels.ragged_attention import attend
+
+CPU = torch.device("cpu")
+
+
+def test_padded_attention_of_torch_is_attention_over_the_ragged_batch() -> None:
+    lengths = [5, 12, 1]
+    q, k, v, starts = packed(lengths, 3, 16, CPU)
+    ours, _ = attend(q, k, v, starts, starts)
+    padded = [pad(one, lengths) for one in (q, k, v)]
+    assert padded[0].shape == (3, 3, 12, 16)
+    theirs = scaled_dot_product_attention(*padded, attn_mask=key_mask(lengths, CPU)).transpose(1, 2)
+    kept = torch.cat([theirs[row, :length] for row, length in enumerate(lengths)])
+    # Both round weights and results to bf16, 2^-8 each, of values below 4.
+    assert bool(((ours.float() - kept.float()).abs() <= 2 * 2.0**-8 * 4).all())
+
+
+def test_a_batch_of_one_length_needs_no_mask() -> None:
+    q, k, v, starts = packed([7, 7], 2, 8, CPU)
+    ours, _ = attend(q, k, v, starts, starts)
+    theirs = scaled_dot_product_attention(*(pad(one, [7, 7]) for one in (q, k, v))).transpose(1, 2).flatten(0, 1)
+    assert bool(((ours.float() - theirs.float()).abs() <= 2 * 2.0**-8 * 4).all())
