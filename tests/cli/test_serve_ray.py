@@ -1,0 +1,65 @@
+"""`edgekit serve --engine ray`: what is refused before anything starts (with Ray: tests/runtimes/ray_engine)."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgekit.cli.main import cli
+from tests.deploy.conftest import write
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    x, y = (("x", "float32", ("batch", 4)),), (("y", "float32", ("batch", 4)),)
+    return write(tmp_path / "net.edgekit", {"tail": ("cloud", x, y)})
+
+
+def invoke(bundle: Path, *words: str, code: int) -> str:
+    result = CliRunner().invoke(cli, ["serve", str(bundle), *words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--grpc-port", "9"), "--grpc-port with --engine ray"),
+        (("--announce",), "--announce with --engine ray"),
+        (("--keep-versions", "2"), "--keep-versions with --engine ray"),
+        (("--metrics",), "--metrics with --engine ray"),
+        (("--replicas", "8:2"), "8:2 replicas"),
+        (("--replicas", "some"), "--replicas 2:8"),
+        (("--replica-cpus", "0"), "--replica-cpus"),
+    ],
+)
+def test_what_ray_has_no_use_for_ends_with_2(bundle: Path, words: tuple[str, ...], said: str) -> None:
+    assert said in invoke(bundle, "--engine", "ray", *words, code=2)
+
+
+@pytest.mark.parametrize("words", [("--replicas", "2"), ("--replica-gpus", "1"), ("--ray-address", "auto")])
+def test_rays_options_need_ray(bundle: Path, words: tuple[str, str]) -> None:
+    assert f"{words[0]} without the engine ray" in invoke(bundle, *words, code=2)
+
+
+def test_without_ray_it_ends_with_6_and_names_the_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    assert 'pip install "edgekit[ray]"' in invoke(bundle, "--engine", "ray", code=6)
+
+
+def test_ports_hosts_and_bundles_are_checked_before_ray_starts(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", exc_type=ImportError)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert "choose another --port" in invoke(bundle, "--engine", "ray", "--port", port, code=15)
+    assert "without --token-file and --tls" in invoke(bundle, "--engine", "ray", "--host", "0.0.0.0", code=15)
+    words = ("--engine", "ray", "--port", "0")
+    assert "no part for the tier edge" in invoke(bundle, *words, "--tier", "edge", code=15)
+    invoke(tmp_path / "missing.edgekit", *words, code=9)
