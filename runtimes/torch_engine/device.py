@@ -11,7 +11,10 @@ SPARE = 0.1
 
 
 def find_device(name: str) -> torch.device:
-    """`name`: cpu, cuda (the first GPU) or cuda:N. Raises DeviceError where torch cannot reach it."""
+    """`name`: cpu, cuda (the first GPU) or cuda:N. On a GPU float32 stays float32 from then on, in the whole process.
+
+    Raises DeviceError where torch cannot reach it.
+    """
     if name == "cpu":
         return torch.device("cpu")
     if torch.version.cuda is None:
@@ -26,7 +29,15 @@ def find_device(name: str) -> torch.device:
             f"--device {name}, and torch sees {count} GPUs",
             hint="`nvidia-smi` lists them; check the driver and CUDA_VISIBLE_DEVICES, or --device cpu: same answers",
         )
+    keep_float32()
     return torch.device("cuda", index)
+
+
+def keep_float32() -> None:
+    """cuDNN would round the operands of float32 convolutions to TF32's 11 bits, unlike the processor. One setting for
+    the process; inductor reads these two."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def device_bytes(device: torch.device) -> int:

@@ -87,7 +87,7 @@ class EngineSession(TorchSession):
         self._member = Member(self.path.name, self._size_bytes(), self._upload, self._evict)
         self._budget = self._join()
         try:
-            with self._resident(), self._torch_errors():
+            with self._torch.no_grad(), self._resident(), self._on_place(), self._torch_errors():
                 self._prepare()
         except BaseException:
             self._leave()
@@ -125,6 +125,12 @@ class EngineSession(TorchSession):
     def _resident(self) -> AbstractContextManager[None]:
         return self._budget.use(self._member) if self._budget is not None else nullcontext()
 
+    def _on_place(self) -> AbstractContextManager[None]:
+        """Kernels are launched on torch's current GPU, which is the first one unless it is told."""
+        on_gpu = self._place.type == "cuda"
+        found: AbstractContextManager[None] = self._torch.cuda.device(self._place) if on_gpu else nullcontext()
+        return found
+
     def _leave(self) -> None:
         if self._budget is not None:
             self._budget.leave(self._member)
@@ -146,7 +152,7 @@ class EngineSession(TorchSession):
             raise SessionError(f"torch failed on {self.path.name}: {line}") from error
 
     def _run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        with self._threads(), self._torch.no_grad(), self._resident(), self._torch_errors():
+        with self._threads(), self._torch.no_grad(), self._resident(), self._on_place(), self._torch_errors():
             if self._lane is not None:
                 return self._lane.run(arrays)
             tensors = as_tensors(self._torch, arrays)
@@ -159,7 +165,7 @@ class EngineSession(TorchSession):
         tensors = [tensor.to(self._place) for tensor in as_tensors(self._torch, arrays)]
 
         def call() -> object:
-            with self._torch.no_grad():
+            with self._torch.no_grad(), self._on_place():
                 return self._runner.run(tensors)
 
         return call

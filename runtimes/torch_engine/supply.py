@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, SessionError
 from edgekit.runtimes.torch_engine.check import Truth, program_graph
 from edgekit.runtimes.torch_engine.compiled import (
     Package,
@@ -66,10 +66,18 @@ def _opened(package: Package, target: Target) -> Runner:
 
 
 def _checked(path: Path, target: Target, runner: Runner) -> Runner:
-    """Raises NumericsError where the precision overflows."""
+    """Raises NumericsError where the precision overflows, SessionError where the GPU's eager answers are not the
+    processor's: there is nothing left to fall back to."""
     program = load_program(path)
     graph, _ = in_precision(program_graph(program), target.precision)
-    Truth.of(program, graph, target.precision)
+    truth = Truth.of(program, graph, target.precision)
+    if target.device.type != "cpu":
+        reason = _disagreement(runner, truth, target)
+        if reason:
+            raise SessionError(
+                f"{path.name} on {target.device} does not give the processor's answers: {reason}",
+                hint="check driver and GPU (nvidia-smi), or take --device cpu",
+            )
     return runner
 
 
@@ -103,14 +111,18 @@ def _make(path: Path, target: Target, cache: Path, key: str, *, replace: bool = 
 def _trouble(package: Package, truth: Truth, target: Target) -> str:
     """Why the compiled code must not be used, or ""."""
     try:
-        runner = CompiledRunner(package, target.device)
-        runner.upload()
-        with torch.no_grad():
-            found = runner.run([value.to(target.device) for value in truth.inputs])
-        reason = truth.disagreement([value.cpu() for value in found])
+        reason = _disagreement(CompiledRunner(package, target.device), truth, target)
     except RuntimeError as error:
         reason = _first_line(error)
     return f"the compiled code failed its check: {reason}" if reason else ""
+
+
+def _disagreement(runner: Runner, truth: Truth, target: Target) -> str:
+    runner.upload()
+    with torch.no_grad():
+        found = runner.run([value.to(target.device) for value in truth.inputs])
+    runner.evict()
+    return truth.disagreement([value.cpu() for value in found])
 
 
 def _first_line(error: Exception) -> str:
