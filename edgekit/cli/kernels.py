@@ -1,4 +1,4 @@
-"""`edgekit kernels`: list, check, compile, pack, benchmark."""
+"""`edgekit kernels`: list, check, compile, pack, try, benchmark."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edgekit.cli.command import group
 from edgekit.cli.kernel_choice import NAMES, chosen, need_triton
 from edgekit.cli.kernels_benchmark import benchmark_command
 from edgekit.cli.kernels_pack import pack_command
+from edgekit.cli.kernels_try import try_command
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.wording import number_text
 from edgekit.errors import OutputError, SessionError
@@ -152,7 +153,7 @@ def compile_command(out: Output, names: tuple[str, ...], arch: str, output: Path
     out.table(Table(columns, lines, "Compiled"))
 
 
-for one in (list_command, check_command, compile_command, pack_command, benchmark_command):
+for one in (list_command, check_command, compile_command, pack_command, try_command, benchmark_command):
     command.add_command(one)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import weakref
 from collections.abc import Sequence
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
@@ -20,6 +21,7 @@ from edgekit.errors import DeviceError, InputError, SessionError
 from edgekit.runtimes.cubins.table import SIZES
 
 LIBRARY = "libcuda.so.1"
+LIBRARY_VARIABLE = "EDGEKIT_CUDA_DRIVER"  # of the environment: the driver's path where the system does not find it
 SHARED_WITHOUT_ASKING = 48 * 1024
 ALIGNMENT = 16  # of tensors: compiled kernels load 16 bytes at a time
 NUMPY_TYPES = {
@@ -62,10 +64,11 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
 class Driver:
     """The library itself. A call that fails raises SessionError with CUDA's own name and words."""
 
-    def __init__(self, library: str = LIBRARY) -> None:
-        """Raises DeviceError where there is no driver."""
+    def __init__(self, library: str | None = None) -> None:
+        """`library`: its path or name, otherwise what LIBRARY_VARIABLE says, or LIBRARY. Raises DeviceError where
+        there is no driver."""
         try:
-            self._library = ctypes.CDLL(library)
+            self._library = ctypes.CDLL(library or os.environ.get(LIBRARY_VARIABLE) or LIBRARY)
             for name, arguments in _SIGNATURES.items():
                 function = getattr(self._library, name)
                 function.argtypes, function.restype = arguments, c_int
@@ -223,8 +226,8 @@ class Gpu:
         self.close()
 
 
-def open_gpu(ordinal: int = 0, library: str = LIBRARY) -> Gpu:
-    """The GPU of that number. Raises DeviceError where there is no driver, no GPU, or fewer than that."""
+def open_gpu(ordinal: int = 0, library: str | None = None) -> Gpu:
+    """The GPU of that number; `library` as for Driver. Raises DeviceError where there is no driver or not that GPU."""
     driver = Driver(library)
     count, device = c_int(), c_int()
     status = driver.status("cuInit", 0) or driver.status("cuDeviceGetCount", byref(count))
