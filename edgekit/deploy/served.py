@@ -13,7 +13,7 @@ from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.catalog import parts_for
 from edgekit.tensors import TensorSpec
 
-# Resident memory of `edgekit serve` with a model of no size, rounded up: interpreter, runtime, both fronts.
+# Of `edgekit serve` before any weights: 105 MB measured (x86-64, ONNX Runtime, both fronts), and half as much again.
 PROCESS_BYTES = 160 << 20
 
 

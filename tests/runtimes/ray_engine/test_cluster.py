@@ -1,4 +1,4 @@
-"""A real Ray cluster in namespaces of its own: started once, told by `inside.py`, judged here."""
+"""A real Ray cluster in namespaces of its own: what `inside.py` and `inside_command.py` tell is judged here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 PLAN = {"replicas": 2, "callers": 6, "pause_s": 0.05, "delay_ms": 150.0, "steady_s": 2.0, "kills": 2, "limit_s": 400}
 
 
-@pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
+def inside(script: str, *words: str) -> dict[str, Any]:
+    """What the script tells; the last of its words is a folder."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed")
     reason = why_not()
@@ -30,13 +30,18 @@ def told() -> dict[str, Any]:
     # Ray's sockets lie below it, and their paths may have 107 bytes: pytest's own folders are too deep.
     folder = Path(tempfile.mkdtemp(prefix="ray"))
     try:
-        command = [sys.executable, "-m", "tests.runtimes.ray_engine.inside", json.dumps(PLAN), str(folder)]
+        command = [sys.executable, "-m", f"tests.runtimes.ray_engine.{script}", *words, str(folder)]
         code, out, err = run_isolated(command, 540, cwd=REPOSITORY)
     finally:
         shutil.rmtree(folder)
     assert code == 0, err[-4000:]
     found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return found
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    return inside("inside", json.dumps(PLAN))
 
 
 def test_a_strangers_client_is_answered_as_by_any_node(told: dict[str, Any]) -> None:
@@ -82,3 +87,12 @@ def test_a_killed_replica_loses_no_request_and_is_replaced(told: dict[str, Any])
 def test_nothing_is_left_when_it_has_stopped(told: dict[str, Any]) -> None:
     assert told["left_running"] == []
     assert told["staged"] >= 1 and told["left_staged"] == []
+
+
+def test_the_command_serves_scales_with_load_rolls_over_and_ends_well() -> None:
+    told = inside("inside_command")
+    assert told["told"]["engine"] == "ray" and told["told"]["replicas"] == {"least": 1, "most": 2}
+    assert told["stranger"] == 401
+    assert told["load"] == {"replicas": 2, "statuses": [200]}
+    assert (told["before"], told["after"]) == (1.0, 2.0)
+    assert told["ended"] == 0 and "stopped" in told["errors"] and "Traceback" not in told["errors"]

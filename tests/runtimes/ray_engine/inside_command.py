@@ -1,0 +1,101 @@
+"""Runs in namespaces of its own (test_cluster.py): `edgekit serve --engine ray` as a process, with a token, scaled by
+load, rolled over by SIGHUP, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from samples.benchmarks.rolling_scene import MODEL, WIDTH, write_version
+
+ZEROS = {"inputs": [{"name": "x", "shape": [1, WIDTH], "datatype": "FP32", "data": [0.0] * WIDTH}]}
+LIMIT_S, CALLERS, MAX_CALLS = 150.0, 8, 2000
+
+
+def start(bundle: Path, token: Path, folder: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    words = ["--engine", "ray", "--replicas", "1:2", "--replica-cpus", "0.5", "--tier", "device", "--port", "0"]
+    words += ["--token-file", str(token), "--max-batch", "2", "--max-delay-ms", "200", "--json"]
+    command = [sys.executable, "-m", "edgekit", "serve", str(bundle), *words]
+    errors = (folder / "errors").open("w")
+    environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    assert process.stdout is not None
+    text = ""
+    while not text.endswith("\n}\n"):
+        line = process.stdout.readline()
+        assert line, (folder / "errors").read_text()
+        text += line
+    return process, json.loads(text)
+
+
+def load_until_two_answer(url: str, authorization: dict[str, str]) -> dict[str, Any]:
+    """The replicas that have answered, and statuses, until there are two replicas."""
+    replicas: set[str] = set()
+    statuses: dict[int, int] = {}
+    until = time.monotonic() + LIMIT_S
+
+    def call() -> None:
+        with httpx.Client(base_url=url, headers=authorization, timeout=60) as client:
+            for _ in range(MAX_CALLS):
+                if len(replicas) >= 2 or time.monotonic() > until:
+                    return
+                answer = client.post(f"/v2/models/{MODEL}/infer", json=ZEROS)
+                statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+                replicas.add(answer.headers.get("edgekit-replica", ""))
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        for done in [pool.submit(call) for _ in range(CALLERS)]:
+            done.result()
+    return {"replicas": len(replicas - {""}), "statuses": sorted(statuses)}
+
+
+def value(client: httpx.Client) -> float:
+    """What zeros give: the version's own number."""
+    answer = client.post(f"/v2/models/{MODEL}/infer", json=ZEROS)
+    found: float = answer.json()["outputs"][0]["data"][0]
+    return found
+
+
+def wait_for(said: str, errors: Path) -> None:
+    until = time.monotonic() + LIMIT_S
+    while said not in errors.read_text():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{said!r} was not said: {errors.read_text()}")
+        time.sleep(0.2)
+
+
+def play(folder: Path) -> dict[str, Any]:
+    bundle, token = write_version(folder / "exact.edgekit", 1), folder / "token"
+    token.write_text("secret\n")
+    process, told = start(bundle, token, folder)
+    found: dict[str, Any] = {"told": told}
+    authorization = {"Authorization": "Bearer secret"}
+    try:
+        with httpx.Client(base_url=told["rest"], timeout=60) as client:
+            found["stranger"] = client.get("/v2").status_code
+            client.headers.update(authorization)
+            found["before"] = value(client)
+            found["load"] = load_until_two_answer(told["rest"], authorization)
+            process.send_signal(signal.SIGHUP)
+            wait_for("unchanged", folder / "errors")
+            write_version(bundle, 2)
+            process.send_signal(signal.SIGHUP)
+            wait_for("rolled over", folder / "errors")
+            found["after"] = value(client)
+    finally:
+        process.terminate()
+        found["ended"] = process.wait(120)
+    return {**found, "errors": (folder / "errors").read_text()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(play(Path(sys.argv[1]))) + "\n")
