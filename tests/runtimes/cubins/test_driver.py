@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,12 @@ from edgekit.errors import DeviceError, InputError, SessionError
 from edgekit.runtimes.cubins import open_gpu
 
 from .conftest import Emulator
+
+
+def test_neither_torch_nor_triton_is_loaded() -> None:
+    code = "import sys, edgekit.runtimes.cubins; print({'torch', 'triton', 'PIL'} & sys.modules.keys() or 'none')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "none"
 
 
 def test_without_a_driver_the_error_says_so() -> None:
