@@ -9,18 +9,15 @@ bucket. While one slot computes, the next one's inputs go up and the last one's 
 
 A graph reads and writes tensors at fixed addresses, so that a slot's inputs are copied to those on the work stream, and
 its outputs from them before the next graph runs. Padding repeats the first row, a value that the model takes.
-torch's notes on CUDA semantics: "Use pinned memory buffers", "CUDA Graphs", "Sharing memory across captures".
 
-`Processor` runs the same lane without streams or graphs. The CUDA half has not been run: no GPU was at hand.
+On the `Processor` a lane runs the same without streams or graphs.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,116 +25,10 @@ from torch import Tensor
 
 from edgekit.runtimes.torch_engine.buckets import bucket_of
 from edgekit.runtimes.torch_engine.runner import Runner
+from edgekit.runtimes.torch_engine.streams import Replay, Streams
 from edgekit.tensors import TensorSpec
 
-logger = logging.getLogger("edgekit")
-
 SLOTS = 2
-WARM_RUNS = 3
-Replay = Callable[[], Sequence[Tensor]]
-# torch's own annotations leave them untyped.
-_Stream: Any = torch.cuda.Stream
-_Event: Any = torch.cuda.Event
-
-
-class Engine(Protocol):
-    """The streams of one lane. An event is what `mark` returns."""
-
-    device: torch.device
-    is_pinned: bool
-
-    def stream(self, name: str) -> AbstractContextManager[Any]:
-        """Work inside is queued on the stream `up`, `work` or `down`."""
-
-    def mark(self, name: str) -> Any:
-        """An event at the end of what is queued on a stream."""
-
-    def after(self, name: str, event: Any) -> None:
-        """What is queued on a stream from now on waits for `event`."""
-
-    def wait(self, event: Any) -> None:
-        """Blocks this thread."""
-
-    def settle(self) -> None:
-        """Blocks until the device has done all that was queued, on any stream."""
-
-    def capture(self, call: Replay) -> Replay:
-        """`call`, to be repeated on the same tensors with its launches recorded."""
-
-
-class Processor:
-    """No streams: everything is done when its call returns."""
-
-    device = torch.device("cpu")
-    is_pinned = False
-
-    def stream(self, name: str) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def mark(self, name: str) -> Any:
-        return None
-
-    def after(self, name: str, event: Any) -> None:
-        return None
-
-    def wait(self, event: Any) -> None:
-        return None
-
-    def settle(self) -> None:
-        return None
-
-    def capture(self, call: Replay) -> Replay:
-        return call
-
-
-class Gpu:
-    """Three streams and a memory pool for the graphs of one lane."""
-
-    is_pinned = True
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._streams = {name: _Stream(device) for name in ("up", "work", "down")}
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def stream(self, name: str) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self._streams[name])
-
-    def mark(self, name: str) -> Any:
-        event = _Event()
-        event.record(self._streams[name])
-        return event
-
-    def after(self, name: str, event: Any) -> None:
-        self._streams[name].wait_event(event)
-
-    def wait(self, event: Any) -> None:
-        event.synchronize()
-
-    def settle(self) -> None:
-        torch.cuda.synchronize(self.device)
-
-    def capture(self, call: Replay) -> Replay:
-        """Where the driver or an operator refuses to be captured the calls are made one by one, which is logged."""
-        work = self._streams["work"]
-        with torch.cuda.stream(work):
-            for _ in range(WARM_RUNS):  # kernels compile, libraries take their workspaces: none of it may be captured
-                call()
-        work.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # Other models may run meanwhile: only this thread's calls are held to what a capture allows.
-            with torch.cuda.graph(graph, pool=self._pool, stream=work, capture_error_mode="thread_local"):
-                outputs = call()
-        except RuntimeError as error:
-            logger.warning("no CUDA graph, the model runs without one: %s", error)
-            return call
-
-        def replay() -> Sequence[Tensor]:
-            graph.replay()
-            return outputs
-
-        return replay
 
 
 @dataclass
@@ -161,10 +52,10 @@ class Lane:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         buckets: Sequence[int],
-        engine: Engine,
+        streams: Streams,
     ) -> None:
         self.buckets = tuple(sorted(set(buckets)))
-        self._runner, self._engine = runner, engine
+        self._runner, self._streams = runner, streams
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._slots: list[Slot] = []
         self._fixed_in: list[Tensor] = []
@@ -182,7 +73,18 @@ class Lane:
         self.replays.clear()
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Any number of rows: what the largest bucket does not hold goes in several batches, overlapped."""
+        """Any number of rows: what the largest bucket does not hold goes in several batches, overlapped.
+
+        What the runner raises is raised, and nothing of this call stays on its way.
+        """
+        try:
+            return self._run(arrays)
+        except BaseException:
+            self._streams.settle()
+            self.release()
+            raise
+
+    def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         rows, largest = len(arrays[0]), self.buckets[-1]
         starts = range(0, rows, largest) if rows else range(1)
         waiting: list[Slot] = []
@@ -201,7 +103,7 @@ class Lane:
 
         At most SLOTS batches are on their way; each is fetched before its slot comes round again.
         """
-        engine, rows = self._engine, len(arrays[0])
+        streams, rows = self._streams, len(arrays[0])
         bucket = bucket_of(self.buckets, rows)
         replay = self._replay(bucket)
         slot = self._slots[self._turn]
@@ -209,25 +111,25 @@ class Lane:
         self._turn = (self._turn + 1) % SLOTS
         for buffer, array in zip(slot.host_in, arrays, strict=True):
             _fill(buffer.numpy()[:bucket], array)
-        with engine.stream("up"):
+        with streams.stream("up"):
             for there, here in zip(slot.device_in, slot.host_in, strict=True):
                 there[:bucket].copy_(here[:bucket], non_blocking=True)
-        engine.after("work", engine.mark("up"))
-        with engine.stream("work"):
+        streams.after("work", streams.mark("up"))
+        with streams.stream("work"):
             for fixed, there in zip(self._fixed_in, slot.device_in, strict=True):
                 fixed[:bucket].copy_(there[:bucket], non_blocking=True)
             for kept, value in zip(slot.device_out, replay(), strict=True):
                 kept[:bucket].copy_(value, non_blocking=True)
-        engine.after("down", engine.mark("work"))
-        with engine.stream("down"):
+        streams.after("down", streams.mark("work"))
+        with streams.stream("down"):
             for here, kept in zip(slot.host_out, slot.device_out, strict=True):
                 here[:bucket].copy_(kept[:bucket], non_blocking=True)
-        slot.rows, slot.arrived = rows, engine.mark("down")
+        slot.rows, slot.arrived = rows, streams.mark("down")
         return slot
 
     def fetch(self, slot: Slot) -> list[np.ndarray]:
         """Waits for the answers of a batch, which are the caller's to keep, and frees its slot."""
-        self._engine.wait(slot.arrived)
+        self._streams.wait(slot.arrived)
         answers = [buffer.numpy()[: slot.rows].copy() for buffer in slot.host_out]
         slot.rows, slot.arrived = None, None
         return answers
@@ -237,31 +139,31 @@ class Lane:
             self._allocate()
         if bucket not in self.replays:
             inputs = [value[:bucket] for value in self._fixed_in]
-            self.replays[bucket] = self._engine.capture(lambda: self._runner.run(inputs))
+            self.replays[bucket] = self._streams.capture(lambda: self._runner.run(inputs))
         return self.replays[bucket]
 
     def _allocate(self) -> None:
         """Fixed inputs hold zeros, which tables and masks take, until the first batch."""
-        engine = self._engine
-        self._fixed_in = self._buffers(self._inputs, engine.device)
+        streams = self._streams
+        self._fixed_in = self._buffers(self._inputs, streams.device)
         self._slots = [
             Slot(
                 self._buffers(self._inputs, None),
-                self._buffers(self._inputs, engine.device),
-                self._buffers(self._outputs, engine.device),
+                self._buffers(self._inputs, streams.device),
+                self._buffers(self._outputs, streams.device),
                 self._buffers(self._outputs, None),
             )
             for _ in range(SLOTS)
         ]
         self._turn = 0
-        engine.settle()
+        streams.settle()
 
     def _buffers(self, specs: Sequence[TensorSpec], device: torch.device | None) -> list[Tensor]:
         """On the host where `device` is None."""
         found = []
         for spec in specs:
             shape = (self.buckets[-1], *(int(size) for size in spec.shape[1:]))
-            pinned = device is None and self._engine.is_pinned
+            pinned = device is None and self._streams.is_pinned
             found.append(
                 torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device or "cpu", pin_memory=pinned)
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from edgekit.bundle import Bundle
 from edgekit.bundle.cache import cache_root
 from edgekit.bundle.layout import describe_file
 from edgekit.bundle.manifest import Part, PartFile
-from edgekit.errors import DeviceError, SessionError
+from edgekit.errors import DeviceError, InputError, SessionError
 from edgekit.runtimes.session import Feeds, SessionOptions
 from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX, TorchOptions
 from edgekit.runtimes.torch_engine.budget import Member, MemoryBudget, join_shared
@@ -72,7 +73,8 @@ class EngineSession(TorchSession):
         self._torch = import_torch("the torch engine")
         from edgekit.runtimes.torch_engine.compiled import Target
         from edgekit.runtimes.torch_engine.device import find_device
-        from edgekit.runtimes.torch_engine.lane import Gpu, Lane
+        from edgekit.runtimes.torch_engine.lane import Lane
+        from edgekit.runtimes.torch_engine.streams import Gpu
         from edgekit.runtimes.torch_engine.supply import find_runner
 
         engine, self._place = self.engine, find_device(self.engine.device)
@@ -147,11 +149,14 @@ class EngineSession(TorchSession):
                 f"{self.path.name} needs more than {free:,} bytes on {self._place}, have {total:,} in all: {error}",
                 hint="--gpu-memory bounds what models take together; or a smaller --precision, or smaller batches",
             ) from error
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             line = next(iter(str(error).strip().splitlines()), "")
             raise SessionError(f"torch failed on {self.path.name}: {line}") from error
 
     def _run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        if self.is_batchable and len({len(array) for array in arrays}) > 1:
+            rows = {spec.name: len(array) for spec, array in zip(self.inputs, arrays, strict=True)}
+            raise InputError(f"rows of the inputs are {rows}, allowed the same number for all")
         with self._threads(), self._torch.no_grad(), self._resident(), self._on_place(), self._torch_errors():
             if self._lane is not None:
                 return self._lane.run(arrays)
@@ -173,7 +178,7 @@ class EngineSession(TorchSession):
     def _close(self) -> None:
         self._leave()
 
-    @property
+    @cached_property
     def is_batchable(self) -> bool:
         """Every tensor's first axis is one and the same open dimension, and no other axis is open."""
         specs = (*self.inputs, *self.outputs)

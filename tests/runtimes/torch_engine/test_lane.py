@@ -14,8 +14,9 @@ from torch.fx import GraphModule, symbolic_trace
 
 from edgekit.errors import UsageError
 from edgekit.runtimes.torch_engine.buckets import bucket_of, buckets_up_to
-from edgekit.runtimes.torch_engine.lane import SLOTS, Lane, Processor, Replay
+from edgekit.runtimes.torch_engine.lane import SLOTS, Lane
 from edgekit.runtimes.torch_engine.runner import EagerRunner
+from edgekit.runtimes.torch_engine.streams import Processor, Replay
 from edgekit.tensors import TensorSpec
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 4)), TensorSpec("ids", "int64", ("batch",)))
@@ -155,6 +156,17 @@ def test_buffers_are_taken_once_and_again_after_a_release(runner: Counted) -> No
     assert not made.replays and not made._slots
     given = feeds(4)
     same(made.run(given), given)
+
+
+def test_after_rows_that_the_net_refuses_the_next_batch_is_answered(runner: Counted) -> None:
+    made = lane(runner)
+    bad = feeds(7)
+    bad[1][5] = 99  # beyond the table: the second of two batches fails
+    for _ in range(3):
+        with pytest.raises(IndexError):
+            made.run(bad)
+        given = feeds(6)
+        same(made.run(given), given)
 
 
 class Recorded(Processor):
