@@ -23,7 +23,7 @@ from typing import Any
 from edgekit.errors import MissingExtraError, NodeError
 from edgekit.runtimes.ray_engine.options import RayOptions
 from edgekit.runtimes.ray_engine.replica import Replica
-from edgekit.runtimes.ray_engine.retry import proxy_settings
+from edgekit.runtimes.ray_engine.retry import ProxyOptions
 from edgekit.runtimes.ray_engine.staging import Deployed, Staging
 
 APPLICATION = "edgekit"
@@ -79,7 +79,7 @@ class RayNode:
 
     def _start(self) -> None:
         options, node = self.options, self.options.node
-        settings = proxy_settings(node.max_bytes, options.retry_s)
+        settings = ProxyOptions(node.max_bytes, node.body_timeout_s, options.retry_s).environment()
         if not options.address:
             # Before Ray is imported, and left set: every later call needs the token too.
             os.environ.update({**settings, **_own_cluster()})

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import MismatchError, NodeError
+from edgekit.runtimes.ray_engine.answer import Marked
 from edgekit.runtimes.ray_engine.options import RayOptions
-from edgekit.runtimes.ray_engine.retry import Marked
 from edgekit.runtimes.server.node import Node
 from edgekit.runtimes.server.rest_app import RestApp
 

@@ -9,17 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.runtimes.ray_engine.retry import (
-    MARK,
-    MAX_SENDS,
-    RETRIES,
-    Answer,
-    Marked,
-    Message,
-    RetryLost,
-    middlewares,
-    proxy_settings,
-)
+from edgekit.runtimes.ray_engine.answer import MARK, Answer, Marked, Message
+from edgekit.runtimes.ray_engine.retry import MAX_SENDS, RETRIES, ProxyOptions, RetryLost, deadline_of, middlewares
 
 Step = Callable[[bytes, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
@@ -92,7 +83,7 @@ def ask(
             await answer.take(message)
 
         scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"a", b"b")]}
-        await RetryLost(proxy, max_bytes, retry_s)(scope, receive, send)
+        await RetryLost(proxy, ProxyOptions(max_bytes, 10.0, retry_s))(scope, receive, send)
 
     asyncio.run(run())
     return answer, sent
@@ -187,6 +178,36 @@ def test_nothing_is_sent_again_for_a_caller_that_has_gone() -> None:
     assert (sent, len(proxy.bodies)) == (0, 1)
 
 
+def test_a_deadline_binds_ray_too_and_ends_the_sending() -> None:
+    told: list[float] = []
+
+    async def proxy(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        told.append(float(dict(scope["headers"])[b"x-request-timeout-seconds"]))
+        await answers(503, b"nobody", marked=False)(b"", receive, send)
+
+    answer, _ = ask(proxy, [json.dumps({"parameters": {"edgekit_deadline_ms": 200}}).encode()])
+    assert answer.status == 503
+    assert told == sorted(told, reverse=True) and 0 < told[-1] <= told[0] <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "deadline_ms"),
+    [
+        (b'{"parameters": {"edgekit_deadline_ms": 12.5}}', b"", 12.5),
+        (b'{"parameters": {"edgekit_deadline_ms": 40}}\x00\xff', b"43", 40.0),
+        (b'{"parameters": {}}', b"", None),
+        (b'{"parameters": {"edgekit_deadline_ms": "soon"}}', b"", None),
+        (b'{"parameters": {"edgekit_deadline_ms": -1}}', b"", None),
+        (b"edgekit_deadline_ms", b"", None),
+        (b'["edgekit_deadline_ms"]', b"", None),
+        (b'{"edgekit_deadline_ms": 1}', b"9999999", None),
+    ],
+)
+def test_a_deadline_is_read_where_the_protocol_has_it(body: bytes, length: bytes, deadline_ms: float | None) -> None:
+    headers = [(b"Inference-Header-Content-Length", length)] if length else []
+    assert deadline_of(body, {"headers": headers}) == deadline_ms
+
+
 def test_no_replica_exchanges_its_model_alone() -> None:
     proxy = Proxy(answers())
     answer, _ = ask(proxy, path="/v2/repository/models/m/load")
@@ -215,10 +236,11 @@ def test_a_replica_marks_what_it_answers() -> None:
 
 
 def test_rays_proxy_loads_it_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = proxy_settings(123, 4.5)
+    options = ProxyOptions(123, 4.5, 6.75)
+    settings = options.environment()
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     (found,) = middlewares()
-    assert found.cls is RetryLost and found.kwargs == {"max_bytes": 123, "retry_s": 4.5}
+    assert found.cls is RetryLost and found.kwargs == {"options": options}
     module, _, name = settings["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].rpartition(".")
     assert (module, name) == (middlewares.__module__, middlewares.__name__)
