@@ -11,8 +11,8 @@ import click
 from edgekit.cli.options import option
 
 if TYPE_CHECKING:
+    from edgekit.runtimes.server.decoding import MediaOptions
     from edgekit.runtimes.server.iteration import IterationOptions
-    from edgekit.runtimes.server.media import MediaOptions
 
 HEADING = "Inputs"
 
@@ -79,6 +79,11 @@ def iteration_of(settings: dict[str, Any]) -> IterationOptions:
 
 
 def media_of(settings: dict[str, Any]) -> MediaOptions:
-    from edgekit.runtimes.server.media import MediaOptions
+    from edgekit.runtimes.server.decoding import MediaOptions
 
-    return MediaOptions(settings["decode_threads"], settings["max_pixels"], settings["max_pixels"], settings["draft"])
+    return MediaOptions(
+        threads=settings["decode_threads"],
+        max_pixels=settings["max_pixels"],
+        pixels_at_once=settings["max_pixels"],
+        draft=settings["draft"],
+    )

@@ -213,7 +213,7 @@ class Engine:
             if model.media is None or items is None:
                 return self._run(model, [course.call.tensors], course)
             with course.phase("preprocess"):
-                prepared = model.media.samples(items)
+                prepared = model.media.samples(items, course.deadline)
             course.left_s()
             return self._run(model, prepared, course)
         with course.phase("decode"):

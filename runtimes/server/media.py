@@ -1,103 +1,25 @@
-"""Pictures and texts straight to a node: what a bundle's manifest says of its input is done here, before the queue.
-
-Decoding and resizing let go of the interpreter, so that they overlap with the batches that run meanwhile; how much is
-decoded at once is bounded in threads and in pixels, for a small file can hold a very large picture.
-"""
+"""Pictures and texts straight to a node: what a bundle's manifest says of its input is done here, before the queue."""
 
 from __future__ import annotations
 
-import threading
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Part, Postprocess, Preprocess, TextPreprocess
-from edgekit.errors import DataError, InputError
+from edgekit.errors import InputError
 from edgekit.runtimes.predict import ranked
-from edgekit.runtimes.preprocess import DecodeOptions, TextEncoder, decode_image, normalize_into, resize_and_crop
+from edgekit.runtimes.preprocess import TextEncoder
 from edgekit.runtimes.protocol.tensors import object_array
+from edgekit.runtimes.server.decoding import DecodePool
 
 Samples = list[dict[str, np.ndarray]]
 
 IMAGE, TEXT = "image", "text"
 TOP_OUTPUT = "top"
-# Those of Pillow's that pictures on a network come in; others (EPS starts Ghostscript) are no business of strangers.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Three times the size that is resized to: on 16 photographs of 2,400 pixels the result then differs by 0.7 levels of
-# 255 (root mean square; 1.7 on the worst of them) and takes 26 ms instead of 58; with twice the size by 2.1 (8.3).
-DRAFT_GAP = 3
-
-
-@dataclass(frozen=True)
-class MediaOptions:
-    """`threads` decode; no picture has more than `max_pixels`, and all that are decoded at one time no more than
-    `pixels_at_once`. `draft`: JPEGs are decoded at down to three times the size that they are resized to: faster, and
-    no longer to the bit what `edgekit run` says."""
-
-    threads: int = 2
-    max_pixels: int = 32_000_000
-    pixels_at_once: int = 32_000_000
-    draft: bool = False
-
-
-class DecodePool:
-    """Shared by the models of a node."""
-
-    def __init__(self, options: MediaOptions = MediaOptions()) -> None:
-        self.options = options
-        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="edgekit-decode")
-        self._room = threading.Condition()
-        self._pixels = 0
-        self.peak_pixels = 0
-
-    def _hold(self, pixels: int) -> None:
-        """Waits until there is room for them; one picture always has it."""
-        with self._room:
-            self._room.wait_for(lambda: not self._pixels or self._pixels + pixels <= self.options.pixels_at_once)
-            self._pixels += pixels
-            self.peak_pixels = max(self.peak_pixels, self._pixels)
-
-    def _release(self, pixels: int) -> None:
-        with self._room:
-            self._pixels -= pixels
-            self._room.notify_all()
-
-    def fill(self, batch: np.ndarray, items: Sequence[bytes], config: Preprocess) -> None:
-        """Row i of `batch`, float32 [n, C, H, W] or [n, H, W, C], from `items[i]`. Raises InputError, naming the
-        first picture that is none."""
-        waiting = [self._pool.submit(self._one, batch[index], items[index], config) for index in range(len(items))]
-        try:
-            for index, done in enumerate(waiting):
-                try:
-                    done.result()
-                except DataError as error:
-                    raise InputError(f"{IMAGE} {index}: {error.message}", hint=error.hint) from error
-        finally:
-            # One bad picture spoils the request: what has not begun need not.
-            for done in waiting:
-                done.cancel()
-
-    def _one(self, row: np.ndarray, item: bytes, config: Preprocess) -> None:
-        held: list[int] = []
-
-        def admit(pixels: int) -> None:
-            self._hold(pixels)
-            held.append(pixels)
-
-        draft = DRAFT_GAP * config.resize if self.options.draft else None
-        try:
-            image = decode_image(item, config.mode, DecodeOptions(self.options.max_pixels, FORMATS, admit, draft))
-            normalize_into(row, np.asarray(resize_and_crop(image, config)), config)
-        finally:
-            for pixels in held:
-                self._release(pixels)
-
-    def close(self) -> None:
-        self._pool.shutdown()
 
 
 class Media(ABC):
@@ -106,8 +28,9 @@ class Media(ABC):
     name: str
 
     @abstractmethod
-    def samples(self, items: Sequence[bytes]) -> Samples:
-        """The model's inputs. Raises InputError for an item that is none."""
+    def samples(self, items: Sequence[bytes], deadline: float = math.inf) -> Samples:
+        """The model's inputs. `deadline` on `time.monotonic`'s clock. Raises InputError for an item that is none; where
+        it takes time, QueueFullError, LateError and DeadlineError."""
 
 
 class Pictures(Media):
@@ -118,13 +41,13 @@ class Pictures(Media):
         self._config, self._input, self._pool = config, part.inputs[0].name, pool
         self._rows = first if isinstance(first, int) else None
 
-    def samples(self, items: Sequence[bytes]) -> Samples:
+    def samples(self, items: Sequence[bytes], deadline: float = math.inf) -> Samples:
         config = self._config
         sides = (config.crop, config.crop)
         channels = len(config.mean)
         shape = (channels, *sides) if config.layout == "NCHW" else (*sides, channels)
         batch = np.empty((len(items), *shape), np.float32)
-        self._pool.fill(batch, items, config)
+        self._pool.fill(batch, items, config, deadline)
         rows = self._rows or len(items)
         if len(items) % rows:
             raise InputError(f"{len(items)} pictures, allowed a multiple of {rows}: the batch of the model")
@@ -139,7 +62,7 @@ class Texts(Media):
     def __init__(self, encoder: TextEncoder) -> None:
         self._encode = encoder
 
-    def samples(self, items: Sequence[bytes]) -> Samples:
+    def samples(self, items: Sequence[bytes], deadline: float = math.inf) -> Samples:
         texts = []
         for index, item in enumerate(items):
             try:

@@ -18,9 +18,10 @@ from edgekit.runtimes.codecs.base import Codec, open_codec
 from edgekit.runtimes.load import load
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.batching import Arrays, Batcher, Finished
+from edgekit.runtimes.server.decoding import DecodePool
 from edgekit.runtimes.server.iteration import IterationOptions
 from edgekit.runtimes.server.looped import Looped
-from edgekit.runtimes.server.media import TEXT, DecodePool, Media, open_media
+from edgekit.runtimes.server.media import TEXT, Media, open_media
 from edgekit.runtimes.server.padding import Padding, find_padding
 from edgekit.runtimes.server.refinement import CoarseFrames
 from edgekit.runtimes.server.schedule import BatchOptions, Tenant

@@ -12,10 +12,10 @@ from edgekit.errors import NodeError, UsageError
 from edgekit.runtimes.protocol.client import ClientOptions
 from edgekit.runtimes.server.announce import Announcement
 from edgekit.runtimes.server.catalog import Catalog, Reloaded
+from edgekit.runtimes.server.decoding import DecodePool, MediaOptions
 from edgekit.runtimes.server.engine import Engine
 from edgekit.runtimes.server.grpc_front import GrpcFront
 from edgekit.runtimes.server.iteration import IterationOptions
-from edgekit.runtimes.server.media import DecodePool, MediaOptions
 from edgekit.runtimes.server.metrics import Metrics
 from edgekit.runtimes.server.model import OpenSession, Serving, open_native
 from edgekit.runtimes.server.rest_front import RestFront

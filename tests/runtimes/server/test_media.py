@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
-import threading
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,21 +24,18 @@ from edgekit.bundle.manifest import (
     Manifest,
     Part,
     Postprocess,
-    Preprocess,
     Provenance,
     TensorEntry,
     TextPreprocess,
     Variant,
 )
-from edgekit.errors import InputError
 from edgekit.runtimes.load import load
 from edgekit.runtimes.predict import Predictor
-from edgekit.runtimes.preprocess import MAX_PIXELS
 from edgekit.runtimes.server import Node, NodeOptions
-from edgekit.runtimes.server.media import DecodePool, MediaOptions
 
-SIDE, CLASSES = 24, 5
-CONFIG = Preprocess(resize=28, crop=SIDE, mean=(127.0, 120.0, 110.0), std=(58.4, 57.1, 57.4))
+from .pictures import CONFIG, KINDS, SIDE, encoded, photo
+
+CLASSES = 5
 LABELS = tuple(f"kind {index}" for index in range(CLASSES))
 PICTURES, TEXTS = "pictures.model", "texts.model"
 
@@ -134,50 +129,6 @@ def node(bundles: list[Path]) -> Iterator[Node]:
         yield node
 
 
-def photo(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (max(2, height // 5), max(2, width // 5), 3), np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-
-
-def encoded(image: Image.Image, format: str, **settings: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **settings)
-    return stream.getvalue()
-
-
-def _turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(photo(50, 30), "JPEG", exif=exif)
-
-
-def _deep() -> bytes:
-    return encoded(Image.fromarray(np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)), "PNG")
-
-
-def _moving(format: str) -> bytes:
-    return encoded(photo(40, 30), format, save_all=True, append_images=[photo(40, 30, seed) for seed in (1, 2)])
-
-
-KINDS = {
-    "jpeg": encoded(photo(90, 61), "JPEG"),
-    "png": encoded(photo(31, 77), "PNG"),
-    "webp": encoded(photo(64, 64), "WEBP"),
-    "bmp": encoded(photo(33, 29), "BMP"),
-    "turned": _turned(),
-    "cmyk": encoded(photo(40, 40, mode="CMYK"), "JPEG"),
-    "grey": encoded(photo(40, 40, mode="L"), "PNG"),
-    "palette": encoded(photo(40, 40, mode="P"), "PNG"),
-    "transparent": encoded(photo(40, 40, mode="RGBA"), "PNG"),
-    "16 bits": _deep(),
-    "progressive": encoded(photo(80, 60), "JPEG", progressive=True),
-    "strip": encoded(photo(8, 400), "PNG"),
-    "animated gif": _moving("GIF"),
-    "animated png": _moving("PNG"),
-    "animated webp": _moving("WEBP"),
-}
-
-
 def bytes_tensor(kind: Any, name: str, items: list[bytes]) -> list[Any]:
     entry = kind.InferInput(name, [len(items)], "BYTES")
     entry.set_data_from_numpy(np.array(items, object))
@@ -226,21 +177,6 @@ def test_one_picture_has_the_bits_of_run(node, bundles, tmp_path, name):
         result = caller.infer(PICTURES, bytes_tensor(over_grpc, "image", [KINDS[name]]))
     (alone,) = run_alone(bundles[0], tmp_path, [KINDS[name]])
     np.testing.assert_array_equal(result.as_numpy("scores"), alone.outputs["scores"])
-
-
-def test_the_rows_of_a_batch_are_the_tensors_of_single_pictures(tmp_path: Path) -> None:
-    from edgekit.runtimes.preprocess import image_tensor
-
-    items, pool = list(KINDS.values()), DecodePool(MediaOptions(threads=4))
-    for layout in ("NCHW", "NHWC"):
-        config = CONFIG.model_copy(update={"layout": layout})
-        shape = (3, SIDE, SIDE) if layout == "NCHW" else (SIDE, SIDE, 3)
-        batch = np.empty((len(items), *shape), np.float32)
-        pool.fill(batch, items, config)
-        for row, item in zip(batch, items, strict=True):
-            (tmp_path / "one").write_bytes(item)
-            np.testing.assert_array_equal(row, image_tensor(tmp_path / "one", config)[0])
-    pool.close()
 
 
 def test_ordinary_tensors_of_the_same_name_are_still_taken(node: Node) -> None:
@@ -297,25 +233,6 @@ def test_hostile_pictures_are_refused_as_input_and_the_node_goes_on(node, name):
         assert caller.infer(PICTURES, bytes_tensor(over_grpc, "image", [KINDS["jpeg"]])).as_numpy("scores").all()
 
 
-def test_changed_bytes_are_a_picture_or_an_input_error() -> None:
-    generator, pool = np.random.default_rng(0), DecodePool()
-    batch, refused = np.empty((1, 3, SIDE, SIDE), np.float32), 0
-    for name in ("jpeg", "png", "webp", "animated gif", "bmp", "16 bits"):
-        for _ in range(40):
-            changed = bytearray(KINDS[name])
-            for place in generator.integers(0, len(changed), 3):
-                changed[place] ^= int(generator.integers(1, 256))
-            try:
-                pool.fill(batch, [bytes(changed)], CONFIG)
-            except InputError as error:
-                assert error.message.startswith("image 0")
-                refused += 1
-            else:
-                assert np.isfinite(batch).all()
-    pool.close()
-    assert refused
-
-
 @pytest.mark.parametrize(
     ("model", "name", "items", "why"),
     [
@@ -348,45 +265,6 @@ def test_a_model_of_one_takes_many_pictures_one_by_one(tmp_path: Path, serve: Ca
         scores = caller.infer(PICTURES, bytes_tensor(over_grpc, "image", items)).as_numpy("scores")
     alone = run_alone(tmp_path / "one.edgekit", tmp_path, items)
     np.testing.assert_array_equal(scores, np.concatenate([answer.outputs["scores"] for answer in alone]))
-
-
-def test_no_more_pixels_are_decoded_at_once_than_allowed() -> None:
-    item, side = encoded(photo(200, 200), "PNG"), 200 * 200
-    for allowed, most in ((3 * side, 3), (side // 2, 1)):
-        pool = DecodePool(MediaOptions(threads=8, pixels_at_once=allowed))
-        batch = np.empty((16, 3, SIDE, SIDE), np.float32)
-        callers = [
-            threading.Thread(target=pool.fill, args=(batch[at : at + 4], [item] * 4, CONFIG)) for at in (0, 4, 8, 12)
-        ]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        pool.close()
-        assert side <= pool.peak_pixels <= most * side
-        assert (batch == batch[0]).all()
-
-
-def test_a_draft_of_a_large_picture_is_close_and_of_a_small_one_the_same() -> None:
-    large, small = encoded(photo(1600, 1200), "JPEG", quality=90), encoded(photo(90, 80), "JPEG")
-    filled = []
-    for draft in (False, True):
-        pool, batch = DecodePool(MediaOptions(draft=draft)), np.empty((2, 3, SIDE, SIDE), np.float32)
-        pool.fill(batch, [large, small], CONFIG)
-        pool.close()
-        filled.append(batch)
-    assert not np.array_equal(filled[0][0], filled[1][0])
-    # In levels of 255; quality 90 rounds the frequencies of the file itself in steps of 3 and more.
-    assert 57 * np.sqrt(np.mean((filled[0][0] - filled[1][0]) ** 2)) < 3
-    np.testing.assert_array_equal(filled[0][1], filled[1][1])
-
-
-def test_a_node_may_allow_fewer_pixels_than_run(tmp_path: Path) -> None:
-    pool = DecodePool(MediaOptions(max_pixels=1000))
-    with pytest.raises(InputError, match="allowed 1,000"):
-        pool.fill(np.empty((1, 3, SIDE, SIDE), np.float32), [KINDS["jpeg"]], CONFIG)
-    pool.close()
-    assert MediaOptions().max_pixels < MAX_PIXELS
 
 
 def test_the_description_tells_what_else_may_be_sent(node: Node) -> None:
