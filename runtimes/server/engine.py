@@ -201,6 +201,7 @@ class Engine:
         course.phases += [("queue", start - outcome.queue_ns, start), ("compute", start, end)]
         course.cut_short = outcome.degraded
         course.said |= {FINISH: outcome.finish, STEPS: outcome.steps}
+        self.metrics.iterated(course.model.name if course.model is not None else "", outcome.finish, outcome.steps)
         if self.tier not in course.tiers:
             course.tiers.append(self.tier)
         return outcome.tensors

@@ -30,13 +30,15 @@ Observe = Callable[[int, int, int, bool], None]
 @dataclass(frozen=True)
 class IterationOptions:
     """`slots` requests run together, `queue` may wait. `max_steps`: tokens of one answer at most;
-    `tokens_per_minute`: of one tenant."""
+    `tokens_per_minute`: of one tenant. `margin_s`: an answer that a deadline cuts short leaves so long before it, for
+    its way back: a caller who has hung up has nothing of it."""
 
     slots: int = 16
     queue: int = 64
     max_steps: int = 1024
     tokens_per_minute: float = math.inf
     guard: GuardOptions = GuardOptions()
+    margin_s: float = 0.003
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ class Iterations:
         for ongoing in list(self._active):
             if ongoing.is_cancelled:
                 self._leave(ongoing, "length", degraded=True)
-            elif ongoing.deadline_s < now + self._step_s:
+            elif ongoing.deadline_s < now + self._step_s + (
+                self.options.margin_s if ongoing.sequence.produced else 0.0
+            ):
                 self._leave(ongoing, "deadline", degraded=True)
         for ongoing in self._waiting.drop(lambda one: one.is_cancelled or one.deadline_s <= now):
             ongoing._end(None, DeadlineError(f"the deadline passed while the request waited for {self.name}"))

@@ -43,6 +43,10 @@ class Metrics:
             "edgekit_compute_seconds", "A run of the model", ["model"], registry=registry, buckets=_SECONDS
         )
         self._batch = Histogram("edgekit_batch_rows", "Rows run together", ["model"], registry=registry, buckets=_ROWS)
+        self._ends = Total(
+            "edgekit_iterations", "Iterated requests, by how they ended", ["model", "finish"], registry=registry
+        )
+        self._steps = Total("edgekit_steps", "Rows of steps of iterated models", ["model"], registry=registry)
         self._stage_s = Histogram(
             "edgekit_stage_seconds",
             "Making inputs of pictures and texts, and labels of outputs",
@@ -68,6 +72,10 @@ class Metrics:
 
     def refused(self, model: str, error: EdgekitError) -> None:
         self._failures.labels(model, error_kind(error)).inc()
+
+    def iterated(self, model: str, finish: str, steps: int) -> None:
+        self._ends.labels(model, finish).inc()
+        self._steps.labels(model).inc(steps)
 
     def staged(self, model: str, stage: str, ns: int) -> None:
         """`stage`: preprocess or postprocess."""

@@ -127,7 +127,7 @@ def test_generations_side_by_side_are_those_of_each_alone(written: OnnxSession) 
 
 def test_a_deadline_gives_what_there_is_marked(heard: OnnxSession) -> None:
     clock = Clock()
-    iterations = by_hand(heard, HEARD, IterationOptions(slots=2), clock=clock)
+    iterations = by_hand(heard, HEARD, IterationOptions(slots=2, margin_s=0.0), clock=clock)
     sound = noise(50)
     partly = iterations.submit(recording(iterations, sound), deadline=10.0)
     late = iterations.submit(recording(iterations, sound), deadline=20.0)
@@ -145,7 +145,7 @@ def test_a_deadline_gives_what_there_is_marked(heard: OnnxSession) -> None:
 
 def test_a_step_is_not_begun_that_would_end_behind_the_deadline(heard: OnnxSession) -> None:
     clock = Clock()
-    iterations = by_hand(heard, HEARD, IterationOptions(slots=2), clock=clock)
+    iterations = by_hand(heard, HEARD, IterationOptions(slots=2, margin_s=0.0), clock=clock)
     one = iterations.submit(recording(iterations, noise(9)), deadline=4.0)
     iterations.turn()
     iterations._step_s = 3.0
@@ -154,9 +154,23 @@ def test_a_step_is_not_begun_that_would_end_behind_the_deadline(heard: OnnxSessi
     assert one.result().steps == 1
 
 
+def test_a_cut_answer_leaves_before_its_deadline(heard: OnnxSession) -> None:
+    clock = Clock()
+    iterations = by_hand(heard, HEARD, IterationOptions(slots=2, margin_s=2.0), clock=clock)
+    one = iterations.submit(recording(iterations, noise(9)), deadline=5.5)
+    for now in range(4):
+        clock.now = float(now)
+        iterations.turn()
+    assert one.outcome is None
+    clock.now = 3.5
+    iterations.turn()
+    assert one.result().finish == "deadline"
+    assert one.result().steps == 4
+
+
 def test_nothing_by_the_deadline_is_an_error(written: OnnxSession) -> None:
     clock = Clock()
-    iterations = by_hand(written, WRITTEN, IterationOptions(slots=2), clock=clock)
+    iterations = by_hand(written, WRITTEN, IterationOptions(slots=2, margin_s=0.0), clock=clock)
     one = iterations.submit(Generation(WRITTEN.feed, [2] * 30, 5), deadline=10.0)
     for now in range(12):
         clock.now = float(now)

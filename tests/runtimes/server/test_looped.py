@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -194,6 +195,50 @@ def test_a_deadline_gives_a_part_marked(node: Node, hearing: OnnxSession) -> Non
     assert parameters["edgekit_degraded"] == (len(heard) < 900)
     assert parameters["edgekit_finish"] == ("deadline" if len(heard) < 900 else "stop")
     np.testing.assert_array_equal(heard, heard_alone(hearing, sound[: HOP * len(heard)]))
+
+
+def test_a_caller_that_will_hang_up_gets_its_part_in_time(node: Node, hearing: OnnxSession) -> None:
+    """Here the deadline is the transport's own."""
+    sound = noise(1000)
+    with over_grpc.InferenceServerClient(url(node, over_grpc)) as client:
+        inputs = tensor(over_grpc, "x", sound, "FP32")
+        for timeout_s in (0.02, 0.04, 0.08, 0.5, 5.0):
+            try:
+                result = client.infer(HEARING, inputs, client_timeout=timeout_s)
+            except InferenceServerException:
+                continue
+            break
+    heard = result.as_numpy("y")
+    np.testing.assert_array_equal(heard, heard_alone(hearing, sound[: HOP * len(heard)]))
+
+
+def test_a_stream_that_is_broken_off_frees_its_slot(bundles: list[Path], serve: Callable[..., Node]) -> None:
+    node = serve(bundles[0], tier="device", port=0)
+    came: queue.Queue[Any] = queue.Queue()
+    with over_grpc.InferenceServerClient(url(node, over_grpc)) as client:
+        client.start_stream(lambda result, error: came.put(result))
+        client.async_stream_infer(
+            HEARING, tensor(over_grpc, "x", noise(1000), "FP32"), parameters={"edgekit_stream": True}
+        )
+        came.get(timeout=20)
+        client.stop_stream(cancel_requests=True)
+    (model,) = node.catalog.models
+    ends = time.monotonic() + 20
+    while not model.is_idle and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert model.is_idle
+
+
+def test_metrics_tell_how_iterations_ended(bundles: list[Path], serve: Callable[..., Node]) -> None:
+    node = serve(bundles[0], tier="device", port=0)
+    with over_grpc.InferenceServerClient(url(node, over_grpc)) as client:
+        client.infer(HEARING, tensor(over_grpc, "x", noise(4), "FP32"))
+        client.infer(HEARING, tensor(over_grpc, "x", noise(4), "FP32"), parameters={"edgekit_max_steps": 3})
+    with urllib.request.urlopen(f"{node.rest_url}/metrics") as response:
+        metrics = response.read().decode()
+    assert f'edgekit_iterations_total{{finish="stop",model="{HEARING}"}} 1.0' in metrics
+    assert f'edgekit_iterations_total{{finish="length",model="{HEARING}"}} 1.0' in metrics
+    assert f'edgekit_steps_total{{model="{HEARING}"}} 7.0' in metrics
 
 
 @pytest.mark.parametrize(
