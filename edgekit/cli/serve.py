@@ -23,6 +23,7 @@ from edgekit.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from edgekit.runtimes.server import Node, NodeOptions
+    from edgekit.runtimes.server.model import ServedModel
 
 # What a node imports at its start; zeroconf, OpenTelemetry and cryptography only where they are asked for.
 PACKAGES = {
@@ -294,6 +295,8 @@ def _tell(out: Output, node: Node, engine: str) -> None:
                     "format": model.part.format,
                     "precision": model.part.precision,
                     "batches": model.is_batchable,
+                    "iterated": model.looped is not None,
+                    "takes": list(model.alternatives),
                 }
                 for model in models
             ],
@@ -310,8 +313,14 @@ def _tell(out: Output, node: Node, engine: str) -> None:
             m.version,
             m.part.tier,
             f"{m.part.format} {m.part.precision}",
-            "yes" if m.is_batchable else "one by one",
+            _batches(m),
         )
         for m in models
     ]
     out.table(Table(columns, rows))
+
+
+def _batches(model: ServedModel) -> str:
+    if model.looped is not None:
+        return "step by step" if model.looped.rows.most is None else "step by step, one by one"
+    return "yes" if model.is_batchable else "one by one"
