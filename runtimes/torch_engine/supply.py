@@ -83,7 +83,7 @@ def _checked(path: Path, target: Target, runner: Runner) -> Runner:
 
 def _make(path: Path, target: Target, cache: Path, key: str, *, replace: bool = False) -> Package:
     """Compiled, compared and kept. What was found wrong with the code is kept too; what is wrong with this machine
-    (no compiler, a full disk) is not, for it may be mended."""
+    (no compiler, a full disk or GPU) is not, for it may be mended."""
     missing = missing_tools(target)
     program = load_program(path)
     graph, quantized = in_precision(program_graph(program), target.precision)
@@ -101,8 +101,8 @@ def _make(path: Path, target: Target, cache: Path, key: str, *, replace: bool = 
         raise
     except OSError as error:
         return Package(cache, f"the cache {cache} cannot be written ({error.strerror}; EDGEKIT_CACHE names another)")
-    except Exception as error:  # inductor raises its own, the compiler's and torch's errors
-        return Package(cache, f"inductor cannot: {type(error).__name__}: {_first_line(error)}")
+    except Exception as error:  # inductor raises its own, the compiler's and torch's errors, out of memory among them
+        return Package(cache, f"compiling failed: {type(error).__name__}: {_first_line(error)}")
     finally:
         if workshop is not None:
             workshop.discard()
@@ -110,10 +110,7 @@ def _make(path: Path, target: Target, cache: Path, key: str, *, replace: bool = 
 
 def _trouble(package: Package, truth: Truth, target: Target) -> str:
     """Why the compiled code must not be used, or ""."""
-    try:
-        reason = _disagreement(CompiledRunner(package, target.device), truth, target)
-    except RuntimeError as error:
-        reason = _first_line(error)
+    reason = _disagreement(CompiledRunner(package, target.device), truth, target)
     return f"the compiled code failed its check: {reason}" if reason else ""
 
 

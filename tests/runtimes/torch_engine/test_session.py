@@ -205,6 +205,30 @@ def test_code_that_computes_something_else_is_never_used(
     assert not list(tmp_path.rglob(WEIGHTS))
 
 
+@pytest.mark.parametrize("kind", ["raises", "writes what does not load"])
+def test_a_compiler_that_fails_is_asked_again_at_the_next_start(
+    kind: str, cnn: Bundle, tail: Part, features: Feeds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    calls: list[object] = []
+
+    def fail(program: object, graph: object, truth: object, target: object, folder: Path) -> None:
+        calls.append(target)
+        if kind == "raises":
+            raise RuntimeError("no space left\nand many more lines")
+        (folder / "package.pt2").write_bytes(b"not a package")
+
+    monkeypatch.setattr(supply, "compile_graph", fail)
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING, "edgekit"), open_engine(cnn, tail, tmp_path) as session:
+            assert not session.is_compiled
+            assert np.isfinite(session.run(features)["logits"]).all()
+        assert "compiling failed" in caplog.text and "more lines" not in caplog.text
+        caplog.clear()
+    assert len(calls) == 2
+    assert not list((tmp_path / "torch").iterdir())
+
+
 def test_a_part_without_a_program_names_the_option_that_adds_it(cnn: Bundle, tail: Part) -> None:
     bare = replace_companions(tail)
     with pytest.raises(SessionError, match="brings no program") as caught:
