@@ -23,6 +23,7 @@ from edgekit.runtimes.server.schedule import QueueFullError, QuotaError, Tenant
 from edgekit.runtimes.server.sequences import Finish, Iterated
 from edgekit.runtimes.server.slots import Slots
 
+LOOK_S = 0.01  # so often the line is looked through for those whose time is over
 RECENT = 0.1  # the weight of the last step in the expected time of the next
 Observe = Callable[[int, int, int, bool], None]
 
@@ -55,7 +56,9 @@ class Outcome:
 
 @dataclass(eq=False)
 class Ongoing:
-    """A request from its coming to its end. `result` or `pieces` is for the one thread that waits for it."""
+    """A request from its coming to its end. `result` or `pieces` is for the one thread that waits for it.
+
+    `deadline_s` on `time.monotonic`'s clock."""
 
     sequence: Iterated
     deadline_s: float
@@ -72,7 +75,9 @@ class Ongoing:
 
     def result(self) -> Outcome:
         """Raises DeadlineError where nothing was answered in time, SessionError, UnreachableError."""
-        self._done.wait()
+        if not self._done.wait(self._left_s()):
+            self.cancel()
+            raise DeadlineError("a step of the model did not end by the deadline")
         if self.error is not None:
             raise self.error
         assert self.outcome is not None
@@ -82,7 +87,10 @@ class Ongoing:
         """What is new, as it comes; `result` then has all of it. Raises like `result`."""
         told = 0
         while True:
-            self._moved.get()
+            try:
+                self._moved.get(timeout=self._left_s())
+            except queue.Empty:
+                self.result()
             # In this order: what is done produces no more.
             is_done, produced = self._done.is_set(), self.sequence.produced
             if produced > told:
@@ -92,9 +100,16 @@ class Ongoing:
                 self.result()
                 return
 
+    def _left_s(self) -> float | None:
+        return None if math.isinf(self.deadline_s) else max(0.0, self.deadline_s - time.monotonic())
+
     def cancel(self) -> None:
         """Nobody wants it any more: it leaves at the next border."""
         self.is_cancelled = True
+
+    def is_over(self, now: float) -> bool:
+        """Nothing that begins now is of use."""
+        return self.is_cancelled or self.deadline_s <= now
 
     def _end(self, outcome: Outcome | None, error: EdgekitError | None = None) -> None:
         self.outcome, self.error = outcome, error
@@ -124,6 +139,7 @@ class Iterations:
         self._active: list[Ongoing] = []
         self._budget = TokenBudget(options.tokens_per_minute)
         self._step_s = 0.0
+        self._look_s = -math.inf
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"edgekit {name} steps", daemon=True)
         if threaded:
@@ -186,11 +202,21 @@ class Iterations:
                 self.options.margin_s if ongoing.sequence.produced else 0.0
             ):
                 self._leave(ongoing, "deadline", degraded=True)
-        for ongoing in self._waiting.drop(lambda one: one.is_cancelled or one.deadline_s <= now):
-            ongoing._end(None, DeadlineError(f"the deadline passed while the request waited for {self.name}"))
+        if now >= self._look_s:
+            # A step may take microseconds, and the line be long.
+            self._look_s = now + LOOK_S
+            for ongoing in self._waiting.drop(lambda one: one.is_over(now)):
+                self._too_late(ongoing)
         while self.slots.free and (joining := self._waiting.pop()) is not None:
+            if joining.is_over(now):
+                self._waiting.left(joining.tenant)
+                self._too_late(joining)
+                continue
             joining.slot, joining.joined_ns = self.slots.take(), time.perf_counter_ns()
             self._active.append(joining)
+
+    def _too_late(self, ongoing: Ongoing) -> None:
+        ongoing._end(None, DeadlineError(f"the deadline passed while the request waited for {self.name}"))
 
     def _run(self, active: list[Ongoing]) -> None:
         start, failed = time.perf_counter_ns(), True

@@ -24,7 +24,7 @@ from edgekit.tensors import DTYPES, TensorSpec
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
 
-PROBED = 16
+EACH = 16  # up to so many rows each number is probed, beyond it the powers of two
 LOUD = 1e3  # times as large are the other rows in the probe for rows that mind each other
 
 
@@ -129,7 +129,7 @@ class Slots:
 
     def probe(self) -> Rows:
         """Runs random rows in companies of several sizes and compares bits."""
-        most = min(PROBED, max(2, self.count))
+        most = max(2, self.count)
         generator = np.random.default_rng(0)
         empty = _zeros(self._fed, most, 0)
         feeds = {self._fed.name: self._draw(generator, empty.shape, empty.dtype)}
@@ -151,7 +151,7 @@ class Slots:
         if not _same(self._observe(moved), whole[order]) or not _same(self._observe(mixed)[:1], whole[:1]):
             return Rows(1, 1)
         least = most
-        for rows in range(most - 1, 0, -1):
+        for rows in _sizes_below(most):
             few = {name: _rows(feeds[name], np.arange(rows), axis) for name, axis in axes.items()}
             if not _same(self._observe(few), whole[:rows]):
                 break
@@ -172,6 +172,12 @@ class Slots:
         if dtype.kind == "f":
             return generator.standard_normal(shape).astype(dtype)
         return generator.integers(0, self.choices, shape).astype(dtype)
+
+
+def _sizes_below(most: int) -> list[int]:
+    """The largest first."""
+    powers = {1 << bits for bits in range(most.bit_length())}
+    return sorted((size for size in {*range(1, EACH + 1), *powers} if size < most), reverse=True)
 
 
 def _zeros(spec: TensorSpec, rows: int, axis: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -141,6 +142,60 @@ def test_a_deadline_gives_what_there_is_marked(heard: OnnxSession) -> None:
     assert late.result().steps == 20
     with pytest.raises(DeadlineError, match="while the request waited"):
         waiting.result()
+
+
+def test_whoever_comes_and_goes_in_any_order_is_heard_as_alone(heard: OnnxSession) -> None:
+    generator, clock = np.random.default_rng(8), Clock()
+    options = IterationOptions(slots=3, queue=1000, margin_s=0.0)
+    iterations = by_hand(heard, HEARD, options, Tenant("a", share=2.0), Tenant("b"), clock=clock)
+    asked: list[tuple[np.ndarray, Ongoing]] = []
+    for _ in range(400):
+        clock.now += 1.0
+        if generator.random() < 0.6:
+            sound = noise(int(generator.integers(1, 15)), len(asked))
+            deadline = clock.now + float(generator.integers(5, 60))
+            tenant = str(generator.choice(["a", "b", "c"]))
+            asked.append((sound, iterations.submit(recording(iterations, sound), deadline, tenant)))
+        if asked and generator.random() < 0.05:
+            asked[int(generator.integers(len(asked)))][1].cancel()
+        iterations.turn()
+        assert len(iterations._active) + iterations.slots.free == 3
+    while iterations.turn():
+        clock.now += 1.0
+    finishes = set()
+    for sound, one in asked:
+        if one.error is not None:
+            assert isinstance(one.error, DeadlineError)
+            finishes.add("late")
+            continue
+        assert one.outcome is not None
+        rows = one.outcome.tensors["y"]
+        np.testing.assert_array_equal(rows, heard_alone(heard, sound)[: len(rows)])
+        assert one.outcome.degraded == (len(rows) * HOP < len(sound))
+        finishes.add(one.outcome.finish)
+    assert finishes == {"stop", "deadline", "length", "late"}
+    assert iterations.is_idle
+
+
+def test_a_step_that_hangs_does_not_hold_its_callers(heard: OnnxSession) -> None:
+    go_on, calls = threading.Event(), []
+
+    def run(feeds: Arrays) -> Arrays:
+        calls.append(1)
+        if len(calls) > hung_from:
+            go_on.wait()
+        return heard.run(feeds)
+
+    hung_from = 1000
+    slots = Slots(run, heard.inputs, heard.outputs, HEARD, 2)
+    hung_from = len(calls) + 1
+    iterations = Iterations("steps", slots, IterationOptions(slots=2))
+    for wait in (Ongoing.result, lambda one: list(one.pieces())):
+        one = iterations.submit(recording(iterations, noise(3)), time.monotonic() + 0.1)
+        with pytest.raises(DeadlineError):
+            wait(one)
+    go_on.set()
+    iterations.close()
 
 
 def test_a_step_is_not_begun_that_would_end_behind_the_deadline(heard: OnnxSession) -> None:

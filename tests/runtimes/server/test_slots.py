@@ -76,6 +76,16 @@ def test_rows_that_mind_their_number_get_company() -> None:
     assert together["y"].shape == (2, 11)
 
 
+def test_sizes_beyond_the_first_few_are_probed_too() -> None:
+    def uneven(feeds: Arrays) -> dict[str, np.ndarray]:
+        outputs = plain(feeds)
+        if len(feeds["x"]) < 40:
+            outputs["y"] = np.nextafter(outputs["y"], np.float32(9))
+        return outputs
+
+    assert Slots(uneven, INPUTS, OUTPUTS, HEARD, 100).rows == Rows(64, None)
+
+
 @pytest.mark.parametrize("minds", ["contents", "places"])
 def test_rows_that_mind_each_other_run_one_by_one(minds: str) -> None:
     """A scale over the whole batch, as int8-dynamic finds it; a sum that starts with the first row."""
