@@ -137,6 +137,7 @@ KERNELS = Registry(
         "kmeans-assign": "edgekit.runtimes.kernels.kmeans:ASSIGN",
         "kmeans-update": "edgekit.runtimes.kernels.kmeans:UPDATE",
         "ragged-decode": "edgekit.runtimes.kernels.ragged_decode:DECODE",
+        "ragged-dequantize": "edgekit.runtimes.kernels.ragged_dequantize:DEQUANTIZE",
         "ragged-attention": "edgekit.runtimes.kernels.ragged_attention:ATTEND",
         "merge-shards": "edgekit.runtimes.kernels.merge_shards:MERGE",
         "decode-attention": "edgekit.runtimes.kernels.decode_attention:DECODE",

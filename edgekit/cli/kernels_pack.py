@@ -18,14 +18,14 @@ from edgekit.registry import KERNELS
 @make_command(
     """
     edgekit kernels pack cats.edgekit --arch sm_87 -o cats-kernels.edgekit
-    edgekit kernels pack cats.edgekit --arch sm_87 --kernels ragged-decode,kmeans-assign -o out.edgekit --sign KEY
+    edgekit kernels pack cats.edgekit --arch sm_87 --kernels ragged-dequantize,kmeans-assign -o out.edgekit --sign KEY
     """,
     name="pack",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--arch", required=True, help="Architectures, separated by commas: sm_87 is a Jetson Orin.")
 @click.option(
-    "--kernels", default="ragged-decode", show_default=True, metavar="NAMES", help="Which, separated by commas."
+    "--kernels", default="ragged-dequantize", show_default=True, metavar="NAMES", help="Which, separated by commas."
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The new bundle.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -39,8 +39,8 @@ def pack_command(
 ) -> None:
     """Write BUNDLE anew with kernels compiled for GPUs, so that a device runs them without Triton and torch.
 
-    Ragged decoding is compiled for the codecs of the bundle. What BUNDLE is signed with does not hold for the new one:
-    sign it by --sign.
+    Kernels that decode features are compiled for the codecs of the bundle. What BUNDLE is signed with does not hold for
+    the new one: sign it by --sign.
     """
     from edgekit.bundle import Bundle, check_folder, check_output
 

@@ -1,7 +1,8 @@
-"""Features of one cut from many devices, decoded on a GPU by the packed kernel `ragged-decode`; numpy on the host.
+"""Features of one cut from many devices, decoded on a GPU by packed kernels; numpy on the host.
 
-The kernel's own file (runtimes/kernels/ragged_decode.py) states formula, layout and types; here items and tables are
-laid out for it, from what TransformCodec holds.
+`ragged-dequantize` gives the codec's own values, `ragged-decode` undoes a rotation besides. Their files in
+runtimes/kernels/ state formula, layout and types; here items and tables are laid out for them, from what
+TransformCodec holds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgekit.runtimes.codecs.transform import TransformCodec
 from edgekit.runtimes.cubins.driver import DeviceArray
 from edgekit.runtimes.cubins.kernel_set import KernelSet
 
-KERNEL = "ragged-decode"
+PLAIN, ROTATED = "ragged-dequantize", "ragged-decode"
 LARGEST_SYMBOL = 32767
 
 
@@ -104,32 +105,35 @@ class RaggedDecoder:
         """Raises UsageError for a codec that the kernel does not decode, DeviceError where no kernel was packed."""
         tables = rate_tables(codec)
         components = tables.classes.shape[1]
-        back = np.eye(components, dtype=np.float32) if inverse is None else inverse.astype(np.float32)
-        if back.shape[0] != components:
-            raise UsageError(f"an inverse transform of {len(back)} components, allowed the {components} of the codec")
-        self.codec, self.channels, self.kind = codec, back.shape[1], kind
+        self.codec, self.kind = codec, kind
+        self.channels = components if inverse is None else inverse.shape[1]
         self._first = channels_first(codec)
+        self._positions = tables.classes.shape[2] if tables.per_position else None
         constants = {
             "COMPONENTS": components,
-            "CHANNELS": self.channels,
             "REACH": tables.offsets.shape[1] // 2,
             "BY_POSITION": int(tables.per_position),
             "CHANNELS_FIRST": int(self._first),
         }
+        base = np.zeros(components, np.float32) if mean is None else mean.astype(np.float32)
+        own = vars(tables)
+        if inverse is not None:
+            if len(inverse) != components:
+                raise UsageError(
+                    f"an inverse transform of {len(inverse)} components, allowed the {components} of the codec"
+                )
+            constants["CHANNELS"] = self.channels
+            own = {**own, "inverse": inverse.astype(np.float32)}
+            base = base @ own["inverse"]
         self._functions = {
-            symbols: kernels.find(KERNEL, {"symbols": f"*{symbols}", "dense": f"*{kind}"}, constants)
+            symbols: kernels.find(
+                PLAIN if inverse is None else ROTATED, {"symbols": f"*{symbols}", "dense": f"*{kind}"}, constants
+            )
             for symbols in ("i8", "i16")
         }
-        self._gpu = gpu = kernels.gpu
-        self._positions = tables.classes.shape[2] if tables.per_position else None
-        base = np.zeros(components, np.float32) if mean is None else mean.astype(np.float32)
-        self._tables = {
-            "steps": gpu.upload(tables.steps),
-            "classes": gpu.upload(tables.classes),
-            "offsets": gpu.upload(tables.offsets),
-            "base": gpu.upload(np.broadcast_to(base @ back, (len(tables.steps), self.channels))),
-            "inverse": gpu.upload(back),
-        }
+        self._gpu = kernels.gpu
+        own = {**own, "base": np.broadcast_to(base, (len(tables.steps), self.channels))}
+        self._tables = {name: self._gpu.upload(array) for name, array in own.items()}
 
     def decode(self, symbols: Sequence[np.ndarray], rates: Sequence[int], places: tuple[int, ...]) -> np.ndarray:
         """`symbols`: int32 [kept, 1, positions] of each item, as TransformCodec.symbols gives them; `places`: the sizes

@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -36,22 +35,21 @@ from torch import Tensor
 from edgekit.errors import UsageError
 from edgekit.runtimes.codecs.base import Codec
 from edgekit.runtimes.codecs.transform import BUCKETS, TransformCodec
-from edgekit.runtimes.cubins.ragged_decode import channels_first, pack_symbols, rate_tables
+from edgekit.runtimes.cubins.ragged_decode import channels_first, rate_tables
 from edgekit.runtimes.kernels.base import Config, Cost, Entry, Example, Kernel, call
 from edgekit.runtimes.kernels.choice import choose
-from edgekit.runtimes.kernels.tiles import narrow
+from edgekit.runtimes.kernels.ragged_items import (
+    Items,
+    coefficients,
+    coefficients_reference,
+    pack_items,
+    scene,
+    store_dense,
+)
+
+__all__ = ["DECODE", "Items", "Tables", "decode", "pack_items", "tables_of"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Items:
-    """Symbols of all items and where they lie, see above."""
-
-    symbols: Tensor
-    starts: Tensor
-    kept: Tensor
-    rates: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,6 @@ class Tables:
     classes: Tensor
     offsets: Tensor
     inverse: Tensor
-
-
-def pack_items(symbols: Sequence[np.ndarray], rates: Sequence[int]) -> Items:
-    """`symbols`: int32 [kept, 1, positions] of each item. Raises UsageError for one that int16 does not hold."""
-    packed = pack_symbols(symbols, rates)
-    return Items(*(torch.from_numpy(one) for one in (packed.symbols, packed.starts, packed.kept, packed.rates)))
 
 
 def tables_of(codec: TransformCodec, inverse: Tensor, mean: Tensor | None = None) -> Tables:
@@ -107,13 +99,8 @@ def _reference(
     symbols: Tensor, starts: Tensor, kept: Tensor, rates: Tensor, steps: Tensor, means: Tensor, classes: Tensor,
     offsets: Tensor, inverse: Tensor, positions: int, dtype: torch.dtype = torch.bfloat16, channels_first: bool = False,
 ) -> Tensor:  # fmt: skip
-    reach, chosen = offsets.shape[1] // 2, rates.long()
-    values = torch.zeros(len(kept), len(inverse), positions, device=symbols.device)
-    for item, (first, count, rate) in enumerate(zip(starts.tolist(), kept.tolist(), rates.tolist(), strict=False)):
-        whole = symbols[first : first + count * positions].reshape(count, positions).long()
-        added = offsets[classes[rate, :count].long(), whole.clamp(-reach, reach) + reach]
-        values[item, :count] = (whole + added) * steps[rate, :count, None]
-    dense = (values.transpose(1, 2) @ inverse + (means @ inverse)[chosen][:, None]).to(dtype)
+    values = coefficients_reference(Items(symbols, starts, kept, rates), steps, classes, offsets, positions)
+    dense = (values.transpose(1, 2) @ inverse + (means @ inverse)[rates.long()][:, None]).to(dtype)
     return dense.transpose(1, 2).contiguous() if channels_first else dense
 
 
@@ -134,28 +121,16 @@ def _decode_kernel(
     for first in range(0, count, BLOCK_K):
         rows = first + tl.arange(0, BLOCK_K)
         sent = rows < count
-        where = inside[:, None] & sent[None, :]
-        whole = tl.load(symbols + start + rows[None, :] * positions + places[:, None], mask=where, other=0).to(tl.int32)
-        bucket = tl.minimum(tl.maximum(whole, -REACH), REACH) + REACH
-        row = rate * COMPONENTS + rows
-        if BY_POSITION:
-            kind = tl.load(classes + row[None, :].to(tl.int64) * positions + places[:, None], mask=where, other=0)
-        else:
-            kind = tl.load(classes + row, mask=sent, other=0)[None, :]
-        added = tl.load(offsets + kind.to(tl.int32) * (2 * REACH + 1) + bucket, mask=where, other=0.0)
-        step = tl.load(steps + row, mask=sent, other=0.0)
-        value = (whole.to(tl.float32) + added) * step[None, :]
+        value = coefficients(
+            symbols + start, steps, classes, offsets, rate * COMPONENTS, rows, places, sent, inside, positions,
+            REACH, BY_POSITION,
+        )  # fmt: skip
         back = tl.load(
             inverse + rows[:, None] * CHANNELS + channels[None, :], mask=sent[:, None] & real[None, :], other=0.0
         )
         total = tl.dot(value, back, total, input_precision="tf32x3" if EXACT else "tf32")
     total += tl.load(base + rate * CHANNELS + channels, mask=real, other=0.0)[None, :]
-    before = dense + item.to(tl.int64) * positions * CHANNELS
-    if CHANNELS_FIRST:
-        at = before + channels[None, :] * positions + places[:, None]
-    else:
-        at = before + places[:, None] * CHANNELS + channels[None, :]
-    tl.store(at, narrow(total, dense.dtype.element_ty), mask=inside[:, None] & real[None, :])
+    store_dense(dense, total, item, places, channels, inside, real, positions, CHANNELS, CHANNELS_FIRST)
 
 
 CONFIGS = (
@@ -199,24 +174,6 @@ def _cost(
     return Cost(symbols.numel() * (2.0 * channels + 2.0), float(read + written))
 
 
-def _scene(
-    kept: Sequence[int], components: int, channels: int, positions: int, largest: int = 9, device: Any = "cpu",
-    by_position: bool = False,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """Three rates with steps of their own, five classes of offsets; `kept` components in each item."""
-    generator = torch.Generator(device).manual_seed(len(kept) + components)
-    on: dict[str, Any] = {"generator": generator, "device": device}
-    counts = torch.tensor(kept, dtype=torch.int32, device=device)
-    starts = torch.nn.functional.pad(counts.cumsum(0) * positions, (1, 0)).to(torch.int32)
-    kind = torch.int8 if largest < 128 else torch.int16
-    symbols = torch.randint(-largest, largest + 1, (sum(kept) * positions,), **on).to(kind)
-    rates = torch.randint(3, (len(kept),), **on).to(torch.int32)
-    steps, means = 0.1 + torch.rand(3, components, **on), torch.randn(3, components, **on)
-    classes = torch.randint(5, (3, components, positions if by_position else 1), **on).to(torch.uint8)
-    offsets = 0.4 * torch.rand(5, 7, **on) - 0.2
-    return symbols, starts, counts, rates, steps, means, classes, offsets, torch.randn(components, channels, **on)
-
-
 def _examples() -> Sequence[Example]:
     rounded = {
         "tolerance": 2.0**-7,
@@ -224,25 +181,25 @@ def _examples() -> Sequence[Example]:
     }
     plain = torch.float32
     return [
-        Example("odd", (*_scene([5, 2, 7], 7, 19, 11), 11, plain)),
-        Example("odd, bf16", (*_scene([5, 2, 7], 7, 19, 11), 11), **rounded),  # type: ignore[arg-type]
-        Example("odd, channels first", (*_scene([3, 6], 6, 5, 9), 9, plain, True)),
-        Example("classes by position", (*_scene([5, 2, 7], 7, 19, 11, by_position=True), 11, plain)),
-        Example("more than a tile by position", (*_scene([40, 3], 40, 70, 67, by_position=True), 67, plain, True)),
-        Example("more than a tile", (*_scene([40, 33], 40, 70, 67), 67, plain)),
-        Example("more channels than a tile", (*_scene([3], 4, 515, 3), 3, plain)),
-        Example("an item without components", (*_scene([0, 4, 0], 4, 6, 5), 5, plain)),
-        Example("no items", (*_scene([], 4, 6, 5), 5, plain)),
-        Example("no positions", (*_scene([2, 1], 4, 6, 0), 0, plain)),
-        Example("one of each", (*_scene([1], 1, 1, 1), 1, plain)),
-        Example("the largest symbols of int16", (*_scene([4, 1], 5, 6, 7, 32767), 7, plain)),
-        Example("the largest symbols of int8", (*_scene([4, 1], 5, 6, 7, 127), 7, plain)),
+        Example("odd", (*scene([5, 2, 7], 7, 19, 11), 11, plain)),
+        Example("odd, bf16", (*scene([5, 2, 7], 7, 19, 11), 11), **rounded),  # type: ignore[arg-type]
+        Example("odd, channels first", (*scene([3, 6], 6, 5, 9), 9, plain, True)),
+        Example("classes by position", (*scene([5, 2, 7], 7, 19, 11, by_position=True), 11, plain)),
+        Example("more than a tile by position", (*scene([40, 3], 40, 70, 67, by_position=True), 67, plain, True)),
+        Example("more than a tile", (*scene([40, 33], 40, 70, 67), 67, plain)),
+        Example("more channels than a tile", (*scene([3], 4, 515, 3), 3, plain)),
+        Example("an item without components", (*scene([0, 4, 0], 4, 6, 5), 5, plain)),
+        Example("no items", (*scene([], 4, 6, 5), 5, plain)),
+        Example("no positions", (*scene([2, 1], 4, 6, 0), 0, plain)),
+        Example("one of each", (*scene([1], 1, 1, 1), 1, plain)),
+        Example("the largest symbols of int16", (*scene([4, 1], 5, 6, 7, 32767), 7, plain)),
+        Example("the largest symbols of int8", (*scene([4, 1], 5, 6, 7, 127), 7, plain)),
     ]
 
 
 def _load(device: torch.device) -> tuple[Any, ...]:
     """256 devices, 14 x 14 positions of 384 channels, from 24 to 96 components with classes by position."""
-    return *_scene([24, 48, 64, 96] * 64, 96, 384, 196, 100, device, by_position=True), 196
+    return *scene([24, 48, 64, 96] * 64, 96, 384, 196, 100, device, by_position=True), 196
 
 
 _POINTERS = {
@@ -266,7 +223,8 @@ def _entry(symbols: str, dense: str, shape: tuple[int, int, bool, bool], configs
 
 
 def _entries_for(codec: Codec) -> tuple[Entry, ...]:
-    """For the components of this codec without a rotation, in both widths of symbols and both types of result."""
+    """For a rotation into as many channels as this codec has components, in both widths of symbols and both types of
+    result."""
     if not isinstance(codec, TransformCodec):
         return ()
     try:

@@ -81,7 +81,7 @@ def packed_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("triton")
     folder = tmp_path_factory.mktemp("packed")
     whole = plain_bundle(folder / "net.edgekit")
-    names = f"ragged-decode,{BIG_SHARED}"
+    names = f"ragged-dequantize,ragged-decode,{BIG_SHARED}"
     edgekit(
         "kernels", "pack", whole, "--arch", "sm_87,sm_80,sm_100", "--kernels", names, "-o", folder / "packed.edgekit"
     )
@@ -146,9 +146,9 @@ class Emulator:
         constant = one.constants
         wide = {"*i8": 1, "*i16": 2, "*bf16": 2, "*fp32": 4}
         ten = (
-            wide[kinds["symbols"]], wide[kinds["dense"]], constant["COMPONENTS"], constant["CHANNELS"],
-            constant["REACH"], constant["BY_POSITION"], constant["CHANNELS_FIRST"], constant["BLOCK_P"],
-            constant["BLOCK_C"], constant["BLOCK_K"],
+            int("inverse" in kinds), wide[kinds["symbols"]], wide[kinds["dense"]], constant["COMPONENTS"],
+            constant.get("CHANNELS", constant["COMPONENTS"]), constant["REACH"], constant["BY_POSITION"],
+            constant["CHANNELS_FIRST"], constant["BLOCK_P"], constant["BLOCK_C"],
         )  # fmt: skip
         self._library.emulate_decode(self._library.emulate_hash(code), (ctypes.c_int * 10)(*ten))
 

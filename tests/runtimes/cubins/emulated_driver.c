@@ -18,8 +18,8 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, N
        INVALID_CONTEXT = 201, NO_BINARY = 209, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
 
 typedef struct { uint64_t address; size_t size; } Block;
-typedef struct { uint64_t hash; int symbol_bytes, dense_bytes, components, channels, reach, by_position, first, block_p,
-                 block_c, block_k; } Decode;
+typedef struct { uint64_t hash; int rotated, symbol_bytes, dense_bytes, components, channels, reach, by_position, first, block_p,
+                 block_c; } Decode;
 typedef struct { char name[128]; uint64_t hash; int sizes[64], count, threads, shared; } Function;
 typedef struct { const unsigned char *image; } Module;
 typedef struct { uint32_t grid[3], threads, shared; char name[128]; unsigned char bytes[1024]; int size; } Launch;
@@ -110,7 +110,7 @@ static void *host(uint64_t address, size_t size)
     return NULL;
 }
 
-/* ---- ragged decoding, as compiled: (item, tile of positions, tile of channels) for each program ---- */
+/* ---- ragged decoding, with and without a rotation, as compiled: (item, tile of positions, tile of channels) for each program ---- */
 
 static float load(const float *base, int64_t index, size_t bytes)
 { return (size_t)(index + 1) * 4 <= bytes ? base[index] : NAN; }
@@ -129,13 +129,18 @@ static uint16_t bf16(float value)
 
 static int run_decode(const Decode *d, const unsigned char *bytes, const uint32_t *grid)
 {
+    const int pointers = d->rotated ? 10 : 9;
     uint64_t a[10];
-    for (int i = 0; i < 10; i++) a[i] = at(bytes + 8 * i, 8);
-    const void *p[10];
-    for (int i = 0; i < 10; i++) if (!(p[i] = host(a[i], 1))) return ILLEGAL_ADDRESS;
-    const int positions = (int)at(bytes + 80, 4), parts = (d->channels + d->block_c - 1) / d->block_c;
+    void *p[10];
+    for (int i = 0; i < pointers; i++) {
+        a[i] = at(bytes + 8 * i, 8);
+        if (!(p[i] = host(a[i], 1))) return ILLEGAL_ADDRESS;
+    }
+    void *dense = p[pointers - 1];
+    const size_t dense_size = size_of(a[pointers - 1]);
+    const int positions = (int)at(bytes + 8 * pointers, 4), parts = (d->channels + d->block_c - 1) / d->block_c;
     const int32_t *starts = p[1], *kept = p[2], *rates = p[3];
-    const float *steps = p[4], *offsets = p[6], *base = p[7], *inverse = p[8];
+    const float *steps = p[4], *offsets = p[6], *base = p[7], *inverse = d->rotated ? p[8] : NULL;
     const uint8_t *classes = p[5];
     for (uint32_t item = 0; item < grid[1]; item++) for (uint32_t block = 0; block < grid[0]; block++) {
         if ((item + 1) * 4 > size_of(a[2])) return ILLEGAL_ADDRESS;
@@ -143,7 +148,8 @@ static int run_decode(const Decode *d, const unsigned char *bytes, const uint32_
             const int place = (int)block / parts * d->block_p + pp, channel = (int)block % parts * d->block_c + cc;
             if (place >= positions || channel >= d->channels) continue;
             float total = 0;
-            for (int k = 0; k < kept[item]; k++) {
+            const int from = d->rotated ? 0 : channel, to = d->rotated ? kept[item] : channel + (channel < kept[item]);
+            for (int k = from; k < to; k++) {
                 const int64_t where = starts[item] + (int64_t)k * positions + place;
                 if ((size_t)(where + 1) * d->symbol_bytes > size_of(a[0])) return ILLEGAL_ADDRESS;
                 const int whole = d->symbol_bytes == 1 ? ((const int8_t *)p[0])[where] : ((const int16_t *)p[0])[where];
@@ -152,13 +158,13 @@ static int run_decode(const Decode *d, const unsigned char *bytes, const uint32_
                 const int kind = classes[d->by_position ? row * positions + place : row];
                 const float value = ((float)whole + load(offsets, kind * (2 * d->reach + 1) + bucket, size_of(a[6])))
                                     * load(steps, row, size_of(a[4]));
-                total += value * inverse[(int64_t)k * d->channels + channel];
+                total += d->rotated ? value * inverse[(int64_t)k * d->channels + channel] : value;
             }
             total += base[(int64_t)rates[item] * d->channels + channel];
             const int64_t out = (int64_t)item * positions * d->channels
                                 + (d->first ? (int64_t)channel * positions + place : (int64_t)place * d->channels + channel);
-            if ((size_t)(out + 1) * d->dense_bytes > size_of(a[9])) return ILLEGAL_ADDRESS;
-            if (d->dense_bytes == 4) ((float *)p[9])[out] = total; else ((uint16_t *)p[9])[out] = bf16(total);
+            if ((size_t)(out + 1) * d->dense_bytes > dense_size) return ILLEGAL_ADDRESS;
+            if (d->dense_bytes == 4) ((float *)dense)[out] = total; else ((uint16_t *)dense)[out] = bf16(total);
         }
     }
     return SUCCESS;

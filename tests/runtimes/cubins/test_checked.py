@@ -27,7 +27,7 @@ def symbols_of(rates: list[int]) -> list[np.ndarray]:
 def animate(emulator: Emulator, bundle: Bundle) -> None:
     with open_gpu(library=emulator.path) as gpu:
         for one in KernelSet(bundle, gpu).cubins:
-            if one.kernel == "ragged-decode":
+            if one.kernel.startswith("ragged-"):
                 emulator.run(one, bundle.asset_path(one.file).read_bytes())
 
 

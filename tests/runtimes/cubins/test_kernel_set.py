@@ -120,7 +120,10 @@ def test_wrong_arguments_are_told_with_what_is_taken(emulator: Emulator, packed:
 def test_what_was_not_packed_is_told_with_what_was(emulator: Emulator, packed: Bundle) -> None:
     with open_gpu(library=emulator.path) as gpu:
         kernels = KernelSet(packed, gpu)
-        with pytest.raises(DeviceError, match=r"'rational' with any types .*\n.*packed: kmeans-assign, ragged-decode"):
+        with pytest.raises(
+            DeviceError,
+            match=r"'rational' with any types .*\n.*packed: kmeans-assign, ragged-decode, ragged-dequantize",
+        ):
             kernels.find("rational")
         with pytest.raises(DeviceError, match=r"points=\*bf16, WIDTH=9 .*\n.*packed: points=\*fp32, WIDTH=64"):
             kernels.find(BIG_SHARED, {"points": "*bf16"}, {"WIDTH": 9})
