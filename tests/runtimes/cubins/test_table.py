@@ -62,7 +62,7 @@ def test_newer_foreign_and_nonsensical_tables_are_told_apart(packed: Bundle, tmp
         "schema version 2, this edgekit reads up to 1": text.replace(b'"schema_version": 1', b'"schema_version": 2'),
         "arch": text.replace(b'"arch": "sm_87"', b'"arch": "gfx90a"'),
         "type": text.replace(b'"type": "i32"', b'"type": "tensor"'),
-        "arguments of ragged-decode repeat": text.replace(b'"name": "starts"', b'"name": "kept"'),
+        "arguments of ragged-dequantize repeat": text.replace(b'"name": "starts"', b'"name": "kept"'),
         "Invalid JSON": b"[",
         "Extra inputs": text.replace(b'"compiler"', b'"extra": 1, "compiler"'),
     }
