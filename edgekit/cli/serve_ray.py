@@ -27,8 +27,7 @@ OWN = {
     "ray_address": "--ray-address",
 }
 FOREIGN = {
-    "grpc_port": ("--grpc-port", "Ray's proxy speaks REST alone"),
-    "announce": ("--announce", "only a node with a gRPC port of its own can be found"),
+    "announce": ("--announce", "what is found is a node, not a cluster"),
     "keep_versions": ("--keep-versions", "a rolling update leaves one version"),
     "metrics": ("--metrics", "Ray exports metrics of its own, and one replica's page says nothing of the others"),
 }
@@ -74,18 +73,23 @@ def options_for(node: NodeOptions, settings: dict[str, Any]) -> RayOptions:
 
     from edgekit.runtimes.ray_engine import RayOptions, Replicas
 
-    context = click.get_current_context()
     for name, (word, why) in FOREIGN.items():
-        if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT) and settings[name] is not False:
+        if _is_given(name) and settings[name] is not False:
             raise UsageError(f"{word} with --engine ray: {why}", hint="leave it out")
+    if settings["ray_address"] and _is_given("grpc_port"):
+        raise UsageError("--grpc-port with --ray-address: there it is REST alone", hint="leave it out")
     return RayOptions(
-        replace(node, grpc_port=None),
+        replace(node, grpc_port=None) if settings["ray_address"] else node,
         Replicas.parse(settings["replicas"] or "1"),
         cpus=settings["replica_cpus"] or 1.0,
         gpus=settings["replica_gpus"] or 0.0,
         grace_s=settings["grace"],
         address=settings["ray_address"] or "",
     )
+
+
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 
 def serve_on_ray(out: Output, bundles: list[Path], options: RayOptions) -> None:
@@ -144,6 +148,7 @@ def _tell(out: Output, node: RayNode) -> None:
             "tier": options.node.tier,
             "engine": "ray",
             "rest": node.rest_url,
+            "grpc": node.grpc_url,
             "replicas": {"least": options.replicas.least, "most": options.replicas.most},
             "target_ongoing": options.target_ongoing,
             "models": [{"name": name, "bundle": str(path), "digest": digest} for name, path, digest in models],
@@ -154,6 +159,7 @@ def _tell(out: Output, node: RayNode) -> None:
         ("engine", "ray"),
         ("REST", node.rest_url),
     ]
+    rows += [("gRPC", node.grpc_url)] if node.grpc_url else []
     out.table(facts([*rows, ("replicas", str(options.replicas))]))
     out.line()
     out.table(

@@ -18,7 +18,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MARK = "edgekit-replica"
 
 # Of a replica that is about to go, by the kind that its own answer names.
-_LEAVING = ("NodeError", "UnreachableError")
+LEAVING = ("NodeError", "UnreachableError")
 
 
 class Marked:
@@ -77,7 +77,7 @@ class Answer:
         if not self.is_whole:
             return True
         if self.is_ours:
-            return self.status == 503 and self.headers.get(ERROR_KEY) in _LEAVING
+            return self.status == 503 and self.headers.get(ERROR_KEY) in LEAVING
         return self.status >= 500
 
     @property

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from edgekit.errors import MissingExtraError, NodeError
+from edgekit.runtimes.ray_engine.grpc_face import GrpcFace, through_handle
 from edgekit.runtimes.ray_engine.options import RayOptions
 from edgekit.runtimes.ray_engine.replica import Replica
 from edgekit.runtimes.ray_engine.retry import ProxyOptions
@@ -28,6 +29,7 @@ from edgekit.runtimes.ray_engine.staging import Deployed, Staging
 
 APPLICATION = "edgekit"
 START_S, POLL_S = 300.0, 0.2
+MAX_WORKERS = 512
 
 # A rolling update starts this many more than run, in percent, before it stops any; rounded up.
 SURGE_PERCENT = 25
@@ -62,12 +64,21 @@ class RayNode:
             self._staging.close()
             raise
         self._started = False
+        self._face: GrpcFace | None = None
+        self._handle: Any = None
+
+    @property
+    def grpc_url(self) -> str:
+        """ "" without a face over gRPC."""
+        if self._face is None:
+            return ""
+        scheme = "grpcs" if self.options.node.security.certificate else "grpc"
+        return f"{scheme}://{_in_url(self.options.node.host)}:{self._face.port}"
 
     @property
     def rest_url(self) -> str:
         node = self.options.node
-        host = f"[{node.host}]" if ":" in node.host else node.host
-        return f"{'https' if node.security.certificate else 'http'}://{host}:{node.port}"
+        return f"{'https' if node.security.certificate else 'http'}://{_in_url(node.host)}:{node.port}"
 
     def start(self) -> None:
         """Returns when the least number of replicas serve. Raises NodeError where they cannot; all is ended then."""
@@ -83,6 +94,7 @@ class RayNode:
         if not options.address:
             # Before Ray is imported, and left set: every later call needs the token too.
             os.environ.update({**settings, **_own_cluster()})
+            self._open_face()
         import ray
         from ray import serve
 
@@ -110,6 +122,22 @@ class RayNode:
                 hint="is the port taken, or the cluster at --ray-address gone?",
             ) from error
         self._deploy(self.deployed)
+        if self._face is not None:
+            self._face.start()
+
+    def _open_face(self) -> None:
+        options, node = self.options, self.options.node
+        if node.grpc_port is not None:
+            workers = min(MAX_WORKERS, options.replicas.most * options.max_ongoing + options.max_queued)
+            self._face = GrpcFace(
+                lambda *call: through_handle(self._handle)(*call),
+                node.security,
+                node.host,
+                node.grpc_port,
+                node.max_bytes,
+                workers,
+                options.retry_s,
+            )
 
     def update(self, bundles: Sequence[Path] | None = None) -> bool:
         """Rolls over to what the paths (or `bundles`) hold now; requests meanwhile are answered by one or the other.
@@ -142,6 +170,8 @@ class RayNode:
     def stop(self) -> None:
         """Ends the application after what is inside, and the cluster where it was started here. A second call does
         nothing."""
+        if self._face is not None:
+            self._face.stop(self.options.grace_s)
         if self._started:
             self._started = False
             import ray
@@ -173,7 +203,7 @@ class RayNode:
         bundles = [(str(entry.path), entry.digest) for entry in deployed]
         deployment = serve.deployment(**self._settings())(serve.ingress()(Replica))
         target = RunTarget(deployment.bind(bundles, self.options), name=APPLICATION, route_prefix="/")
-        serve.run_many([target], wait_for_applications_running=False)
+        (self._handle,) = serve.run_many([target], wait_for_applications_running=False)
         self._wait()
 
     def _settings(self) -> dict[str, Any]:
@@ -234,6 +264,10 @@ class RayNode:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _free(host: str, port: int) -> int:

@@ -45,7 +45,8 @@ class Replicas:
 
 @dataclass(frozen=True)
 class RayOptions:
-    """`node`: what each replica is, and where Ray's proxy listens (`host`, `port`); it has no gRPC port.
+    """`node`: what each replica is, and where Ray's proxy (`port`) and, on a cluster started here, the face over gRPC
+    (`grpc_port`) listen.
 
     `cpus`, `gpus`: what Ray sets aside for a replica. `address`: of a running cluster; "" starts one of this machine,
     with `cluster_cpus` to give away (None: its cores, or more where all replicas would not fit), `object_store_bytes`
@@ -81,12 +82,13 @@ class RayOptions:
 
     @property
     def replica_node(self) -> NodeOptions:
-        """The node inside a replica: without ports, with as many threads as CPUs where none were asked for."""
+        """The node inside a replica: over gRPC on its machine's loopback where there is a face before it, with as many
+        threads as CPUs where none were asked for."""
         return replace(
             self.node,
             host="127.0.0.1",
             port=None,
-            grpc_port=None,
+            grpc_port=None if self.node.grpc_port is None else 0,
             announce=False,
             security=replace(self.node.security, certificate=None),
             threads=self.node.threads or max(1, int(self.cpus)),

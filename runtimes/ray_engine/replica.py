@@ -1,4 +1,4 @@
-"""A replica: a whole node without ports in a Ray actor, its REST application mounted in Ray's proxy."""
+"""A replica: a whole node in a Ray actor, its REST application mounted in Ray's proxy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekit.errors import MismatchError, NodeError
 from edgekit.runtimes.ray_engine.answer import Marked
+from edgekit.runtimes.ray_engine.grpc_face import Loopback, Said
 from edgekit.runtimes.ray_engine.options import RayOptions
 from edgekit.runtimes.server.node import Node
 from edgekit.runtimes.server.rest_app import RestApp
@@ -45,6 +46,14 @@ class Replica:
             node.body_timeout_s,
             with_metrics=False,
         )
+
+        self._loopback = Loopback(self.node.grpc_url) if self.node.grpc_url else None
+        self.node.start()
+
+    async def call_grpc(self, method: str, data: bytes, metadata: list[tuple[str, str]], left_s: float | None) -> Said:
+        """A call of the protocol as bytes, through the node's own gRPC server (`GrpcFace`)."""
+        assert self._loopback is not None
+        return await self._loopback.call(method, data, metadata, left_s)
 
     def __serve_build_asgi_app__(self) -> Any:
         from ray import serve

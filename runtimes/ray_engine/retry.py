@@ -21,6 +21,7 @@ from edgekit.runtimes.protocol.frames import DEADLINE
 from edgekit.runtimes.protocol.http_body import JSON_LENGTH
 from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, http_status
 from edgekit.runtimes.ray_engine.answer import Answer, App, Message, Receive, Scope, Send
+from edgekit.runtimes.ray_engine.patience import Patience
 
 RETRIES = "edgekit-retries"
 # Exchanging a model in one replica would leave the others behind.
@@ -28,9 +29,6 @@ EXCHANGE = "/v2/repository/models/"
 SETTINGS = "EDGEKIT_RAY_PROXY"
 IMPORT_PATH = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
-# A request that itself kills its replica must not go through all of them.
-MAX_SENDS = 3
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 TIMEOUT = b"x-request-timeout-seconds"
 
 
@@ -96,21 +94,21 @@ class RetryLost:
 
     async def _sent(self, scope: Scope, caller: _Caller, ends: float) -> tuple[Answer, int]:
         """The last answer, and how many were lost before it."""
-        sends, retries, pause_s, until = 0, 0, 0.0, ends
+        patience = Patience(self._options.retry_s, ends)
         while True:
             answer = Answer()
             # Ray changes the headers of what it is given.
             headers = list(scope["headers"])
-            if ends < float("inf"):
-                headers.append((TIMEOUT, f"{max(0.001, ends - time.monotonic()):.3f}".encode()))
+            left_s = patience.left_s()
+            if left_s is not None:
+                headers.append((TIMEOUT, f"{left_s:.3f}".encode()))
             await self._app({**scope, "headers": headers}, caller.replay(), answer.take)
-            sends += answer.may_have_run
-            until = min(until, time.monotonic() + self._options.retry_s)
-            if not answer.is_lost or caller.is_gone or sends >= MAX_SENDS or time.monotonic() + pause_s >= until:
-                return answer, retries
-            retries += 1
+            if not answer.is_lost or caller.is_gone:
+                return answer, patience.retries
+            pause_s = patience.pause_s(answer.may_have_run)
+            if pause_s is None:
+                return answer, patience.retries
             await asyncio.sleep(pause_s)
-            pause_s = min(LAST_PAUSE_S, 2 * pause_s or FIRST_PAUSE_S)
 
 
 def deadline_of(body: bytes | bytearray, scope: Scope) -> float | None:

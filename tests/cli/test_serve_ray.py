@@ -28,7 +28,7 @@ def invoke(bundle: Path, *words: str, code: int) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--grpc-port", "9"), "--grpc-port with --engine ray"),
+        (("--grpc-port", "9", "--ray-address", "auto"), "--grpc-port with --ray-address"),
         (("--announce",), "--announce with --engine ray"),
         (("--keep-versions", "2"), "--keep-versions with --engine ray"),
         (("--metrics",), "--metrics with --engine ray"),

@@ -1,5 +1,5 @@
 """Runs in namespaces of its own (test_cluster.py): `edgekit serve --engine ray` as a process, with a token, scaled by
-load, rolled over by SIGHUP, ended by SIGTERM."""
+load, called over gRPC while a replica is killed, rolled over by SIGHUP, ended by SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,21 +8,40 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import tritonclient.grpc as triton
 
-from samples.benchmarks.rolling_scene import MODEL, WIDTH, write_version
+from edgekit.errors import EdgekitError
+from edgekit.runtimes.protocol.calls import InferCall
+from edgekit.runtimes.protocol.client import ClientOptions, NodeClient
+from samples.benchmarks.rolling_scene import MODEL, WIDTH, expected, replica_pids, write_version
 
 ZEROS = {"inputs": [{"name": "x", "shape": [1, WIDTH], "datatype": "FP32", "data": [0.0] * WIDTH}]}
 LIMIT_S, CALLERS, MAX_CALLS = 150.0, 8, 2000
 
 
 def start(bundle: Path, token: Path, folder: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    words = ["--engine", "ray", "--replicas", "1:2", "--replica-cpus", "0.5", "--tier", "device", "--port", "0"]
+    words = [
+        "--engine",
+        "ray",
+        "--replicas",
+        "1:2",
+        "--replica-cpus",
+        "0.5",
+        "--tier",
+        "device",
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+    ]
     words += ["--token-file", str(token), "--max-batch", "2", "--max-delay-ms", "200", "--json"]
     command = [sys.executable, "-m", "edgekit", "serve", str(bundle), *words]
     errors = (folder / "errors").open("w")
@@ -58,6 +77,54 @@ def load_until_two_answer(url: str, authorization: dict[str, str]) -> dict[str, 
     return {"replicas": len(replicas - {""}), "statuses": sorted(statuses)}
 
 
+def call_while_one_is_killed(url: str) -> dict[str, Any]:
+    """Over gRPC, as a device does: how many calls were right, and the failures. The replica that is killed is one of
+    two."""
+    x = np.random.default_rng(3).integers(-3, 4, (2, WIDTH)).astype(np.float32)
+    right, failures, began = [0], list[str](), time.monotonic()
+    killed = threading.Event()
+
+    def call() -> None:
+        with NodeClient(url, ClientOptions("secret")) as client:
+            for _ in range(MAX_CALLS):
+                if (killed.is_set() and time.monotonic() > began + 8) or time.monotonic() > began + LIMIT_S:
+                    return
+                try:
+                    answer = client.infer(InferCall(MODEL, tensors={"x": x}))
+                    right[0] += bool(np.array_equal(answer.tensors["y"], expected(x, 1)))
+                except EdgekitError as error:
+                    failures.append(str(error))
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        callers = [pool.submit(call) for _ in range(CALLERS)]
+        time.sleep(2)
+        os.kill(replica_pids()[0], signal.SIGKILL)
+        killed.set()
+        for caller in callers:
+            caller.result()
+    return {"right": right[0], "failures": failures}
+
+
+def asked_over_grpc(url: str) -> dict[str, Any]:
+    """By a stranger's client, and by ours with a wrong token."""
+    client = triton.InferenceServerClient(url.removeprefix("grpc://"))
+    told = {"live": client.is_server_live(), "ready": client.is_server_ready()}
+    headers = {"authorization": "Bearer secret"}
+    told["dims"] = [list(entry.dims) for entry in client.get_model_config(MODEL, headers=headers).config.input]
+    client.close()
+    with NodeClient(url, ClientOptions("wrong")) as ours:
+        try:
+            ours.call("ServerMetadata")
+        except EdgekitError as error:
+            told["refused"] = type(error).__name__
+    with NodeClient(url, ClientOptions("secret")) as ours:
+        try:
+            ours.infer(InferCall("none", tensors={}))
+        except EdgekitError as error:
+            told["unknown"] = type(error).__name__
+    return told
+
+
 def value(client: httpx.Client) -> float:
     """What zeros give: the version's own number."""
     answer = client.post(f"/v2/models/{MODEL}/infer", json=ZEROS)
@@ -85,6 +152,8 @@ def play(folder: Path) -> dict[str, Any]:
             client.headers.update(authorization)
             found["before"] = value(client)
             found["load"] = load_until_two_answer(told["rest"], authorization)
+            found["grpc"] = asked_over_grpc(told["grpc"])
+            found["killed"] = call_while_one_is_killed(told["grpc"])
             process.send_signal(signal.SIGHUP)
             wait_for("unchanged", folder / "errors")
             write_version(bundle, 2)

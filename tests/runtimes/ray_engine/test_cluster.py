@@ -95,4 +95,13 @@ def test_the_command_serves_scales_with_load_rolls_over_and_ends_well() -> None:
     assert told["stranger"] == 401
     assert told["load"] == {"replicas": 2, "statuses": [200]}
     assert (told["before"], told["after"]) == (1.0, 2.0)
+    assert told["grpc"] == {
+        "live": True,
+        "ready": True,
+        "dims": [[512]],
+        "refused": "AuthenticationError",
+        "unknown": told["grpc"]["unknown"],
+    }
+    assert told["grpc"]["unknown"] in ("InputError", "MismatchError")
+    assert told["killed"]["failures"] == [] and told["killed"]["right"] > 0
     assert told["ended"] == 0 and "stopped" in told["errors"] and "Traceback" not in told["errors"]

@@ -35,11 +35,12 @@ def test_a_replica_wants_cpus(cpus: float, gpus: float) -> None:
         RayOptions(cpus=cpus, gpus=gpus)
 
 
-def test_the_node_in_a_replica_has_no_ports_and_keeps_the_rest() -> None:
+def test_the_node_in_a_replica_listens_to_nobody_else_and_keeps_the_rest() -> None:
     security = Security("secret", (Path("cert.pem"), Path("key.pem")))
-    options = RayOptions(NodeOptions(tier="cloud", host="0.0.0.0", port=9, security=security), cpus=2.5)
+    options = RayOptions(NodeOptions(tier="cloud", host="0.0.0.0", port=8, grpc_port=9, security=security), cpus=2.5)
     node = options.replica_node
-    assert (node.host, node.port, node.grpc_port, node.tier) == ("127.0.0.1", None, None, "cloud")
+    assert (node.host, node.port, node.grpc_port, node.tier) == ("127.0.0.1", None, 0, "cloud")
+    assert RayOptions().replica_node.grpc_port is None
     assert node.threads == 2
     assert (node.security.token, node.security.certificate) == ("secret", None)
 

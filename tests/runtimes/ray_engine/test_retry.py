@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from edgekit.runtimes.ray_engine.answer import MARK, Answer, Marked, Message
-from edgekit.runtimes.ray_engine.retry import MAX_SENDS, RETRIES, ProxyOptions, RetryLost, deadline_of, middlewares
+from edgekit.runtimes.ray_engine.patience import MAX_SENDS
+from edgekit.runtimes.ray_engine.retry import RETRIES, ProxyOptions, RetryLost, deadline_of, middlewares
 
 Step = Callable[[bytes, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
