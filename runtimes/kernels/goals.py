@@ -19,6 +19,7 @@ from edgekit.runtimes.kernels.matmul_int4 import W4A16
 from edgekit.runtimes.kernels.online_softmax import Method
 from edgekit.runtimes.kernels.ragged_attention import ATTEND
 from edgekit.runtimes.kernels.ragged_decode import DECODE
+from edgekit.runtimes.kernels.ragged_dequantize import DEQUANTIZE
 from edgekit.runtimes.kernels.timing import Rates, median_ms
 
 
@@ -35,9 +36,10 @@ def measure_goals(device: torch.device, rates: Rates) -> Iterator[Goal]:
     def time(run: Callable[..., object], *arguments: Any) -> float:
         return median_ms(lambda: run(*arguments), device)
 
-    arguments = DECODE.load(device)
-    memory_ms = rates.memory_ms(DECODE.cost(*arguments))
-    yield Goal("ragged decode, of the bandwidth", memory_ms / time(DECODE.launch, *arguments), 0.8)
+    for name, kernel in (("ragged decode", DEQUANTIZE), ("ragged decode with a rotation", DECODE)):
+        arguments = kernel.load(device)
+        memory_ms = rates.memory_ms(kernel.cost(*arguments))
+        yield Goal(f"{name}, of the bandwidth", memory_ms / time(kernel.launch, *arguments), 0.8)
     sixteen = W4A16.load(device)
     for rows in (1, 4, 16):
         product = (sixteen[0][:rows], *sixteen[1:])

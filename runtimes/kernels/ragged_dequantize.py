@@ -181,6 +181,6 @@ DEQUANTIZE = Kernel(
     cost=_cost,
     examples=_examples,
     load=_load,
-    entries=tuple(_entry(*kinds, 96, by_position, by_position) for by_position in (True, False) for kinds in _KINDS),
+    entries=(*(_entry(*kinds, 96, True, True) for kinds in _KINDS), _entry("*i8", "*bf16", 96, False, False)),
     entries_for=_entries_for,
 )

@@ -107,12 +107,12 @@ def command(*arguments: str, code: int = 0, interpret: bool = False) -> subproce
 
 
 @pytest.mark.slow
-def test_all_compile_for_four_architectures_without_spills() -> None:
-    binaries = json.loads(command("compile", "--json").stdout)["binaries"]
+@pytest.mark.parametrize("arch", ["sm_80", "sm_87", "sm_90", "sm_100"])
+def test_all_compile_for_four_architectures_without_spills(arch: str) -> None:
+    binaries = json.loads(command("compile", "--arch", arch, "--json").stdout)["binaries"]
     assert {one["kernel"] for one in binaries} == set(KERNELS)
-    assert {one["arch"] for one in binaries} == {"sm_80", "sm_87", "sm_90", "sm_100"}
     for one in binaries:
-        assert one["fits"] and one["code_bytes"] > 1000, one
+        assert one["arch"] == arch and one["fits"] and one["code_bytes"] > 1000, one
         assert one["spilled_bytes"] == 0 or one["entry"] in SPILLS, one
 
 
