@@ -26,6 +26,8 @@ RUN_SIDE = (
     "edgekit.runtimes.remote_session",
     "edgekit.runtimes.coordinator.connect",
     "edgekit.runtimes.server",
+    "edgekit.runtimes.ray_engine",
+    "edgekit.deploy",
     "edgekit.runtimes.codecs.base",
     "edgekit.runtimes.link.emulator",
     "edgekit.planning.choose",
