@@ -32,8 +32,9 @@ RECENT = 0.1  # the weight of the last picture in the expected time of the next
 @dataclass(frozen=True)
 class MediaOptions:
     """`threads` decode, `queue` pictures may wait for them; no picture has more than `max_pixels`, and all that are
-    decoded at one time no more than `pixels_at_once`. `draft`: JPEGs are decoded at down to three times the size that
-    they are resized to: faster, and no longer to the bit what `edgekit run` says."""
+    decoded at one time no more than `pixels_at_once`: up to 16 bytes for each where there is transparency. `draft`:
+    JPEGs are decoded at down to three times the size that they are resized to: faster, and no longer to the bit what
+    `edgekit run` says."""
 
     threads: int = 2
     queue: int = 256
@@ -51,7 +52,7 @@ class DecodePool:
         self._room = threading.Condition()
         self._pixels = self._waiting = 0
         self._picture_s = 0.0
-        self.peak_pixels = 0
+        self.peak_pixels = self.decoded = 0
 
     def fill(self, batch: np.ndarray, items: Sequence[bytes], config: Preprocess, deadline: float = math.inf) -> None:
         """Row i of `batch`, float32 [n, C, H, W] or [n, H, W, C], from `items[i]`. `deadline` on `time.monotonic`'s
@@ -108,13 +109,13 @@ class DecodePool:
         draft = DRAFT_GAP * config.resize if self.options.draft else None
         start = time.perf_counter()
         try:
-            image = decode_image(item, config.mode, DecodeOptions(self.options.max_pixels, FORMATS, admit, draft))
-            normalize_into(row, np.asarray(resize_and_crop(image, config)), config)
+            _prepare(row, item, config, DecodeOptions(self.options.max_pixels, FORMATS, admit, draft))
         finally:
             taken = time.perf_counter() - start
             with self._room:
                 self._pixels -= sum(held)
                 self._waiting -= 1
+                self.decoded += 1
                 self._picture_s += (RECENT if self._picture_s else 1.0) * (taken - self._picture_s)
                 self._room.notify_all()
 
@@ -127,3 +128,9 @@ class DecodePool:
 
     def close(self) -> None:
         self._pool.shutdown()
+
+
+def _prepare(row: np.ndarray, item: bytes, config: Preprocess, options: DecodeOptions) -> None:
+    """A function of its own: when it is over nothing holds the large picture any more."""
+    image = decode_image(item, config.mode, options)
+    normalize_into(row, np.asarray(resize_and_crop(image, config)), config)

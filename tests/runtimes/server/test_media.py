@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
+import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,8 +32,12 @@ from edgekit.bundle.manifest import (
     Variant,
 )
 from edgekit.runtimes.load import load
+from edgekit.runtimes.onnx_session import OnnxSession
 from edgekit.runtimes.predict import Predictor
+from edgekit.runtimes.protocol.calls import InferCall
+from edgekit.runtimes.protocol.tensors import object_array
 from edgekit.runtimes.server import Node, NodeOptions
+from edgekit.runtimes.session import SessionOptions
 
 from .pictures import CONFIG, KINDS, SIDE, encoded, photo
 
@@ -265,6 +271,39 @@ def test_a_model_of_one_takes_many_pictures_one_by_one(tmp_path: Path, serve: Ca
         scores = caller.infer(PICTURES, bytes_tensor(over_grpc, "image", items)).as_numpy("scores")
     alone = run_alone(tmp_path / "one.edgekit", tmp_path, items)
     np.testing.assert_array_equal(scores, np.concatenate([answer.outputs["scores"] for answer in alone]))
+
+
+def test_pictures_are_decoded_while_a_batch_runs(bundles: list[Path], serve: Callable[..., Node]) -> None:
+    """The model itself waits until the picture of the next request is decoded: without overlap neither would end."""
+    decoded: list[int] = []
+
+    class Waiting(OnnxSession):
+        def run(self, feeds: Any) -> dict[str, np.ndarray]:
+            while nodes and (pool := nodes[0]._decoding).decoded < 2 and not decoded:
+                time.sleep(0.001)
+            if nodes:
+                decoded.append(pool.decoded)
+            return super().run(feeds)
+
+    def open_waiting(bundle: Bundle, part: Part, threads: int | None) -> Waiting:
+        specs = [tuple(entry.spec() for entry in entries) for entries in (part.inputs, part.outputs)]
+        return Waiting(bundle.part_path(part.name), *specs, SessionOptions(threads=threads))
+
+    nodes: list[Node] = []
+    node = serve(bundles[0], tier="device", open_session=open_waiting)
+    nodes.append(node)
+
+    def ask() -> None:
+        call = InferCall(PICTURES, {"image": object_array([KINDS["jpeg"]])}, {"edgekit_deadline_ms": 20_000.0})
+        node.engine.infer(call)
+
+    callers = [threading.Thread(target=ask) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    nodes.clear()
+    assert decoded[0] == 2
 
 
 def test_the_description_tells_what_else_may_be_sent(node: Node) -> None:
