@@ -15,6 +15,7 @@ from edgekit.model import Model
 from edgekit.pipeline import export_recipe
 from edgekit.recipe import Recipe
 from edgekit.runtimes.load import load
+from edgekit.runtimes.torch_engine import supply
 from edgekit.zoo.fashion import fashion_cnn, fashion_vit
 
 Feeds = dict[str, np.ndarray]
@@ -71,3 +72,25 @@ def features(cnn: Bundle, tail: Part, images: np.ndarray) -> Feeds:
 @pytest.fixture(scope="session")
 def first_rows() -> Callable[[Feeds, int], Feeds]:
     return lambda feeds, rows: {name: value[:rows] for name, value in feeds.items()}
+
+
+# Unit roundoff of each dtype: an operator rounds its result and its weight to nearest.
+ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-9, "fp16": 2.0**-12, "int8": 2.0**-24, "w4a16": 2.0**-9}
+# A step over the square root of 12, where the largest value of what shares a scale is 8 (rows) or 3 (groups of 32)
+# times its root mean square.
+STEPS = {"int8": (8 / 127 / 12**0.5, 8 / 127 / 12**0.5), "w4a16": (3 / 7 / 12**0.5, 0.0)}
+
+
+@pytest.fixture(scope="session")
+def allowed() -> Callable[[Path, str], float]:
+    """How far a program in a precision may lie from its float answers, a relative root mean square: independent errors
+    add in squares, and a trained classifier does not amplify them."""
+    return rounding
+
+
+def rounding(program: Path, precision: str) -> float:
+    graph = supply._graph(program, precision)
+    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    products = sum("linear_w" in target for target in targets)
+    steps = sum(step**2 for step in STEPS.get(precision, ()))
+    return float((2 * len(targets) * ROUNDOFF[precision] ** 2 + products * steps) ** 0.5)

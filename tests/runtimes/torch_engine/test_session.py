@@ -22,21 +22,7 @@ from edgekit.runtimes.torch_engine.session import EngineSession
 
 Feeds = dict[str, np.ndarray]
 Rows = Callable[[Feeds, int], Feeds]
-
-# Unit roundoff of each dtype: an operator rounds its result and its weight to nearest.
-ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-9, "fp16": 2.0**-12, "int8": 2.0**-24, "w4a16": 2.0**-9}
-# A step over the square root of 12, where the largest value of what shares a scale is 8 (rows) or 3 (groups of 32)
-# times its root mean square.
-STEPS = {"int8": (8 / 127 / 12**0.5, 8 / 127 / 12**0.5), "w4a16": (3 / 7 / 12**0.5, 0.0)}
-
-
-def allowed(session: EngineSession, precision: str) -> float:
-    """Relative root mean square: independent errors add in squares, and a trained classifier does not amplify them."""
-    graph = supply._graph(session.path, precision)
-    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    products = sum("linear_w" in target for target in targets)
-    steps = sum(step**2 for step in STEPS.get(precision, ()))
-    return float((2 * len(targets) * ROUNDOFF[precision] ** 2 + products * steps) ** 0.5)
+Allowed = Callable[[Path, str], float]
 
 
 def distance(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -49,8 +35,7 @@ def open_engine(bundle: Bundle, part: Part, cache: Path, **options: object) -> E
     return session
 
 
-def agree(session: EngineSession, reference: Session, feeds: Feeds, rows: Rows, precision: str) -> None:
-    bound = allowed(session, precision)
+def agree(session: EngineSession, reference: Session, feeds: Feeds, rows: Rows, bound: float) -> None:
     most = len(next(iter(feeds.values())))
     for size in range(1, most + 1):
         given = rows(feeds, size)
@@ -62,7 +47,13 @@ def agree(session: EngineSession, reference: Session, feeds: Feeds, rows: Rows, 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("net", ["cnn", "vit"])
 def test_the_eager_form_agrees_with_onnx_runtime_at_every_batch_size(
-    net: str, precision: str, images: np.ndarray, first_rows: Rows, packages: Path, request: pytest.FixtureRequest
+    net: str,
+    precision: str,
+    images: np.ndarray,
+    first_rows: Rows,
+    packages: Path,
+    allowed: Allowed,
+    request: pytest.FixtureRequest,
 ) -> None:
     bundle: Bundle = request.getfixturevalue(net)
     part = bundle.manifest.part("whole")
@@ -71,7 +62,7 @@ def test_the_eager_form_agrees_with_onnx_runtime_at_every_batch_size(
         load(bundle, part="whole", threads=1) as reference,
     ):
         assert not session.is_compiled
-        agree(session, reference, {"image": images}, first_rows, precision)
+        agree(session, reference, {"image": images}, first_rows, allowed(session.path, precision))
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("bf16", "fp16", "w4a16")]
@@ -79,20 +70,20 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("bf16", "fp16", 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", *SLOW])
 def test_a_compiled_tail_agrees_with_onnx_runtime_at_every_batch_size(
-    precision: str, cnn: Bundle, tail: Part, features: Feeds, first_rows: Rows, packages: Path
+    precision: str, cnn: Bundle, tail: Part, features: Feeds, first_rows: Rows, packages: Path, allowed: Allowed
 ) -> None:
     with (
         open_engine(cnn, tail, packages, precision=precision) as session,
         load(cnn, part=tail.name, threads=1) as reference,
     ):
         assert session.is_compiled
-        agree(session, reference, features, first_rows, precision)
+        agree(session, reference, features, first_rows, allowed(session.path, precision))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8", "w4a16"])
 def test_a_compiled_transformer_agrees_with_onnx_runtime_at_every_batch_size(
-    precision: str, vit: Bundle, images: np.ndarray, first_rows: Rows, packages: Path
+    precision: str, vit: Bundle, images: np.ndarray, first_rows: Rows, packages: Path, allowed: Allowed
 ) -> None:
     part = vit.manifest.part("whole")
     with (
@@ -100,7 +91,7 @@ def test_a_compiled_transformer_agrees_with_onnx_runtime_at_every_batch_size(
         load(vit, part="whole", threads=1) as reference,
     ):
         assert session.is_compiled
-        agree(session, reference, {"image": images}, first_rows, precision)
+        agree(session, reference, {"image": images}, first_rows, allowed(session.path, precision))
 
 
 def test_a_second_start_compiles_nothing_and_answers_alike(
