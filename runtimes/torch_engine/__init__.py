@@ -6,8 +6,8 @@ The part keeps its identity, its file and its digests; beside it lies a companio
 which `edgekit export ... --engine torch` writes. Importing this package loads no torch.
 
 The GPU's half has not been run, for no GPU was at hand: streams and graphs (`streams.Gpu`), weights and budget on a
-GPU, packages for CUDA. The same lanes, runners, budget and packages with weights outside are tested on the processor, and
-`tests/runtimes/torch_engine/test_gpu.py` runs wherever there is one.
+GPU, packages for CUDA. The same lanes, runners, budget and packages with weights outside are tested on the processor,
+and `tests/runtimes/torch_engine/test_gpu.py` runs wherever there is one.
 """
 
 from __future__ import annotations
