@@ -46,6 +46,8 @@ deadline DEADLINE_EXCEEDED / 504, an upstream that cannot be reached and a node 
 that the part is in; `edgekit_tier`, the part's; and `edgekit_versions`, all that are served of that name (`1,2`), so
 that a client whose bundle is an older one finds it by asking for that version.
 
+**Pictures, texts, iterated models**: what they bring, ask and are told stands in `edgekit.runtimes.protocol.asking`.
+
 **Checksum.** `edgekit_crc32c` (int64) of a gRPC request or answer is the CRC32C over its raw contents in order; it is
 checked where it is sent. Frames carry their own.
 
