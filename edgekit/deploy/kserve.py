@@ -23,8 +23,9 @@ from typing import Any, Literal
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Tier
 from edgekit.deploy.served import memory_bytes, served_parts
-from edgekit.errors import UsageError
+from edgekit.errors import DeviceError, UsageError
 from edgekit.runtimes.server import BatchOptions
+from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX
 
 Mode = Literal["knative", "standard"]
 Protocol = Literal["rest", "grpc"]
@@ -35,6 +36,8 @@ CONTAINER, PROTOCOL, STORAGE_URI, MOUNT = "kserve-container", "PROTOCOL", "STORA
 REST_PORT, GRPC_PORT = 8101, 8102
 BUNDLES, SECRET_MOUNT, SCRATCH = "/bundles", "/etc/edgekit", "/tmp"
 CPU_PERCENT, GRACE_S = 80, 10
+# Before it has loaded its parts a node answers nobody, and is not to be killed for it.
+LOADING_S = 60
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _SCHEMES = ("gs", "s3", "hdfs", "webhdfs", "https", "http", "pvc", "hf", "oci")
@@ -45,7 +48,8 @@ class KServeOptions:
     """`image`: has edgekit in it (`edgekit deploy containerfile`), and the bundle below /bundles unless `storage_uri`
     says whence KServe fetches it: the file, or the folder that it lies in. `scale_target`: requests at once in a
     replica (knative; None: a full batch, at least 2) or percent of its CPUs (standard; None: 80). `secret`: holds
-    `token`, and for `standard` `tls.crt` and `tls.key`. `memory_mb`: instead of what the bundle's costs say.
+    `token`, and for `standard` `tls.crt` and `tls.key`. `memory_mb`: instead of what the bundle's costs say. With
+    `gpus` torch serves, which the image then must have.
     """
 
     image: str
@@ -95,7 +99,8 @@ class KServeOptions:
 
 
 def inference_service(bundle: Bundle, options: KServeOptions) -> dict[str, Any]:
-    """The object, for YAML or JSON. Raises NodeError, UsageError for a name that KServe would refuse."""
+    """The object, for YAML or JSON. Raises NodeError, UsageError for a name that KServe would refuse, DeviceError where
+    GPUs are asked for and a part has no program for torch."""
     manifest = bundle.manifest
     metadata: dict[str, Any] = {
         "name": _name(options.name or re.sub(r"[^a-z0-9]+", "-", manifest.name.lower()).strip("-")),
@@ -176,11 +181,25 @@ def _arguments(bundle: Bundle, options: KServeOptions) -> list[str]:
     words += ["--port", str(REST_PORT), "--grpc-port", str(GRPC_PORT), "--threads", str(options.cpus)]
     words += ["--max-batch", str(options.batch.max_batch), "--max-delay-ms", f"{options.batch.max_delay_ms:g}"]
     words += ["--queue", str(options.batch.queue), "--grace", str(GRACE_S)]
+    if options.gpus:
+        _check_programs(bundle, options)
+        words += ["--engine", "torch", "--device", "cuda"]
     if options.secret:
         words += ["--token-file", f"{SECRET_MOUNT}/token"]
     if options.mode == "standard":
         words += ["--tls", f"{SECRET_MOUNT}/tls.crt,{SECRET_MOUNT}/tls.key"]
     return words
+
+
+def _check_programs(bundle: Bundle, options: KServeOptions) -> None:
+    """Raises DeviceError for a part without a program for torch, which is what runs on a GPU."""
+    parts = served_parts(bundle, options.tier)
+    without = [p.name for p in parts if not any(c.file.endswith(PROGRAM_SUFFIX) for c in p.part.companions)]
+    if without:
+        raise DeviceError(
+            f"--gpus, but {', '.join(without)} runs on no GPU: allowed parts with a program for torch",
+            hint="export the bundle with --engine torch, or leave --gpus out",
+        )
 
 
 def _ports(options: KServeOptions) -> list[dict[str, Any]]:
@@ -196,7 +215,7 @@ def _resources(bundle: Bundle, options: KServeOptions) -> dict[str, Any]:
     """The limit leaves room for weights twice: while a runtime loads them, or a bundle is exchanged."""
     parts = served_parts(bundle, options.tier)
     needed = memory_bytes(parts, options.batch.max_batch)
-    most = needed + sum(part.file_bytes for part in parts)
+    most = needed + sum(part.weights_bytes for part in parts)
     if options.memory_mb is not None:
         needed = most = options.memory_mb << 20
     limits: dict[str, str] = {"cpu": str(options.cpus), "memory": _mebibytes(most)}
@@ -220,10 +239,10 @@ def _probes(options: KServeOptions) -> dict[str, Any]:
     if options.mode == "standard":
         return {
             "readinessProbe": over_http("/v2/health/ready", "HTTPS"),
-            "livenessProbe": over_http("/v2/health/live", "HTTPS"),
+            "livenessProbe": {**over_http("/v2/health/live", "HTTPS"), "initialDelaySeconds": LOADING_S},
         }
     ask = f"from urllib.request import urlopen; urlopen('http://127.0.0.1:{REST_PORT}/v2/health/live', timeout=4)"
-    alive = {"exec": {"command": ["python", "-c", ask]}, **timing}
+    alive = {"exec": {"command": ["python", "-c", ask]}, "initialDelaySeconds": LOADING_S, **timing}
     if options.protocol == "grpc":
         return {"livenessProbe": alive}
     return {"readinessProbe": over_http("/v2/health/ready", "HTTP"), "livenessProbe": alive}

@@ -11,6 +11,7 @@ from edgekit.bundle.manifest import TIERS, Part, Tier
 from edgekit.errors import NodeError
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.catalog import parts_for
+from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX
 from edgekit.tensors import TensorSpec
 
 # Of `edgekit serve` before any weights: 105 MB measured (x86-64, ONNX Runtime, both fronts), and half as much again.
@@ -39,12 +40,16 @@ class ServedPart:
         return len(first) == 1 and isinstance(next(iter(first)), str)
 
     @property
-    def file_bytes(self) -> int:
-        return sum(file.size_bytes for file in part_files(self.part))
+    def weights_bytes(self) -> int:
+        """Of the artifact with what lies beside it, or of its program for torch: one of them is served."""
+        sizes = {True: 0, False: 0}
+        for file in part_files(self.part):
+            sizes[file.file.endswith(PROGRAM_SUFFIX)] += file.size_bytes
+        return max(sizes.values())
 
     def memory_bytes(self, max_batch: int) -> int:
         """Once its weights, and the peak of activations for each row of a full batch."""
-        return self.file_bytes + self.part.peak_activation_bytes * (max_batch if self.is_batchable else 1)
+        return self.weights_bytes + self.part.peak_activation_bytes * (max_batch if self.is_batchable else 1)
 
 
 def served_parts(bundle: Bundle, tier: Tier) -> tuple[ServedPart, ...]:

@@ -15,6 +15,7 @@ from edgekit.deploy.triton_config import ensemble_config, model_config, order, t
 from edgekit.errors import DeviceError, OutputError
 from edgekit.runtimes.protocol.frames import BUNDLE, MODEL, PLAN, TIER, model_name
 from edgekit.runtimes.server import BatchOptions
+from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX
 
 CONFIG, VERSION, MODEL_FILE = "config.pbtxt", "1", "model.onnx"
 
@@ -154,8 +155,9 @@ def _write_model(bundle: Bundle, served: ServedPart, folder: Path, options: Trit
     source = bundle.part_path(part.name)
     shutil.copyfile(source, version / MODEL_FILE)
     for companion in part.companions:
-        # Weights beside the graph, which names them as they are called.
-        shutil.copyfile(source.parent / companion.file, version / companion.file)
+        # Weights beside the graph, which names them as they are called; torch's program is nothing to Triton.
+        if not companion.file.endswith(PROGRAM_SUFFIX):
+            shutil.copyfile(source.parent / companion.file, version / companion.file)
 
 
 def _check(path: Path, force: bool) -> None:

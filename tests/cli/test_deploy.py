@@ -30,7 +30,7 @@ def invoke(*words: str | Path, code: int = 0) -> Result:
 
 
 def test_kserve_prints_yaml_that_can_be_applied_as_it_is(bundle: Path) -> None:
-    said = invoke("kserve", bundle, *IMAGE, "--replicas", "0:5", "--canary", "20", "--gpus", "1").stdout
+    said = invoke("kserve", bundle, *IMAGE, "--replicas", "0:5", "--canary", "20").stdout
     service = yaml.safe_load(said)
     predictor = service["spec"]["predictor"]
     assert (predictor["minReplicas"], predictor["maxReplicas"], predictor["canaryTrafficPercent"]) == (0, 5, 20)

@@ -14,6 +14,7 @@ from edgekit.bundle import describe_file, write_bundle
 from edgekit.bundle.manifest import Codec, Exit, Manifest, Part, Provenance, Rate, TensorEntry, Tier, Variant
 
 Tensor = tuple[str, str, tuple[int | str, ...]]
+BESIDE = b"what lies beside a part"
 KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
@@ -38,8 +39,9 @@ def write(
     format: str = "onnx",
     exits: bool = False,
     peak_bytes: int = 0,
+    companion: str = "",
 ) -> Path:
-    """One plan, `all`, through all parts in order."""
+    """One plan, `all`, through all parts in order; `companion`: how a file is called that lies beside each part."""
     files = {name: doubling(inputs, outputs) for name, (_, inputs, outputs) in parts.items()}
 
     def entries(tensors: tuple[Tensor, ...]) -> tuple[TensorEntry, ...]:
@@ -55,6 +57,7 @@ def write(
             inputs=entries(inputs),
             outputs=entries(outputs),
             peak_activation_bytes=peak_bytes,
+            companions=(describe_file(f"{name}{companion}", BESIDE),) if companion else (),
         )
         for name, (tier, inputs, outputs) in parts.items()
     )
@@ -82,6 +85,8 @@ def write(
         ),
     )
     data = {f"parts/{name}.onnx": content for name, content in files.items()}
+    if companion:
+        data |= {f"parts/{name}{companion}": BESIDE for name in parts}
     return write_bundle(path, manifest, data, {"schema_version": 1}, "<!doctype html>")
 
 

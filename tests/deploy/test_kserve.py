@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgekit.bundle import Bundle
 from edgekit.deploy import KServeOptions, inference_service, served_parts
 from edgekit.deploy.kserve import bundle_in_container, command_line
 from edgekit.deploy.served import PROCESS_BYTES
-from edgekit.errors import NodeError, UsageError
+from edgekit.errors import DeviceError, NodeError, UsageError
 from edgekit.runtimes.server import BatchOptions
 
 
@@ -36,8 +37,8 @@ TIMING = {"periodSeconds": COUNT, "timeoutSeconds": COUNT, "failureThreshold": C
 HTTP = closed({"path": TEXT, "port": COUNT, "scheme": {"enum": ["HTTP", "HTTPS"]}})
 PROBE = {
     "oneOf": [
-        closed({"httpGet": HTTP, **TIMING}),
-        closed({"exec": closed({"command": {"type": "array", "items": TEXT}}), **TIMING}),
+        closed({"httpGet": HTTP, **TIMING}, {"initialDelaySeconds": COUNT}),
+        closed({"exec": closed({"command": {"type": "array", "items": TEXT}}), "initialDelaySeconds": COUNT, **TIMING}),
     ]
 }
 CONTAINER = closed(
@@ -112,7 +113,7 @@ SCHEMA = closed(
 MANY: tuple[dict[str, Any], ...] = (
     {},
     {"name": "cats", "namespace": "vision", "storage_uri": "s3://models/cats.edgekit", "canary_percent": 10},
-    {"min_replicas": 0, "max_replicas": 9, "gpus": 1, "cpus": 4, "protocol": "grpc", "secret": "keys"},
+    {"min_replicas": 0, "max_replicas": 9, "cpus": 4, "protocol": "grpc", "secret": "keys"},
     {"mode": "standard", "secret": "keys", "memory_mb": 512, "scale_target": 70},
     {"mode": "standard", "secret": "keys", "protocol": "grpc"},
 )
@@ -169,6 +170,19 @@ def test_memory_comes_from_the_bundles_own_costs(tail_bundle: Path) -> None:
     assert resources["requests"]["memory"] == f"{math.ceil(needed / (1 << 20))}Mi"
     assert int(resources["limits"]["memory"][:-2]) << 20 >= needed + file_bytes
     assert container(service(tail_bundle, memory_mb=700))["resources"]["limits"]["memory"] == "700Mi"
+
+
+def test_a_gpu_is_torchs_and_asks_for_its_programs(
+    tail_bundle: Path, make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(DeviceError, match=r"Net\.9\.tail runs on no GPU"):
+        service(tail_bundle, gpus=1)
+    tail_bundle.unlink()
+    x, y = (("x", "float32", ("batch", 4)),), (("y", "float32", ("batch", 4)),)
+    made = service(make_bundle({"tail": ("cloud", x, y)}, companion=".torch.pt2"), gpus=2)
+    validator_for(SCHEMA).validate(made)
+    assert "--engine torch --device cuda" in command_line(made)
+    assert container(made)["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
 def test_scale_follows_the_mode(tail_bundle: Path) -> None:

@@ -141,6 +141,16 @@ def test_a_fixed_batch_is_not_batched_and_scalars_a_row_are_reshaped(
     assert config.input[0].HasField("reshape") and list(config.input[0].reshape.shape) == []
 
 
+def test_what_lies_beside_a_graph_goes_along(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    x, y = (("x", "float32", ROW),), (("y", "float32", ROW),)
+    written(make_bundle({"tail": ("cloud", x, y)}, companion=".weights"), tmp_path / "repository")
+    folder = tmp_path / "repository" / "Net.9.tail" / "1"
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "tail.weights"]
+    (tmp_path / "net.edgekit").unlink()
+    written(make_bundle({"tail": ("cloud", x, y)}, companion=".torch.pt2"), tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other" / "Net.9.tail" / "1").iterdir()] == ["model.onnx"]
+
+
 def test_other_formats_are_named_and_nothing_is_written(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     x, y = (("x", "float32", ROW),), (("y", "float32", ROW),)
     bundle = make_bundle({"tail": ("cloud", x, y)}, format="litert")
