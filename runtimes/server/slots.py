@@ -128,17 +128,23 @@ class Slots:
         return self._staging[name][:size].reshape(shape)
 
     def probe(self) -> Rows:
-        """Runs random rows in companies of several sizes and compares bits."""
+        """Runs random rows in companies of several sizes and compares bits. A runtime that planned its memory for fewer
+        rows than there are slots says so by failing, and is then asked for fewer. Raises SessionError where one row
+        fails."""
         most = max(2, self.count)
-        generator = np.random.default_rng(0)
-        empty = _zeros(self._fed, most, 0)
-        feeds = {self._fed.name: self._draw(generator, empty.shape, empty.dtype)}
+        while True:
+            try:
+                rows = self._probe(most)
+            except SessionError:
+                if most == 1:
+                    raise
+                most //= 2
+            else:
+                return rows if rows.most is not None or most >= self.count else Rows(rows.least, most)
+
+    def _probe(self, most: int) -> Rows:
         axes = {self._fed.name: 0} | {name: entry.batch_axis for name, entry in self._carried.items()}
-        for name in self._carried:
-            shape = list(self._state[name].shape)
-            shape[axes[name]] = most
-            feeds[name] = (0.5 * generator.standard_normal(shape)).astype(self._state[name].dtype)
-        order = np.r_[1:most, 0]
+        feeds, order = self._random_rows(most), np.r_[1:most, 0]
         loud = {
             name: array if array.dtype.kind != "f" else array * array.dtype.type(LOUD) for name, array in feeds.items()
         }
@@ -157,6 +163,17 @@ class Slots:
                 break
             least = rows
         return Rows(least)
+
+    def _random_rows(self, count: int) -> dict[str, np.ndarray]:
+        """What `count` requests might feed in the middle of their sequences, the same each time."""
+        generator = np.random.default_rng(0)
+        empty = _zeros(self._fed, count, 0)
+        feeds = {self._fed.name: self._draw(generator, empty.shape, empty.dtype)}
+        for name, entry in self._carried.items():
+            shape = list(self._state[name].shape)
+            shape[entry.batch_axis] = count
+            feeds[name] = (0.5 * generator.standard_normal(shape)).astype(self._state[name].dtype)
+        return feeds
 
     def _observe(self, feeds: Arrays) -> np.ndarray:
         """All outputs of a run, one row of bytes for each row."""

@@ -76,6 +76,31 @@ def test_rows_that_mind_their_number_get_company() -> None:
     assert together["y"].shape == (2, 11)
 
 
+def test_a_runtime_that_takes_only_so_many_rows_is_given_no_more() -> None:
+    """As one that plans its memory beforehand does."""
+
+    def bounded(feeds: Arrays) -> dict[str, np.ndarray]:
+        if len(feeds["x"]) > 6:
+            raise SessionError("planned for 6 rows")
+        return plain(feeds)
+
+    slots = Slots(bounded, INPUTS, OUTPUTS, HEARD, 20)
+    assert slots.rows == Rows(1, 5)
+    held = [slots.take() for _ in range(20)]
+    slots.feed[:20] = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    wanted = Slots(plain, INPUTS, OUTPUTS, HEARD, 20)
+    wanted.feed[:20] = slots.feed[:20]
+    np.testing.assert_array_equal(slots.step(held)["y"], wanted.step([wanted.take() for _ in range(20)])["y"])
+
+
+def test_a_model_that_runs_no_row_at_all_is_an_error() -> None:
+    def broken(feeds: Arrays) -> dict[str, np.ndarray]:
+        raise SessionError("broken")
+
+    with pytest.raises(SessionError, match="broken"):
+        Slots(broken, INPUTS, OUTPUTS, HEARD, 8)
+
+
 def test_sizes_beyond_the_first_few_are_probed_too() -> None:
     def uneven(feeds: Arrays) -> dict[str, np.ndarray]:
         outputs = plain(feeds)
