@@ -8,7 +8,8 @@ from collections.abc import Hashable
 
 # A thread that has slept goes before those that ran, until it has caught up with them; no more than this is made good.
 CREDIT_S = 0.003
-NOTHING = 1e-12
+NOTHING = 1e-9
+LEAST_RATE = 1e-9
 
 
 class Processor:
@@ -17,7 +18,8 @@ class Processor:
     lose what it takes, equally, and it gets no more than one thread's fair share of the cores in the long run. Work is
     in seconds of an undisturbed core; `now` never goes back.
 
-    A fluid picture of a fair scheduler: sleepers are favoured by a credit that they lose as they run.
+    Ask it at each `next_s` before anything is added later. A fluid picture of a fair scheduler: sleepers are favoured
+    by a credit that they lose as they run.
     """
 
     def __init__(self, workers: int, shares_cores: bool) -> None:
@@ -50,9 +52,11 @@ class Processor:
         """(own work, batches) that is finished at `now`; it leaves."""
         self._advance(now)
         own: list[Hashable] = []
-        while self._own and self._own[0][1] <= NOTHING:
+        # Late in a long simulation the clock itself is coarser than a nanosecond.
+        little = max(NOTHING, 1e-15 * now)
+        while self._own and self._own[0][1] <= little:
             own.append(self._own.popleft()[0])
-        batches = [name for name, left in self._batches.items() if left <= NOTHING]
+        batches = [name for name, left in self._batches.items() if left <= little]
         for name in batches:
             del self._batches[name]
         return own, batches
@@ -66,7 +70,7 @@ class Processor:
         if not self._is_contended:
             return 1.0, 1.0
         own = 1.0 if self._credit_s > 0 else self._fair
-        return own, max((self._workers - own) / self._workers, NOTHING)
+        return own, max((self._workers - own) / self._workers, LEAST_RATE)
 
     def _advance(self, now: float) -> None:
         passed = max(0.0, now - self._now)
@@ -76,13 +80,11 @@ class Processor:
         own, batch = self._rates()
         used = own if self._own else 0.0
         self._credit_s = min(CREDIT_S, self._credit_s + passed * (self._fair - used))
-        if self._credit_s < NOTHING:
+        if self._credit_s <= max(NOTHING, 1e-15 * now):
             self._credit_s = 0.0
         if self._own:
             name, left = self._own[0]
             spent = min(left, passed * own)
-            # What is below a picosecond would stop the clock between two numbers.
-            self._own[0] = (name, left - spent if left - spent > NOTHING else 0.0)
+            self._own[0] = (name, left - spent)
         for name, left in self._batches.items():
-            rest = left - passed * batch
-            self._batches[name] = rest if rest > NOTHING else 0.0
+            self._batches[name] = max(0.0, left - passed * batch)

@@ -10,6 +10,7 @@ latency of Inoue 2021 (Performance Evaluation 147, arXiv:1912.06322), for batche
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +20,9 @@ from edgekit.capacity.service import Service
 from edgekit.errors import PlanError
 
 MAX_STATES = 1200
-NEGLIGIBLE = 1e-9
-MOMENTS = 24  # within a batch, at which an arrival is looked at
+NEGLIGIBLE = 1e-7
+MOMENTS = 12  # within a batch, at which an arrival is looked at
+COUNTS = 16  # of others that come meanwhile, that are looked at
 
 
 @dataclass(frozen=True)
@@ -75,23 +77,23 @@ def _front_wait_s(replica: Replica, rate_hz: float) -> float:
 
 
 def bulk_queue(service: Service, rate_hz: float, max_batch: int, share: float, workers: int = 1) -> Forecast:
-    """The chain q' = q - b + Poisson(rate x seconds(b)), b = q between 1 and `max_batch`: exact at fixed run times.
+    """The chain q' = q - b + Poisson(rate x seconds(b)), b = q between 1 and `max_batch`: exact for run times that are
+    fixed, or spread alike at all sizes.
 
     Mean latency by Little's law over one step; percentiles from where in a batch an arrival falls. Several workers wait
     like one that is so many times as fast, less by the chance that one of them is idle: the ratio of Erlang's C to the
     utilisation, which is how Allen and Cunneen take G/G/1 to G/G/c.
     """
-    jitter = np.asarray(service.jitter)
+    uneven = _few(service.jitter)
     own = np.array([0.0] + [service.mean_seconds(rows) for rows in range(1, max_batch + 1)])
     times = own / workers
-    states = min(MAX_STATES, max(8 * max_batch, int(rate_hz * times[-1] * 4) + 8 * max_batch) + 64)
+    states = min(MAX_STATES, 4 * max_batch + int(4 * rate_hz * times[-1]) + 64)
     left = np.arange(states)
     batch = np.clip(left, 1, max_batch)
-    chances = _stationary(rate_hz * times[batch], left - np.minimum(left, batch))
+    chances = _stationary(rate_hz * times[batch], left - np.minimum(left, batch), uneven)
     run = times[batch]
     cycle = float(chances @ (run + (left == 0) / rate_hz))
-    spread = float(np.mean(jitter**2) / np.mean(jitter) ** 2)
-    area = float(chances @ (np.maximum(left, 1) * run + rate_hz * spread * run**2 / 2))
+    area = float(chances @ (np.maximum(left, 1) * run + rate_hz * np.mean(uneven**2) * run**2 / 2))
     rows = float(chances @ batch)
     utilisation = min(1.0, float(chances @ run) / cycle)
     served_s = float(chances @ (batch * run)) / rows
@@ -108,13 +110,18 @@ def bulk_queue(service: Service, rate_hz: float, max_batch: int, share: float, w
     )
 
 
-def _stationary(arrivals: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """Of the chain behind[q] + Poisson(arrivals[q]); what would pass the last state stays there. Both [n] -> [n]."""
+def _few(jitter: Sequence[float]) -> np.ndarray:
+    """A sample as eight values at most, each as likely as the next, with a mean of 1: float [k]."""
+    ordered = np.sort(np.asarray(jitter, float))
+    parts = [part.mean() for part in np.array_split(ordered, min(8, len(ordered)))]
+    return np.asarray(np.asarray(parts) / np.mean(parts))
+
+
+def _stationary(arrivals: np.ndarray, behind: np.ndarray, uneven: np.ndarray) -> np.ndarray:
+    """Of the chain behind[q] + Poisson(arrivals[q] x one of `uneven`); what would pass the last state stays there.
+    Both [n] -> [n]."""
     states = len(arrivals)
-    counts = np.arange(states)
-    log_factorial = np.array([math.lgamma(count + 1) for count in counts])
-    mean = np.maximum(arrivals, 1e-300)[:, None]
-    chance = np.exp(counts * np.log(mean) - mean - log_factorial)
+    chance = np.mean([_poisson(np.arange(states), factor * arrivals[:, None]) for factor in uneven], axis=0)
     step = np.zeros((states, states))
     for state in range(states):
         first = behind[state]
@@ -128,10 +135,17 @@ def _stationary(arrivals: np.ndarray, behind: np.ndarray) -> np.ndarray:
     return np.asarray(found / found.sum())
 
 
+def _poisson(counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The chance of each of [n] counts at means [m, 1]: [m, n]."""
+    log_factorial = np.array([math.lgamma(count + 1) for count in counts])
+    safe = np.maximum(mean, 1e-300)
+    return np.asarray(np.exp(counts * np.log(safe) - safe - log_factorial))
+
+
 def _percentile(
     chances: np.ndarray, times: np.ndarray, own: np.ndarray, rate_hz: float, busy: float, share: float
 ) -> float:
-    """Over states, moments at which an arrival falls into a batch, and how many others fall into it."""
+    """Over states, moments at which an arrival falls into a batch, and how many others come before and behind it."""
     max_batch = len(times) - 1
     latencies = [np.array([own[1]])]
     weights = [np.array([chances[0]])]  # who finds the server idle
@@ -141,13 +155,19 @@ def _percentile(
         run, behind = times[rows], max(0, left - rows)
         mean = rate_hz * run
         most = int(mean + 5 * math.sqrt(mean) + 4)
-        others = np.unique(np.linspace(0.0, most, min(most + 1, MOMENTS)).astype(np.int64))
-        chance = np.exp(others * math.log(mean) - mean - [math.lgamma(count + 1) for count in others])
-        chance /= chance.sum()
-        full = np.floor((behind + np.outer(gone, others)) / max_batch)
-        company = np.clip(behind + 1 + others - full * max_batch, 1, max_batch).astype(int)
-        latencies.append((busy * (run * (1 - gone[:, None]) + full * times[-1]) + own[company]).ravel())
-        weights.append((chances[left] * mean / MOMENTS * np.broadcast_to(chance, full.shape)).ravel())
+        counts = np.unique(np.linspace(0.0, most, min(most + 1, COUNTS)).astype(np.int64))
+        before, after = (_poisson(counts, mean * part[:, None]) for part in (gone, 1 - gone))
+        before, after = before / before.sum(1, keepdims=True), after / after.sum(1, keepdims=True)
+        full = (behind + counts) // max_batch
+        # [moments, before, after]
+        company = (behind + 1 + counts - full * max_batch)[:, None] + counts
+        # Whoever waits for whole batches first finds more company than came while this one ran.
+        company = np.minimum(company + np.round(full * rate_hz * times[-1]).astype(int)[:, None], max_batch)
+        wait = (run * (1 - gone))[:, None] + full * times[-1]
+        latency = busy * wait[:, :, None] + own[company]
+        weight = before[:, :, None] * after[:, None, :]
+        latencies.append(latency.ravel())
+        weights.append((chances[left] * mean / MOMENTS * weight).ravel())
     values, chance = np.concatenate(latencies), np.concatenate(weights)
     order = np.argsort(values)
     sums = np.cumsum(chance[order])

@@ -123,8 +123,9 @@ def _bent(sizes: np.ndarray, times: np.ndarray, knee: float) -> Service | None:
     start, slope, more = (float(value) for value in _least_squares(basis, times))
     if start < 0:
         start, (slope, more) = 0.0, (float(value) for value in _least_squares(basis[:, 1:], times))
-    if slope < 0 or more <= 0:
+    if slope < -1e-6 * more or more <= 0:
         return None
+    slope = max(slope, 0.0)
     if start >= more * knee:
         return Service(start - more * knee, slope + more, more * knee, slope)
     return Service(start, slope, spill_s=more, cached=knee)

@@ -149,10 +149,13 @@ def _forecast(replica: Replica, rate_hz: float, objective: Objective) -> Forecas
 
 
 def _guess(replica: Replica, rate_hz: float, objective: Objective, least: int) -> int:
-    """By formulae, to a twentieth: where the bisection begins."""
-    high = least
+    """By formulae, to a fiftieth: where the bisection begins."""
+    low, high = least, least
     while not _formulae_hold(replica, rate_hz / high, objective) and high < 64 * least:
-        high = max(high + 1, math.ceil(1.05 * high))
+        low, high = high, 2 * high
+    while high - low > max(1, high // 50):
+        middle = (low + high) // 2
+        low, high = (low, middle) if _formulae_hold(replica, rate_hz / middle, objective) else (middle, high)
     return high
 
 
