@@ -342,3 +342,38 @@ def test_silero_vad_hears_each_of_many_recordings_as_alone(tmp_path: Path) -> No
                 state = outputs["stateN"]
                 wanted.append(outputs["output"][0])
             np.testing.assert_array_equal(heard[index], np.array(wanted))
+
+
+@pytest.mark.slow
+def test_docstring_lm_writes_for_each_of_many_callers_as_for_one_and_is_stopped_in_a_loop(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    import edgekit
+
+    path = tmp_path / "lm.edgekit"
+    edgekit.export("docstring-lm", device="x86-server", format="onnx", quantize="none", output=str(path), report=False)
+    prompts = [b"Return the ", b"Set a ", b"This module ", b"Raise "]
+    written: dict[int, tuple[bytes, str]] = {}
+    with Node([path], NodeOptions(tier="device", threads=1, port=None)) as node:
+
+        def ask(index: int) -> None:
+            with over_grpc.InferenceServerClient(url(node, over_grpc)) as client:
+                inputs = tensor(over_grpc, "text", np.array([prompts[index]], object), "BYTES")
+                result = client.infer("docstring-lm.model", inputs)
+                written[index] = result.as_numpy("text")[0], said(result)["edgekit_finish"]
+
+        threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(prompts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with Bundle.open(path) as bundle, load(bundle, threads=1) as session:
+        for index, prompt in enumerate(prompts):
+            text, finish = written[index]
+            state, likeliest = np.zeros((1, 320), np.float32), b""
+            for byte in (b"\0" + prompt + text)[: len(prompt) + len(text) + (finish == "stop")]:
+                outputs = session.run({"token": np.array([byte], np.int64), "state": state})
+                state = outputs["next_state"]
+                likeliest += bytes([int(outputs["logits"][0].argmax())])
+            assert likeliest[len(prompt) :][: len(text)] == text
+            assert finish in ("stop", "loop"), "greedy bytes end or go round long before 1,024 of them"
+    assert "loop" in {finish for _, finish in written.values()}
