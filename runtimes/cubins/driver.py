@@ -170,7 +170,11 @@ class Gpu:
         made = self.allocate(array.shape, known)
         if made.nbytes:
             whole = np.ascontiguousarray(array)
-            self._call("cuMemcpyHtoD_v2", made.address, whole.ctypes.data, made.nbytes)
+            try:
+                self._call("cuMemcpyHtoD_v2", made.address, whole.ctypes.data, made.nbytes)
+            except SessionError:
+                self.free(made)
+                raise
         return made
 
     def download(self, array: DeviceArray) -> np.ndarray:

@@ -20,6 +20,7 @@ from edgekit.runtimes.cubins.kernel_set import KernelSet
 
 PLAIN, ROTATED = "ragged-dequantize", "ragged-decode"
 LARGEST_SYMBOL = 32767
+MOST_ITEMS = 65535  # programs along the second axis of a grid, one row of them for each item
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class RateTables:
 
 
 def pack_symbols(symbols: Sequence[np.ndarray], rates: Sequence[int]) -> PackedItems:
-    """`symbols`: int32 [kept, 1, positions] of each item. Raises UsageError for one that int16 does not hold."""
+    """`symbols`: int32 [kept, 1, positions] of each item. Raises UsageError for one that int16 does not hold, and for
+    more items than a launch takes."""
+    if len(symbols) > MOST_ITEMS:
+        raise UsageError(f"{len(symbols)} items, allowed {MOST_ITEMS}", hint="decode fewer items at once")
     flat = np.concatenate([one.ravel() for one in symbols]) if symbols else np.zeros(0, np.int32)
     largest = int(np.abs(flat).max(initial=0))
     if largest > LARGEST_SYMBOL:

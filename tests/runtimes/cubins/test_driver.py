@@ -92,6 +92,7 @@ def test_a_failure_carries_cudas_name_and_number(emulator: Emulator) -> None:
         emulator.fail("cuMemcpyHtoD_v2", 700)
         with pytest.raises(SessionError, match=r"cuMemcpyHtoD_v2: CUDA_ERROR_ILLEGAL_ADDRESS \(700\)"):
             gpu.upload(np.zeros(3, np.int8))
+        assert emulator.alive == (1, 0, 0)
         emulator.fail("cuCtxSynchronize", 999)
         with pytest.raises(SessionError, match=r"unknown \(999\), unknown"):
             gpu.synchronize()

@@ -120,6 +120,8 @@ def test_what_fails_on_the_gpu_is_told_and_the_memory_comes_back(
 def test_what_the_kernel_does_not_decode_is_refused(emulator: Emulator, packed: Bundle, codec: TransformCodec) -> None:
     with pytest.raises(UsageError, match="magnitude 32768"):
         pack_symbols([np.full((1, 1, 1), 32768, np.int32)], [0])
+    with pytest.raises(UsageError, match="65536 items, allowed 65535"):
+        pack_symbols([np.zeros((1, 1, 1), np.int32)] * 65536, [0] * 65536)
     with open_gpu(library=emulator.path) as gpu:
         kernels = KernelSet(packed, gpu)
         with pytest.raises(UsageError, match="of 3 components, allowed the 20"):
