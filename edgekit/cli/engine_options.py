@@ -58,7 +58,8 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--precision",
                 heading="Engine",
                 type=click.Choice(PRECISIONS),
-                help="In what torch runs; fp32 without. Only fp32 is what export judged.",
+                help="In what torch runs; fp32 without, as export judged it. int8, w4a16 and fp16 are for GPUs, "
+                "slower on the processor.",
             ),
             option(
                 "--gpu-memory",

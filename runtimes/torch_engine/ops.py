@@ -5,8 +5,8 @@
 
 On CUDA they are our Triton kernels (`runtimes/kernels`), elsewhere the references of those. W8A8 quantizes each row of
 `x` by its own largest magnitude. On the processor torch's int8 product takes the place of the reference, which has the
-same whole numbers in it: it is tried once on sums that an instruction set without VNNI would saturate. W4A16 on the
-processor unpacks its weights at each call: it is there to give the GPU's answers, not to be fast.
+same whole numbers in it: it is tried once on sums that an instruction set without VNNI would saturate. On the processor
+both are there to give the GPU's answers, not to be fast: each call crosses into Python, and W4A16 unpacks its weights.
 
 Compiled code calls them through torch's dispatcher, so that the process has to have imported this module.
 """
