@@ -23,7 +23,7 @@ import grpc
 import numpy as np
 
 from edgekit.bundle.manifest import Part, Tier
-from edgekit.capacity.calibration import noise_rows
+from edgekit.capacity.calibration import noise_rows, pinned
 from edgekit.errors import NodeError, RemoteError
 from edgekit.runtimes.protocol.calls import InferCall, call_to_message
 from edgekit.runtimes.protocol.client import NodeClient
@@ -92,14 +92,10 @@ def serving(bundle: Path, tier: Tier, options: Sequence[str], cores: Sequence[in
     words = ["--tier", tier, "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0", "--json", *options]
     command = [sys.executable, "-m", "edgekit", "serve", str(bundle), *words]
 
-    def settle() -> None:
-        if cores:
-            os.sched_setaffinity(0, cores)
-
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=settle
-    ) as process:
+    with pinned(cores):  # it stays where it was started
+        begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    with begun as process:
         assert process.stdout is not None and process.stderr is not None
         said: list[str] = []
         listener = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
@@ -109,11 +105,12 @@ def serving(bundle: Path, tier: Tier, options: Sequence[str], cores: Sequence[in
         try:
             told = _first_object(process.stdout)
             late.cancel()
-            if told is None:
+            if told is None or "grpc" not in told:
                 process.kill()
                 listener.join(STOP_S)
+                why = json.dumps(told) if told else "".join(said).strip()[-800:]
                 raise NodeError(
-                    f"the node did not start: {''.join(said).strip()[-800:] or 'it said nothing'}",
+                    f"the node did not start: {why or 'it said nothing'}",
                     hint=f"try it: edgekit serve {bundle} --tier {tier} {' '.join(options)}",
                 )
             yield Served(told["grpc"], process.pid)

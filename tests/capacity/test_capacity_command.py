@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from edgekit.cli.main import cli
+from tests.runtimes.server.conftest import make_split
+
+QUICK = ("--request-cost", "0.5ms", "--seconds", "0.2", "--requests", "2000")
+
+
+def run(*arguments: str | Path, code: int = 0) -> Any:
+    result = CliRunner().invoke(cli, ["capacity", *map(str, arguments)])
+    assert result.exit_code == code, f"{result.exit_code}: {result.output}\n{result.exception!r}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def predicted(whole_bundle: Path) -> dict[str, Any]:
+    """From a profile, so that the figures are the same everywhere."""
+    words = ("--devices", "100000", "--rate", "0.2", "--slo", "p99=40ms", "--on", "edge=x86-server", *QUICK)
+    found: dict[str, Any] = json.loads(
+        run(whole_bundle, *words, "--price", "edge=0.25", "--link", "100mbps,10ms", "--json").stdout
+    )
+    return found
+
+
+def test_replicas_carry_all_devices_within_the_objective(predicted: dict[str, Any]) -> None:
+    tier = predicted["tiers"]["edge"]
+    assert predicted["total_hz"] == pytest.approx(20_000)
+    assert tier["simulated"]["percentile_ms"] <= 40
+    assert tier["replicas"] * tier["requests_per_replica_hz"] == pytest.approx(20_000)
+    assert tier["replicas"] * tier["devices_per_replica"] == pytest.approx(100_000)
+    assert predicted["cost_per_hour"] == pytest.approx(0.25 * tier["replicas"])
+    # 0.5 ms of own work a request: no replica does more than 2,000 a second.
+    assert tier["requests_per_replica_hz"] < 2000
+    assert tier["binds"] == "requests"
+
+
+def test_both_answers_and_their_origins_are_told(predicted: dict[str, Any]) -> None:
+    tier = predicted["tiers"]["edge"]
+    assert tier["formulae"]["percentile_ms"] / tier["simulated"]["percentile_ms"] - 1 == pytest.approx(
+        tier["disagreement"]
+    )
+    assert "simulation, not measurement" in predicted["note"]
+    assert "predicted for x86-server" in tier["service"]["origin"]
+    assert tier["request"]["origin"] == "as stated"
+    assert tier["request"]["link_ms"] == pytest.approx(10 + 2 * 256 * 8 / 100e3)
+
+
+def test_measured_run_times_come_with_residuals(whole_bundle: Path) -> None:
+    words = ("--devices", "100", "--rate", "1", "--slo", "p95=1s", *QUICK)
+    found = json.loads(run(whole_bundle, *words, "--json").stdout)
+    service = found["tiers"]["edge"]["service"]
+    assert "measured on this machine" in service["origin"]
+    assert set(service["residuals"]) == {"1", "2", "4", "8", "16"}
+    assert found["cost_per_hour"] is None
+    assert found["replica_hours_per_hour"] == found["tiers"]["edge"]["replicas"] == 1
+
+
+def test_people_read_that_it_is_simulation(whole_bundle: Path) -> None:
+    words = ("--devices", "1000000", "--rate", "0.2", "--slo", "p99=200ms", "--on", "edge=x86-server", *QUICK)
+    text = run(whole_bundle, *words).stdout
+    assert "the figures for 1,000,000 devices are simulation, not measurement" in text
+    assert "replica h" in text and "one replica less" in text and "balance" in text
+
+
+def test_an_objective_that_cannot_be_met_names_the_nearest(whole_bundle: Path) -> None:
+    words = ("--devices", "10", "--rate", "1", "--slo", "p99=5ms", "--link", "10mbps,20ms", "--on", "edge=x86-server")
+    found = run(whole_bundle, *words, *QUICK, code=14)
+    hint = next(line for line in found.stderr.splitlines() if line.startswith("hint:"))
+    limit = float(hint.partition("p99=")[2].removesuffix("ms"))
+    assert 20 < limit < 25
+    again = (*words[:5], f"p99={limit}ms", *words[6:])
+    assert run(whole_bundle, *again, *QUICK).exit_code == 0
+
+
+def test_each_tier_of_a_split_gets_replicas(tmp_path: Path) -> None:
+    split = make_split(tmp_path / "net.edgekit")
+    words = ("--devices", "5000", "--rate", "1", "--slo", "p99=60ms", "--price", "edge=0.1,cloud=1.2")
+    found = json.loads(run(split, *words, *QUICK, "--edge-link", "1gbps,2ms", "--json").stdout)
+    tiers = found["tiers"]
+    assert list(tiers) == ["edge", "cloud"]
+    assert tiers["edge"]["slo_ms"] + tiers["cloud"]["slo_ms"] == pytest.approx(60)
+    cost = 0.1 * tiers["edge"]["replicas"] + 1.2 * tiers["cloud"]["replicas"]
+    assert found["cost_per_hour"] == pytest.approx(cost)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--slo", "fast"), "p99=200ms"),
+        (("--slo", "p99=1s", "--price", "moon=1"), "edge=0.1,cloud=1.2"),
+        (("--slo", "p99=1s", "--price", "edge=-1"), "edge=0.1,cloud=1.2"),
+        (("--slo", "p99=1s", "--on", "edge=x86-sever"), "x86-server"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_an_example(whole_bundle: Path, words: tuple[str, ...], told: str) -> None:
+    found = run(whole_bundle, "--devices", "10", "--rate", "1", *words, *QUICK, code=2)
+    assert told in found.stderr
+
+
+def test_a_trace_of_arrivals_shapes_the_load(whole_bundle: Path, tmp_path: Path) -> None:
+    bursts = tmp_path / "bursts.csv"
+    bursts.write_text("\n".join(str(second + 0.0001 * index) for second in range(100) for index in range(20)))
+    words = ("--devices", "5000", "--rate", "1", "--slo", "p95=30ms", "--on", "edge=x86-server", *QUICK, "--json")
+    smooth = json.loads(run(whole_bundle, *words).stdout)
+    uneven = json.loads(run(whole_bundle, *words, "--arrivals", bursts).stdout)
+    seen = [
+        (one["tiers"]["edge"]["replicas"], one["tiers"]["edge"]["simulated"]["wait_ms"]) for one in (smooth, uneven)
+    ]
+    assert seen[0] < seen[1]
+    assert "bursts.csv" in uneven["note"]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from edgekit.capacity.demand import Objective
+from edgekit.cli.drawing import to_png, to_svg
+from edgekit.cli.main import cli
+from edgekit.cli.tune_plot import landscape
+from edgekit.tuning.halving import Rung
+from edgekit.tuning.search import Tuned
+from edgekit.tuning.settings import Settings, read_settings, space
+from edgekit.tuning.trial import Trial
+
+
+def run(*arguments: str | Path, code: int = 0) -> Any:
+    result = CliRunner().invoke(cli, ["tune", *map(str, arguments)])
+    assert result.exit_code == code, f"{result.exit_code}: {result.output}\n{result.exception!r}"
+    return result
+
+
+def test_a_real_node_is_tuned_kept_and_its_settings_are_served(whole_bundle: Path, tmp_path: Path) -> None:
+    written, plot = tmp_path / "tuned.toml", tmp_path / "landscape.svg"
+    words = (whole_bundle, "--slo", "p50=5s", "--seconds", "0.3", "--most", "2")
+    found = json.loads(run(*words, "--out", written, "--plot", plot, "--json").stdout)
+    assert found["best"]["rate_hz"] > 0
+    assert found["rungs"] == [{"seconds": 0.3, "settings": 2}]
+    best = {name: found["best"][name] for name in ("max_batch", "max_delay_ms", "workers", "threads")}
+    assert read_settings(written) == best
+    ElementTree.fromstring(plot.read_text())
+    # What was measured is kept: the same question again starts no node and gives the same answer.
+    again = run(*words, "--json")
+    assert {**json.loads(again.stdout), "written": str(written)} == found
+    taken = run(*words, "--out", written, code=10)
+    assert "--force" in taken.stderr
+
+
+def test_an_objective_out_of_reach_names_the_nearest_settings(whole_bundle: Path) -> None:
+    found = run(whole_bundle, "--slo", "p50=0.001ms", "--seconds", "0.3", "--most", "2", code=14)
+    assert "--slo p50=" in found.stderr and "--max-batch" in found.stderr
+
+
+def test_a_part_that_is_not_there_is_named(whole_bundle: Path) -> None:
+    found = run(whole_bundle, "--slo", "p95=1s", "--part", "hole", code=2)
+    assert "'whole'" in found.stderr
+
+
+def _tuned() -> Tuned:
+    settings = space([("whole", True)], 2, 100.0)
+    trials = tuple((one, Trial(float(10 * index), 5.0, 900.0, ())) for index, one in enumerate(settings))
+    return Tuned(settings[-1], (Rung(1.0, trials),))
+
+
+def test_the_landscape_has_a_cell_for_each_setting_and_rings_the_best() -> None:
+    found = _tuned()
+    svg = ElementTree.fromstring(to_svg(landscape(found, Objective(0.95, 50.0)), "settings"))
+    space_of = "{http://www.w3.org/2000/svg}"
+    cells = svg.findall(f"{space_of}rect")
+    assert len(cells) == len(found.trials)
+    assert len({(cell.get("x"), cell.get("y")) for cell in cells}) == len(cells)
+    (ring,) = svg.findall(f"{space_of}circle")
+    assert ring.get("fill") == "none"
+    words = [cell.find(f"{space_of}title").text for cell in cells]  # type: ignore[union-attr]
+    assert all(any(str(one) in text for text in words if text) for one in found.trials)
+
+
+def test_the_landscape_is_drawn_as_pixels_too(tmp_path: Path) -> None:
+    path = tmp_path / "landscape.png"
+    path.write_bytes(to_png(landscape(_tuned(), Objective(0.95, 50.0))))
+    with Image.open(path) as image:
+        colors = image.convert("RGB").getcolors(1 << 24)
+    assert colors is not None
+    # The darkest cell is the best one's.
+    assert (0x1D, 0x5F, 0xD1) in {color for _, color in colors}
+
+
+@pytest.mark.parametrize("settings", [Settings("whole", 1), Settings("whole", 32, 10.0, 2, 2)])
+def test_settings_read_like_a_sentence(settings: Settings) -> None:
+    assert str(settings).startswith(f"whole, batch {settings.max_batch}, wait {settings.max_delay_ms:g} ms")
