@@ -184,7 +184,8 @@ class Engine:
         ongoing = looped.submit(course.call.tensors, asking, course.deadline, course.tenant)
         try:
             for piece in ongoing.pieces():
-                yield InferAnswer(model.name, model.version, piece, {FINAL: False}, course.call.id)
+                wanted = _wanted(piece, course.call.outputs, model.name)
+                yield InferAnswer(model.name, model.version, wanted, {FINAL: False}, course.call.id)
             outcome = ongoing.result()
             self._ended(course, outcome)
             course.said[FINAL] = True

@@ -181,6 +181,23 @@ def test_a_stream_brings_pieces_that_add_up_and_says_how_it_ended(node: Node, he
     np.testing.assert_array_equal(np.concatenate(pieces), heard_alone(hearing, sound))
 
 
+def test_a_stream_brings_only_the_outputs_that_are_asked_for(node: Node, writing: OnnxSession) -> None:
+    came: queue.Queue[Any] = queue.Queue()
+    with over_grpc.InferenceServerClient(url(node, over_grpc)) as client:
+        client.start_stream(lambda result, error: came.put((result, error)))
+        inputs = tensor(over_grpc, "text", np.array([b"\5\6"], object), "BYTES")
+        asked = [over_grpc.InferRequestedOutput("text")]
+        client.async_stream_infer(WRITING, inputs, outputs=asked, parameters={"edgekit_stream": True})
+        text, parameters = b"", {}
+        while not parameters.get("triton_final_response"):
+            result, error = came.get(timeout=20)
+            assert error is None
+            assert result.as_numpy("x") is None
+            parameters, text = said(result), text + b"".join(result.as_numpy("text"))
+        client.stop_stream()
+    assert text == bytes(written_alone(writing, [5, 6], 50))
+
+
 def test_a_deadline_gives_a_part_marked(node: Node, hearing: OnnxSession) -> None:
     sound = noise(900)
     with over_grpc.InferenceServerClient(url(node, over_grpc)) as client:
