@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgekit.errors import MissingExtraError, NodeError
+from edgekit.errors import MissingExtraError, NodeError, UnreachableError
 from edgekit.runtimes.ray_engine.grpc_face import GrpcFace, through_handle
 from edgekit.runtimes.ray_engine.options import RayOptions
 from edgekit.runtimes.ray_engine.replica import Replica
@@ -29,7 +29,7 @@ from edgekit.runtimes.ray_engine.staging import Deployed, Staging
 
 APPLICATION = "edgekit"
 START_S, POLL_S = 300.0, 0.2
-MAX_WORKERS = 512
+MAX_WORKERS, CONNECT_S = 512, 5.0
 
 # A rolling update starts this many more than run, in percent, before it stops any; rounded up.
 SURGE_PERCENT = 25
@@ -46,11 +46,14 @@ class RayNode:
     """Deploys when entered or started; `update` rolls over to what the paths hold then. One in a process at a time."""
 
     def __init__(self, bundles: Sequence[Path], options: RayOptions = RayOptions()) -> None:
-        """Raises MissingExtraError, NodeError (host, port, certificate, nothing to serve), BundleError."""
+        """Raises MissingExtraError, NodeError (host, port, certificate, nothing to serve), BundleError, OutputError,
+        UnreachableError (the cluster at the address)."""
         check_installed()
         options.node.security.check_host(options.node.host)
         options.node.security.check_certificate()
-        if not options.address:
+        if options.address:
+            _check_reached(options.address)
+        else:
             options = replace(
                 options, node=replace(options.node, port=_free(options.node.host, options.node.port or 0))
             )
@@ -268,6 +271,19 @@ class RayNode:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _check_reached(address: str) -> None:
+    """Raises UnreachableError where nothing listens at host:port; Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise UnreachableError(
+            f"no cluster answers at {address}: {error.strerror or error}", hint="check --ray-address, and `ray status`"
+        ) from error
 
 
 def _free(host: str, port: int) -> int:

@@ -10,6 +10,7 @@ from edgekit.errors import UsageError
 from edgekit.runtimes.server.node import NodeOptions
 
 MAX_REPLICAS = 10_000
+_ADDRESS = re.compile(r"auto|(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class RayOptions:
             raise UsageError(
                 "--client-ca with --engine ray: Ray's proxy does not ask its callers for a certificate",
                 hint="use --token-file, or put a proxy that checks certificates in front",
+            )
+        if self.address and not _ADDRESS.fullmatch(self.address):
+            raise UsageError(
+                f"the cluster {self.address!r}, allowed auto or host:port", hint="such as --ray-address 10.0.0.1:6379"
             )
         if self.cpus <= 0 or self.gpus < 0:
             raise UsageError(

@@ -35,6 +35,7 @@ def invoke(bundle: Path, *words: str, code: int) -> str:
         (("--replicas", "8:2"), "8:2 replicas"),
         (("--replicas", "some"), "--replicas 2:8"),
         (("--replica-cpus", "0"), "--replica-cpus"),
+        (("--ray-address", "ray://head:10001"), "allowed auto or host:port"),
     ],
 )
 def test_what_ray_has_no_use_for_ends_with_2(bundle: Path, words: tuple[str, ...], said: str) -> None:
@@ -50,6 +51,16 @@ def test_without_ray_it_ends_with_6_and_names_the_extra(bundle: Path, monkeypatc
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     assert 'pip install "edgekit[ray]"' in invoke(bundle, "--engine", "ray", code=6)
+
+
+def test_a_cluster_that_is_not_there_ends_with_16_at_once(bundle: Path) -> None:
+    pytest.importorskip("ray", exc_type=ImportError)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        assert f"no cluster answers at {address}" in invoke(
+            bundle, "--engine", "ray", "--tier", "cloud", "--ray-address", address, code=16
+        )
 
 
 def test_ports_hosts_and_bundles_are_checked_before_ray_starts(bundle: Path, tmp_path: Path) -> None:

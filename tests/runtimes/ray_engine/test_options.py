@@ -29,6 +29,14 @@ def test_a_client_ca_is_refused_because_the_proxy_would_not_ask_for_it() -> None
         RayOptions(node)
 
 
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:port", ":6379", "10.0.0.1:6379/x"])
+def test_a_cluster_is_found_or_named_by_host_and_port(address: str) -> None:
+    with pytest.raises(UsageError, match="allowed auto or host:port"):
+        RayOptions(address=address)
+    for fine in ("", "auto", "10.0.0.1:6379", "[::1]:6379", "head.local:6379"):
+        assert RayOptions(address=fine).address == fine
+
+
 @pytest.mark.parametrize(("cpus", "gpus"), [(0, 0), (-1, 0), (1, -0.5)])
 def test_a_replica_wants_cpus(cpus: float, gpus: float) -> None:
     with pytest.raises(UsageError, match="allowed CPUs above 0"):
