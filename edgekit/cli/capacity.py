@@ -36,7 +36,7 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
     """
     edgekit capacity cats.edgekit --devices 1000000 --rate 0.2 --slo p99=200ms
     edgekit capacity cats.edgekit --devices 20000 --rate 1 --slo p95=80ms --link 10mbps,20ms --price edge=0.1,cloud=1.2
-    edgekit capacity cats.edgekit --devices 5000 --rate 2 --slo p99=50ms --on edge=jetson-agx-orin --request-cost 0.5ms
+    edgekit capacity cats.edgekit --devices 5000 --rate 2 --slo p99=50ms --on edge=x86-server --request-cost 0.5ms
     """,
     name="capacity",
 )
@@ -54,13 +54,53 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
 @file_option("--arrivals", heading=LOAD, help="A CSV file of times in seconds, for their shape; Poisson without.")
 @option("--tier", heading=SERVER, type=click.Choice(TIERS), help="That one alone.")
 @option("--variant", heading=SERVER, metavar="NAME", help="The way of running it; the first that leaves the device.")
-@option("--workers", heading=SERVER, type=click.IntRange(1, 256), default=1, show_default=True, metavar="N")
-@option("--threads", heading=SERVER, type=click.IntRange(1, 256), default=1, show_default=True, metavar="N")
+@option(
+    "--workers",
+    heading=SERVER,
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Batches side by side; fewer where memory does not hold them.",
+)
+@option(
+    "--threads",
+    heading=SERVER,
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Of each worker.",
+)
 @option("--cores", heading=SERVER, type=click.IntRange(1), metavar="N", help="Of each; as many as its threads without.")
 @option("--memory", heading=SERVER, type=Size(), metavar="SIZE", help="Of each; this machine's or the profile's.")
-@option("--max-batch", heading=SERVER, type=click.IntRange(1, 4096), default=16, show_default=True, metavar="N")
-@option("--max-delay-ms", heading=SERVER, type=click.FloatRange(0, 1000), default=0.0, show_default=True, metavar="F")
-@option("--queue", heading=SERVER, type=click.IntRange(1, 100_000), default=64, show_default=True, metavar="N")
+@option(
+    "--max-batch",
+    heading=SERVER,
+    type=click.IntRange(1, 4096),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Rows.",
+)
+@option(
+    "--max-delay-ms",
+    heading=SERVER,
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    show_default=True,
+    metavar="F",
+    help="Wait so long for more to run together.",
+)
+@option(
+    "--queue",
+    heading=SERVER,
+    type=click.IntRange(1, 100_000),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Requests that may wait.",
+)
 @option("--price", heading=SERVER, metavar="TIER=N,...", help="Of a replica for an hour, in any currency.")
 @option("--link", heading=PATH, metavar="LINK", help="Between device and server: 10mbps,20ms; none counted without.")
 @option("--edge-link", heading=PATH, metavar="LINK", help="Between edge and cloud.")
@@ -80,7 +120,15 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
     metavar="TIME",
     help="The node's own work on a request; measured against a node here without.",
 )
-@option("--seconds", heading=MODEL, type=click.FloatRange(0.2, 600), default=3.0, show_default=True, metavar="F")
+@option(
+    "--seconds",
+    heading=MODEL,
+    type=click.FloatRange(0.2, 600),
+    default=3.0,
+    show_default=True,
+    metavar="F",
+    help="Of measuring each part.",
+)
 @option(
     "--requests",
     heading=MODEL,
@@ -90,7 +138,15 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
     metavar="N",
     help="Simulated for each number of replicas.",
 )
-@option("--seed", heading=MODEL, type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@option(
+    "--seed",
+    heading=MODEL,
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of arrivals and of chance.",
+)
 def command(out: Output, bundle: Path, **settings: Any) -> None:
     """How many replicas of each tier carry a load within a latency objective, what they cost, and what binds.
 

@@ -35,7 +35,9 @@ SHOWN = 12
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @option("--slo", heading=WHAT, required=True, metavar="pN=TIME", help="What the server must hold, like p95=50ms.")
-@option("--tier", heading=WHAT, type=click.Choice(TIERS), default="edge", show_default=True)
+@option(
+    "--tier", heading=WHAT, type=click.Choice(TIERS), default="edge", show_default=True, help="Whose parts are served."
+)
 @option("--part", heading=WHAT, metavar="NAME", help="That one alone; without it all that can answer for each other.")
 @option(
     "--cores",
@@ -62,7 +64,15 @@ SHOWN = 12
     metavar="N",
     help="Settings at most, drawn at random where there are more.",
 )
-@option("--seed", heading=HOW, type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@option(
+    "--seed",
+    heading=HOW,
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of arrivals and of what is drawn.",
+)
 @option(
     "--resume/--fresh",
     "resume",
