@@ -32,17 +32,25 @@ class LoopGuard:
     def __init__(self, options: GuardOptions = GuardOptions()) -> None:
         periods = np.arange(1, options.max_period + 1)
         self._needed = np.maximum(periods * options.repeats, options.span) - periods
+        self._least = int(self._needed.min(initial=options.span))
         self._run = np.zeros(options.max_period, np.int64)
-        self._recent = np.full(options.max_period, -1, np.int64)  # the newest first
+        # The last tokens, the newest first, are the `max_period` from `_at` on; all lies there twice, so that they
+        # never wrap round.
+        self._ring = np.full(2 * options.max_period, -1, np.int64)
+        self._at = 0
+        self._differs = np.empty(options.max_period, bool)
 
     def sees_loop(self, token: int) -> bool:
         """Takes the next token; True where the text now goes round in a loop."""
-        if not self._run.size:
+        size = self._run.size
+        if not size:
             return False
-        self._run = np.where(self._recent == token, self._run + 1, 0)
-        self._recent[1:] = self._recent[:-1]
-        self._recent[0] = token
-        return bool((self._run >= self._needed).any())
+        np.not_equal(self._ring[self._at : self._at + size], token, out=self._differs)
+        self._run += 1
+        np.putmask(self._run, self._differs, 0)
+        self._at = (self._at - 1) % size
+        self._ring[self._at] = self._ring[self._at + size] = token
+        return bool(self._run.max() >= self._least and (self._run >= self._needed).any())
 
 
 class TokenBudget:
