@@ -7,6 +7,7 @@ arXiv:2305.13484). One thread does it for a model, so that the numbers of a requ
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import threading
@@ -22,6 +23,8 @@ from edgekit.runtimes.server.output_guard import GuardOptions, TokenBudget
 from edgekit.runtimes.server.schedule import QueueFullError, QuotaError, Tenant
 from edgekit.runtimes.server.sequences import Finish, Iterated
 from edgekit.runtimes.server.slots import Slots
+
+logger = logging.getLogger("edgekit")
 
 LOOK_S = 0.01  # so often the line is looked through for those whose time is over
 RECENT = 0.1  # the weight of the last step in the expected time of the next
@@ -160,9 +163,10 @@ class Iterations:
         with self._condition:
             if self._closed:
                 raise UnreachableError(f"the model {self.name} is closing", hint="ask another node")
-            if len(self._waiting) >= self.options.queue + self.slots.free:
+            if self._waiting.room(tenant, self.options.queue) + self.slots.free <= 0:
+                whose = f" for the tenant {tenant!r}" if tenant else ""
                 raise QueueFullError(
-                    f"the queue of {self.name} is full: {len(self._waiting)} wait, allowed {self.options.queue}",
+                    f"the queue of {self.name} is full{whose}: {len(self._waiting)} wait, allowed {self.options.queue}",
                     self._step_s * max(one.steps for one in self._active) if self._active else 0.0,
                     "give the node a larger --queue",
                 )
@@ -191,7 +195,13 @@ class Iterations:
                     if self._closed:
                         return
                     self._condition.wait()
-            self.turn()
+            try:
+                self.turn()
+            except Exception as error:
+                # Whatever it was: those who wait for it must not wait for ever.
+                logger.exception("a step of %s failed", self.name)
+                for ongoing in list(self._active):
+                    self._fail(ongoing, error)
 
     def _at_border(self) -> None:
         now = self._clock()

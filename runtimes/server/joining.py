@@ -27,6 +27,14 @@ class Joining(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
+    def room(self, tenant: str, places: int) -> int:
+        """How many more of `tenant` may wait where all have `places`: by their shares, where tenants are known."""
+        own = places
+        if self._shares:
+            shares = {"": 1.0, **self._shares}
+            own = max(1, int(places * shares.get(tenant, 1.0) / sum(shares.values())))
+        return min(places - len(self), own - len(self._queues.get(tenant, ())))
+
     def push(self, tenant: str, item: T) -> None:
         """A tenant that was away brings no credit along: it starts level with the least served of the others."""
         if tenant not in self._steps:

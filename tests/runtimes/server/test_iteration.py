@@ -260,6 +260,39 @@ def test_a_full_queue_refuses_and_says_when(heard: OnnxSession) -> None:
         iterations.submit(recording(iterations, noise(3)))
 
 
+def test_one_tenant_cannot_take_all_places(heard: OnnxSession) -> None:
+    options = IterationOptions(slots=1, queue=9)
+    iterations = by_hand(heard, HEARD, options, Tenant("a"), Tenant("b"))
+    iterations.submit(recording(iterations, noise(30)))
+    iterations.turn()
+    for _ in range(3):
+        iterations.submit(recording(iterations, noise(3)), tenant="a")
+    with pytest.raises(QueueFullError, match="for the tenant 'a'"):
+        iterations.submit(recording(iterations, noise(3)), tenant="a")
+    for _ in range(3):
+        iterations.submit(recording(iterations, noise(3)), tenant="b")
+        iterations.submit(recording(iterations, noise(3)))
+    with pytest.raises(QueueFullError):
+        iterations.submit(recording(iterations, noise(3)), tenant="c")
+
+
+def test_an_accident_between_steps_ends_those_inside(heard: OnnxSession) -> None:
+    slots = Slots(heard.run, heard.inputs, heard.outputs, HEARD, 2)
+    iterations = Iterations("steps", slots, IterationOptions(slots=2))
+
+    def broken(rows: int, start: int, end: int, failed: bool) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    iterations._observe = broken
+    with pytest.raises(SessionError, match="nobody thought of this"):
+        iterations.submit(recording(iterations, noise(3))).result()
+    iterations._observe = None
+    sound = noise(3)
+    outcome = iterations.submit(recording(iterations, sound)).result()
+    np.testing.assert_array_equal(outcome.tensors["y"], heard_alone(heard, sound))
+    iterations.close()
+
+
 def test_one_bad_request_does_not_spoil_the_others(heard: OnnxSession) -> None:
     def run(feeds: Arrays) -> Arrays:
         if (feeds["x"] == 13).any():
