@@ -30,9 +30,14 @@ class Processor:
         self._credit_s = CREDIT_S
         self._batches: dict[Hashable, float] = {}
 
-    def add_own(self, name: Hashable, seconds: float, now: float) -> None:
+    def add_own(self, name: Hashable, seconds: float, now: float, *, place: float = 1.0) -> None:
+        """Behind what waits; or at a `place` among it, from 0 (next) to 1 (last). What has begun is ended first."""
         self._advance(now)
-        self._own.append((name, seconds))
+        waiting = len(self._own) - 1
+        if place < 1 and waiting > 0:
+            self._own.insert(1 + int(place * (waiting + 1)), (name, seconds))
+        else:
+            self._own.append((name, seconds))
 
     def add_batch(self, name: Hashable, seconds: float, now: float) -> None:
         self._advance(now)

@@ -147,8 +147,8 @@ class Simulation:
         own, batches = server.processor.done(now)
         for batch in batches:
             assert isinstance(batch, Batch)
-            # Its thread comes back from the runtime, and waits its turn for the interpreter.
-            server.processor.add_own(("end", batch), 0.0, now)
+            # Its thread comes back from the runtime and waits for the interpreter, which goes to any that waits.
+            server.processor.add_own(("end", batch), 0.0, now, place=self._rng.random())
         for piece in own:
             assert isinstance(piece, tuple)
             kind, index = piece
