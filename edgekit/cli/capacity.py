@@ -152,7 +152,8 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
 
     The run times of BUNDLE's parts and the node's own work are measured on this machine for a few seconds. One replica
     at its share of the load is then simulated with the policies of the real server; queueing formulae stand beside it.
-    Where nothing meets the objective the nearest that can be met is named (exit code 14).
+    Requests are raw tensors of one row: what decoding a codec's frames costs a server is not counted. Where nothing
+    meets the objective the nearest that can be met is named (exit code 14).
     """
     from edgekit.bundle import Bundle
     from edgekit.capacity.demand import Arrivals, Objective
@@ -175,7 +176,7 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
         for index, stop in enumerate(found):
             progress(f"measure {stop.part.name}", index, len(found))
             link = links["cloud" if index else "device"]
-            replicas.append(_replica(opened, stop, link, profiles.get(stop.tier), settings))
+            replicas.append(_replica(out, opened, stop, link, profiles.get(stop.tier), settings))
         objectives = _shares(objective, replicas)
         sizings = {
             stop.tier: size(one, rate_hz, part, arrivals, seed=settings["seed"], progress=progress)
@@ -307,7 +308,9 @@ def _links(out: Output, settings: Mapping[str, Any]) -> dict[str, Link | None]:
     }
 
 
-def _replica(bundle: Bundle, stop: Stop, link: Link | None, profile: str | None, settings: dict[str, Any]) -> Replica:
+def _replica(
+    out: Output, bundle: Bundle, stop: Stop, link: Link | None, profile: str | None, settings: dict[str, Any]
+) -> Replica:
     from edgekit.capacity.calibration import is_batchable
     from edgekit.capacity.replica import Crossing, Replica, fitting_workers
     from edgekit.devices.device import load_device
@@ -319,6 +322,11 @@ def _replica(bundle: Bundle, stop: Stop, link: Link | None, profile: str | None,
     most = settings["max_batch"] if is_batchable(stop.part) else 1
     memory = settings["memory"] or (device.memory_bytes if device else this_machine().memory_bytes)
     workers = min(settings["workers"], fitting_workers(stop.part, most, memory))
+    if workers < settings["workers"]:
+        out.warn(
+            f"{stop.tier}: {workers} of {settings['workers']} workers fit the memory of a replica",
+            "more --memory, or a smaller --max-batch",
+        )
     cores = settings["cores"] or workers * settings["threads"]
     alone = _service(bundle, stop, device, most, settings)
     return Replica(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,26 @@ def test_a_trace_of_arrivals_shapes_the_load(whole_bundle: Path, tmp_path: Path)
     ]
     assert seen[0] < seen[1]
     assert "bursts.csv" in uneven["note"]
+
+
+def test_workers_that_memory_does_not_hold_are_left_out_and_told(whole_bundle: Path) -> None:
+    words = ("--devices", "10", "--rate", "1", "--slo", "p95=1s", "--on", "edge=x86-server", *QUICK)
+    # The node takes 160 MB; a worker 16 kB of weights and 16 rows of 512 bytes: 24.6 kB.
+    found = run(whole_bundle, *words, "--workers", "8", "--memory", "160.08MB")
+    assert "edge: 3 of 8 workers fit" in found.stderr
+    assert "memory" in run(whole_bundle, *words, "--memory", "100MB", code=14).stderr
+
+
+def test_none_of_it_needs_torch() -> None:
+    blocked = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'executorch', 'transformers', 'scipy'}: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import edgekit.cli.capacity, edgekit.cli.tune, edgekit.capacity.sizing, edgekit.capacity.overhead\n"
+        "import edgekit.tuning.search, edgekit.tuning.trial, edgekit.cli.tune_plot\n"
+        "print('fine')"
+    )
+    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fine", done.stderr
