@@ -25,11 +25,11 @@ from edgekit.runtimes.protocol.frames import Served, Wish, frame_call, frames_of
 from edgekit.runtimes.server.catalog import Catalog
 from edgekit.runtimes.server.course import HOPS, MAX_HOPS, PASSED_ON, Course
 from edgekit.runtimes.server.gate import read_frames, write_frames
-from edgekit.runtimes.server.iteration import Outcome
 from edgekit.runtimes.server.looped import Looped
 from edgekit.runtimes.server.media import TOP_OUTPUT, classifier, items_of, top_labels
 from edgekit.runtimes.server.metrics import Metrics
 from edgekit.runtimes.server.model import ServedModel
+from edgekit.runtimes.server.ongoing import Outcome
 from edgekit.runtimes.server.tracing import Tracer
 from edgekit.runtimes.server.upstream import Upstream
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgekit.errors import DeadlineError, EdgekitError, SessionError, UnreachableError
 from edgekit.runtimes.server.joining import Joining
+from edgekit.runtimes.server.ongoing import Ongoing, Outcome
 from edgekit.runtimes.server.output_guard import GuardOptions, TokenBudget
 from edgekit.runtimes.server.schedule import QueueFullError, QuotaError, Tenant
 from edgekit.runtimes.server.sequences import Finish, Iterated
@@ -43,81 +43,6 @@ class IterationOptions:
     tokens_per_minute: float = math.inf
     guard: GuardOptions = GuardOptions()
     margin_s: float = 0.003
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`degraded`: the answer is shorter than the request asked for, by a deadline or a budget. Times in nanoseconds."""
-
-    tensors: dict[str, np.ndarray]
-    finish: Finish
-    degraded: bool
-    steps: int
-    queue_ns: int
-    compute_ns: int
-
-
-@dataclass(eq=False)
-class Ongoing:
-    """A request from its coming to its end. `result` or `pieces` is for the one thread that waits for it.
-
-    `deadline_s` on `time.monotonic`'s clock."""
-
-    sequence: Iterated
-    deadline_s: float
-    tenant: str
-    queued_ns: int = field(default_factory=time.perf_counter_ns)
-    joined_ns: int = 0
-    steps: int = 0
-    slot: int = -1
-    is_cancelled: bool = False
-    outcome: Outcome | None = None
-    error: EdgekitError | None = None
-    _moved: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
-    _done: threading.Event = field(default_factory=threading.Event)
-
-    def result(self) -> Outcome:
-        """Raises DeadlineError where nothing was answered in time, SessionError, UnreachableError."""
-        if not self._done.wait(self._left_s()):
-            self.cancel()
-            raise DeadlineError("a step of the model did not end by the deadline")
-        if self.error is not None:
-            raise self.error
-        assert self.outcome is not None
-        return self.outcome
-
-    def pieces(self) -> Iterator[dict[str, np.ndarray]]:
-        """What is new, as it comes; `result` then has all of it. Raises like `result`."""
-        told = 0
-        while True:
-            try:
-                self._moved.get(timeout=self._left_s())
-            except queue.Empty:
-                self.result()
-            # In this order: what is done produces no more.
-            is_done, produced = self._done.is_set(), self.sequence.produced
-            if produced > told:
-                yield self.sequence.answer(told, produced)
-                told = produced
-            if is_done:
-                self.result()
-                return
-
-    def _left_s(self) -> float | None:
-        return None if math.isinf(self.deadline_s) else max(0.0, self.deadline_s - time.monotonic())
-
-    def cancel(self) -> None:
-        """Nobody wants it any more: it leaves at the next border."""
-        self.is_cancelled = True
-
-    def is_over(self, now: float) -> bool:
-        """Nothing that begins now is of use."""
-        return self.is_cancelled or self.deadline_s <= now
-
-    def _end(self, outcome: Outcome | None, error: EdgekitError | None = None) -> None:
-        self.outcome, self.error = outcome, error
-        self._done.set()
-        self._moved.put(None)
 
 
 class Iterations:
@@ -226,7 +151,7 @@ class Iterations:
             self._active.append(joining)
 
     def _too_late(self, ongoing: Ongoing) -> None:
-        ongoing._end(None, DeadlineError(f"the deadline passed while the request waited for {self.name}"))
+        ongoing.end(None, DeadlineError(f"the deadline passed while the request waited for {self.name}"))
 
     def _run(self, active: list[Ongoing]) -> None:
         start, failed = time.perf_counter_ns(), True
@@ -277,23 +202,23 @@ class Iterations:
             elif is_spent:
                 self._leave(ongoing, "length", degraded=True)
             elif came:
-                ongoing._moved.put(None)
+                ongoing.tell()
 
     def _leave(self, ongoing: Ongoing, finish: Finish, *, degraded: bool = False) -> None:
         """Holds the lock. A deadline that let nothing come is an error."""
         self._free(ongoing)
         if finish == "deadline" and not ongoing.sequence.produced:
-            ongoing._end(None, DeadlineError(f"{self.name} had answered nothing by the deadline"))
+            ongoing.end(None, DeadlineError(f"{self.name} had answered nothing by the deadline"))
             return
         queue_ns, compute_ns = ongoing.joined_ns - ongoing.queued_ns, time.perf_counter_ns() - ongoing.joined_ns
         tensors = ongoing.sequence.answer()
-        ongoing._end(Outcome(tensors, finish, degraded, ongoing.steps, queue_ns, compute_ns))
+        ongoing.end(Outcome(tensors, finish, degraded, ongoing.steps, queue_ns, compute_ns))
 
     def _fail(self, ongoing: Ongoing, error: Exception) -> None:
         with self._condition:
             self._free(ongoing)
         known = error if isinstance(error, EdgekitError) else SessionError(f"{self.name} failed: {error}")
-        ongoing._end(None, known)
+        ongoing.end(None, known)
 
     def _free(self, ongoing: Ongoing) -> None:
         self._active.remove(ongoing)

@@ -10,8 +10,9 @@ import numpy as np
 from edgekit.bundle.loop import Choice, Chunks, Loop
 from edgekit.errors import InputError
 from edgekit.runtimes.protocol.asking import Asking
-from edgekit.runtimes.server.iteration import IterationOptions, Iterations, Observe, Ongoing
+from edgekit.runtimes.server.iteration import IterationOptions, Iterations, Observe
 from edgekit.runtimes.server.media import TEXT
+from edgekit.runtimes.server.ongoing import Ongoing
 from edgekit.runtimes.server.schedule import Tenant
 from edgekit.runtimes.server.sequences import Generation, Iterated, Recording
 from edgekit.runtimes.server.slots import Slots

@@ -6,8 +6,8 @@ Orca's iteration-level scheduling, Yu et al., OSDI 2022).
 
 A batch must not change its rows' numbers. Kernels choose their order of summation by the number of rows, and scales
 found at run time (int8-dynamic) look at all rows at once, so a model is probed before it is served (`probe`): rows that
-only mind how many they are get company from empty ones, rows that mind each other run one by one. Run on the CPU with ONNX
-Runtime, LiteRT, ExecuTorch and torch; not on a GPU.
+only mind how many they are get company from empty ones, rows that mind each other run one by one. Run on the CPU with
+ONNX Runtime, LiteRT, ExecuTorch and torch; not on a GPU.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ from edgekit.runtimes.protocol.calls import InferCall
 from edgekit.runtimes.protocol.tensors import object_array
 from edgekit.runtimes.server import Node, NodeOptions
 from edgekit.runtimes.server.decoding import MediaOptions
-from edgekit.runtimes.server.iteration import IterationOptions, Iterations, Outcome
+from edgekit.runtimes.server.iteration import IterationOptions, Iterations
+from edgekit.runtimes.server.ongoing import Outcome
 from edgekit.runtimes.server.sequences import Generation, Iterated, Recording
 from edgekit.runtimes.server.slots import Slots
 from edgekit.zoo.photographs import CALIBRATION, photograph

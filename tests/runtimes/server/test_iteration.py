@@ -11,7 +11,8 @@ import pytest
 from edgekit.bundle.loop import Chunks, Loop
 from edgekit.errors import DeadlineError, SessionError, UnreachableError
 from edgekit.runtimes.onnx_session import OnnxSession
-from edgekit.runtimes.server.iteration import IterationOptions, Iterations, Ongoing
+from edgekit.runtimes.server.iteration import IterationOptions, Iterations
+from edgekit.runtimes.server.ongoing import Ongoing
 from edgekit.runtimes.server.output_guard import GuardOptions
 from edgekit.runtimes.server.schedule import QueueFullError, QuotaError, Tenant
 from edgekit.runtimes.server.sequences import Generation, Recording
