@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
-import secrets
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,20 +17,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgekit.errors import MissingExtraError, NodeError, UnreachableError
+from edgekit.errors import MissingExtraError, NodeError
+from edgekit.runtimes.ray_engine.addresses import check_reached, free_port, in_url
 from edgekit.runtimes.ray_engine.grpc_face import GrpcFace, through_handle
 from edgekit.runtimes.ray_engine.options import RayOptions
 from edgekit.runtimes.ray_engine.replica import Replica
 from edgekit.runtimes.ray_engine.retry import ProxyOptions
+from edgekit.runtimes.ray_engine.settings import (
+    APPLICATION,
+    check_gpus,
+    cluster_settings,
+    deployment_settings,
+    own_environment,
+)
 from edgekit.runtimes.ray_engine.staging import Deployed, Staging
 
-APPLICATION = "edgekit"
 START_S, POLL_S = 300.0, 0.2
-MAX_WORKERS, CONNECT_S = 512, 5.0
-
-# A rolling update starts this many more than run, in percent, before it stops any; rounded up.
-SURGE_PERCENT = 25
-LOOK_BACK_S = 10.0
+MAX_WORKERS = 512
 
 
 def check_installed() -> None:
@@ -52,10 +52,10 @@ class RayNode:
         options.node.security.check_host(options.node.host)
         options.node.security.check_certificate()
         if options.address:
-            _check_reached(options.address)
+            check_reached(options.address)
         else:
             options = replace(
-                options, node=replace(options.node, port=_free(options.node.host, options.node.port or 0))
+                options, node=replace(options.node, port=free_port(options.node.host, options.node.port or 0))
             )
         self.options, self.bundles = options, tuple(path.resolve() for path in bundles)
         self._staging = Staging(
@@ -76,12 +76,12 @@ class RayNode:
         if self._face is None:
             return ""
         scheme = "grpcs" if self.options.node.security.certificate else "grpc"
-        return f"{scheme}://{_in_url(self.options.node.host)}:{self._face.port}"
+        return f"{scheme}://{in_url(self.options.node.host)}:{self._face.port}"
 
     @property
     def rest_url(self) -> str:
         node = self.options.node
-        return f"{'https' if node.security.certificate else 'http'}://{_in_url(node.host)}:{node.port}"
+        return f"{'https' if node.security.certificate else 'http'}://{in_url(node.host)}:{node.port}"
 
     def start(self) -> None:
         """Returns when the least number of replicas serve. Raises NodeError where they cannot; all is ended then."""
@@ -96,17 +96,17 @@ class RayNode:
         settings = ProxyOptions(node.max_bytes, node.body_timeout_s, options.retry_s).environment()
         if not options.address:
             # Before Ray is imported, and left set: every later call needs the token too.
-            os.environ.update({**settings, **_own_cluster()})
+            os.environ.update({**settings, **own_environment()})
             self._open_face()
         import ray
         from ray import serve
 
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             if options.address:
                 ray.init(address=options.address, configure_logging=False, log_to_driver=False)
             else:
-                ray.init(**self._cluster())
+                ray.init(**cluster_settings(options))
             self._started = True
             chain, key = node.security.certificate or (None, None)
             serve.start(
@@ -124,6 +124,8 @@ class RayNode:
                 f"Ray did not start: {_first_line(error)}",
                 hint="is the port taken, or the cluster at --ray-address gone?",
             ) from error
+        if not options.address:
+            check_gpus(options, ray.cluster_resources().get("GPU", 0.0))
         self._deploy(self.deployed)
         if self._face is not None:
             self._face.start()
@@ -185,59 +187,15 @@ class RayNode:
             ray.shutdown()
         self._staging.close()
 
-    def _cluster(self) -> dict[str, Any]:
-        options = self.options
-        most = options.replicas.most
-        room = (most + math.ceil(most * SURGE_PERCENT / 100)) * options.cpus
-        return {
-            "num_cpus": options.cluster_cpus or max(os.cpu_count() or 1, math.ceil(room)),
-            "object_store_memory": options.object_store_bytes,
-            "include_dashboard": False,
-            "configure_logging": True,
-            "logging_level": logging.ERROR,
-            "log_to_driver": False,
-            **({"_temp_dir": str(options.temp_dir)} if options.temp_dir else {}),
-        }
-
     def _deploy(self, deployed: Sequence[Deployed]) -> None:
         from ray import serve
         from ray.serve.api import RunTarget
 
         bundles = [(str(entry.path), entry.digest) for entry in deployed]
-        deployment = serve.deployment(**self._settings())(serve.ingress()(Replica))
+        deployment = serve.deployment(**deployment_settings(self.options))(serve.ingress()(Replica))
         target = RunTarget(deployment.bind(bundles, self.options), name=APPLICATION, route_prefix="/")
         (self._handle,) = serve.run_many([target], wait_for_applications_running=False)
         self._wait()
-
-    def _settings(self) -> dict[str, Any]:
-        options = self.options
-        replicas = options.replicas
-        scale: dict[str, Any] = {"num_replicas": replicas.least}
-        if replicas.scales:
-            scale = {
-                "autoscaling_config": {
-                    "min_replicas": replicas.least,
-                    "max_replicas": replicas.most,
-                    "target_ongoing_requests": options.target_ongoing,
-                    "look_back_period_s": LOOK_BACK_S,
-                    "upscale_delay_s": options.upscale_s,
-                    "downscale_delay_s": options.downscale_s,
-                }
-            }
-        return {
-            "name": APPLICATION,
-            **scale,
-            "ray_actor_options": {"num_cpus": options.cpus, "num_gpus": options.gpus},
-            "max_ongoing_requests": options.max_ongoing,
-            "max_queued_requests": options.max_queued,
-            "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
-            "health_check_period_s": options.health_period_s,
-            "health_check_timeout_s": max(10.0, 5 * options.health_period_s),
-            "graceful_shutdown_timeout_s": 2 * options.grace_s + 1.0,
-            "graceful_shutdown_wait_loop_s": 0.5,
-            "max_constructor_retry_count": 3,
-            "max_surge_percent": SURGE_PERCENT,
-        }
 
     def _wait(self) -> None:
         """Raises NodeError where the application does not run within START_S."""
@@ -267,51 +225,6 @@ class RayNode:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _check_reached(address: str) -> None:
-    """Raises UnreachableError where nothing listens at host:port; Ray itself would try for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-    except OSError as error:
-        raise UnreachableError(
-            f"no cluster answers at {address}: {error.strerror or error}", hint="check --ray-address, and `ray status`"
-        ) from error
-
-
-def _free(host: str, port: int) -> int:
-    """`port`, or one that is free for 0. Raises NodeError for one that is taken, before Ray is started."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise NodeError(
-                f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port"
-            ) from error
-        found: int = probe.getsockname()[1]
-        return found
-
-
-def _own_cluster() -> dict[str, str]:
-    """No reports to anybody; a token that nothing but the cluster's own processes have, unless one is set; patience
-    with a proxy on a busy machine, which Ray otherwise ends before it has begun."""
-    settings = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_LOG_TO_STDERR": "0",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
-    }
-    if "RAY_AUTH_MODE" not in os.environ:
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    return settings
 
 
 def _first_line(error: BaseException) -> str:
