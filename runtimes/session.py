@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from edgekit.errors import InputError, SessionError
 from edgekit.registry import SESSIONS
 from edgekit.tensors import DTYPES, TensorSpec
+
+if TYPE_CHECKING:
+    from edgekit.runtimes.codecs.base import Codec
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -99,6 +102,10 @@ class Session(ABC):
                     raise InputError(f"input {spec.name!r} has {reason}", hint=fix)
             arrays.append(array)
         return dict(zip(self._output_names, self._run(arrays), strict=True))
+
+    def reads(self, digest: str, codec: Codec) -> bool:
+        """Whether `run` also takes CodedRows (`codecs.rows`) of this codec, which it then remembers by `digest`."""
+        return False
 
     def warm_up(self) -> None:
         """Runs zeros `options.warmup` times, every dynamic dimension at 1."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgekit.errors import DeadlineError, EdgekitError, SessionError, UnreachableError
+from edgekit.runtimes.codecs.rows import CodedRows
 from edgekit.runtimes.server.padding import Padding
 from edgekit.runtimes.server.schedule import Batch, BatchOptions, Schedule, Tenant, Ticket
 
@@ -108,7 +109,7 @@ class Batcher:
         items = [
             _Item(
                 rows=len(next(iter(entry.values()))) if self.batchable else 1,
-                kind=_kind(entry) if self._padding is None else self._padding.kind(entry),
+                kind=self._kind(entry),
                 deadline_s=deadline,
                 tenant=tenant,
                 feeds=entry,
@@ -214,14 +215,25 @@ class Batcher:
             if self._observe is not None:
                 self._observe(finished)
 
+    def _kind(self, feeds: Arrays) -> Hashable:
+        """What must agree for two requests to run as one: everything but the first axis, and what padding hides."""
+        if isinstance(feeds, CodedRows):
+            return feeds.kind
+        if self._padding is not None:
+            return self._padding.kind(feeds)
+        return tuple((name, array.shape[1:]) for name, array in feeds.items())
+
     def _together(self, many: Sequence[Arrays]) -> Arrays:
+        coded = [feeds for feeds in many if isinstance(feeds, CodedRows)]
+        if coded:
+            return CodedRows.join(coded)
         if self._padding is not None:
             return self._padding.join(many)
         return {name: np.concatenate([feeds[name] for feeds in many]) for name in many[0]}
 
     def _own(self, outputs: Arrays, feeds: Arrays) -> Arrays:
         """What is the request's own of its rows."""
-        if self._padding is None:
+        if self._padding is None or isinstance(feeds, CodedRows):
             return outputs
         return {name: self._padding.cut(name, rows, feeds) for name, rows in outputs.items()}
 
@@ -235,8 +247,3 @@ class Batcher:
         with self._condition:
             while self.schedule.running:
                 self._condition.wait()
-
-
-def _kind(feeds: Arrays) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """What must agree for two requests to run as one: everything but the first axis."""
-    return tuple((name, array.shape[1:]) for name, array in feeds.items())

@@ -8,14 +8,19 @@ import numpy as np
 
 from edgekit.errors import CodecError, MismatchError
 from edgekit.runtimes.codecs.frame import Frame, check, pack, unpack
+from edgekit.runtimes.codecs.rows import CodedRows
+from edgekit.runtimes.codecs.transform import TransformCodec
 from edgekit.runtimes.protocol.frames import Wish
 from edgekit.runtimes.server.model import Link, ServedModel
 
-Features = dict[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
+
+LARGEST_SYMBOL = 32767  # int16
 
 
-def read_frames(model: ServedModel, frames: Sequence[bytes], wish: Wish) -> tuple[list[Features], int]:
-    """What each frame brings, under the names of the model's inputs, and the coarsest rate among them.
+def read_frames(model: ServedModel, frames: Sequence[bytes], wish: Wish) -> tuple[list[Arrays], int]:
+    """What each frame brings, under the names of the model's inputs (or as symbols, where the model's session decodes
+    them itself, many at once), and the coarsest rate among them.
 
     Raises FrameError for damaged bytes, MismatchError for a frame of another plan, codec or part than served here (or
     than the plan that the request names), CodecError for a payload that its codec does not write.
@@ -23,10 +28,16 @@ def read_frames(model: ServedModel, frames: Sequence[bytes], wish: Wish) -> tupl
     """
     if not model.links:
         raise MismatchError(f"{model.name} reads no frames: nothing in its bundle is coded for it", hint="send tensors")
-    samples, rate = [], 0
+    samples: list[Arrays] = []
+    rate = 0
     for data in frames:
         frame = unpack(data)
         link = _link(model, frame, wish.plan)
+        if frame.coarse is None and link.digest in model.read_inside and (rows := _coded(link, frame)) is not None:
+            samples.append(rows)
+            rate = max(rate, frame.rate)
+            model.coarse.keep(wish.sender, frame)
+            continue
         if frame.coarse is not None:
             arrays = model.coarse.decode(link.codec, wish.sender, frame)
         else:
@@ -36,6 +47,18 @@ def read_frames(model: ServedModel, frames: Sequence[bytes], wish: Wish) -> tupl
         samples.append(model.feeds(dict(zip(names, arrays, strict=True))))
         rate = max(rate, frame.rate)
     return samples, rate
+
+
+def _coded(link: Link, frame: Frame) -> CodedRows | None:
+    """The frame's symbols; None where they are larger than what decoders of batches take. Raises CodecError."""
+    codec = link.codec
+    assert isinstance(codec, TransformCodec)
+    codec.check_rate(frame.rate)
+    codec.check_shapes(frame.shapes)
+    symbols = codec.symbols(frame.payload, frame.shapes[0], frame.rate)
+    if np.abs(symbols).max(initial=0) > LARGEST_SYMBOL:
+        return None
+    return CodedRows.of(link.digest, frame.shapes[0], symbols, frame.rate)
 
 
 def _link(model: ServedModel, frame: Frame, plan: str) -> Link:

@@ -15,6 +15,7 @@ from edgekit.bundle.manifest import Codec as CodecEntry
 from edgekit.bundle.manifest import Manifest, Part, Variant
 from edgekit.errors import EdgekitError, InputError, MismatchError, MissingExtraError
 from edgekit.runtimes.codecs.base import Codec, open_codec
+from edgekit.runtimes.codecs.rows import CodedRows
 from edgekit.runtimes.load import load
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.batching import Arrays, Batcher, Finished
@@ -97,6 +98,7 @@ class ServedModel:
             self.links = {link.digest: link for name, link in self.codecs.items() if name in _inbound(bundle, part)}
             self.levels = (part, *(coarser_parts(bundle.manifest, part) if serving.degrade else ()))
             workers = [self._open_worker(serving) for _ in range(serving.batch.workers)]
+            self.read_inside = self._readers()
             paces = [[self._warm_up(session) for session in levels] for levels in workers]
             kept = _worthwhile([sum(runs.values()) for runs in paces[0]])
             self.looped = self._open_loop(serving)
@@ -126,6 +128,13 @@ class ServedModel:
         opened = [serving.open_session(self.bundle, part, serving.threads) for part in self.levels]
         self._sessions += opened
         return opened
+
+    def _readers(self) -> frozenset[str]:
+        """Digests of the codecs whose frames every session decodes itself, in a batch."""
+        found = set(self.links)
+        for session in self._sessions:
+            found &= {digest for digest, link in self.links.items() if session.reads(digest, link.codec)}
+        return frozenset(found)
 
     def _padding(self, levels: Sequence[Session]) -> Padding | None:
         """None where one of the levels minds."""
@@ -241,7 +250,8 @@ class ServedModel:
         `deadline` on `time.monotonic`'s clock. Raises InputError, and like `Batcher.infer`.
         """
         for sample in samples:
-            self.check(sample)
+            if not isinstance(sample, CodedRows):
+                self.check(sample)
         ran = self._batcher.infer(samples, deadline, tenant)
         outputs = (
             dict(ran[0].outputs)

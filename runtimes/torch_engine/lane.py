@@ -15,7 +15,7 @@ On the `Processor` a lane runs the same without streams or graphs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,23 +77,28 @@ class Lane:
 
         What the runner raises is raised, and nothing of this call stays on its way.
         """
+        return self._overlapped(len(arrays[0]), lambda at: self.submit([array[at] for array in arrays]))
+
+    def run_made(self, rows: int, make: Callable[[slice], Tensor]) -> list[np.ndarray]:
+        """Like `run`, of a runner with one input that is made on the device: `make` gives the rows of a slice, and is
+        called with the work stream as the current one."""
+        return self._overlapped(rows, lambda at: self._submit_made(at, make))
+
+    def _overlapped(self, rows: int, submit: Callable[[slice], Slot]) -> list[np.ndarray]:
+        largest = self.buckets[-1]
+        batches = [slice(at, min(at + largest, rows)) for at in range(0, rows, largest)] or [slice(0, 0)]
+        waiting: list[Slot] = []
+        found: list[list[np.ndarray]] = []
         try:
-            return self._run(arrays)
+            for at in batches:
+                if len(waiting) == SLOTS:
+                    found.append(self.fetch(waiting.pop(0)))
+                waiting.append(submit(at))
+            found += [self.fetch(slot) for slot in waiting]
         except BaseException:
             self._streams.settle()
             self.release()
             raise
-
-    def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        rows, largest = len(arrays[0]), self.buckets[-1]
-        starts = range(0, rows, largest) if rows else range(1)
-        waiting: list[Slot] = []
-        found: list[list[np.ndarray]] = []
-        for start in starts:
-            if len(waiting) == SLOTS:
-                found.append(self.fetch(waiting.pop(0)))
-            waiting.append(self.submit([array[start : start + largest] for array in arrays]))
-        found += [self.fetch(slot) for slot in waiting]
         if len(found) == 1:
             return found[0]
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
@@ -105,10 +110,7 @@ class Lane:
         """
         streams, rows = self._streams, len(arrays[0])
         bucket = bucket_of(self.buckets, rows)
-        replay = self._replay(bucket)
-        slot = self._slots[self._turn]
-        assert slot.rows is None, "a batch of this slot was not fetched"
-        self._turn = (self._turn + 1) % SLOTS
+        replay, slot = self._replay(bucket), self._next_slot()
         for buffer, array in zip(slot.host_in, arrays, strict=True):
             _fill(buffer.numpy()[:bucket], array)
         with streams.stream("up"):
@@ -118,6 +120,29 @@ class Lane:
         with streams.stream("work"):
             for fixed, there in zip(self._fixed_in, slot.device_in, strict=True):
                 fixed[:bucket].copy_(there[:bucket], non_blocking=True)
+        return self._compute(slot, rows, bucket, replay)
+
+    def _submit_made(self, at: slice, make: Callable[[slice], Tensor]) -> Slot:
+        rows = at.stop - at.start
+        bucket = bucket_of(self.buckets, rows)
+        replay, slot = self._replay(bucket), self._next_slot()
+        with self._streams.stream("work"):
+            made, fixed = make(at), self._fixed_in[0]
+            fixed[:rows].copy_(made, non_blocking=True)
+            if rows:
+                fixed[rows:bucket].copy_(made[:1].expand_as(fixed[rows:bucket]), non_blocking=True)
+        return self._compute(slot, rows, bucket, replay)
+
+    def _next_slot(self) -> Slot:
+        slot = self._slots[self._turn]
+        assert slot.rows is None, "a batch of this slot was not fetched"
+        self._turn = (self._turn + 1) % SLOTS
+        return slot
+
+    def _compute(self, slot: Slot, rows: int, bucket: int, replay: Replay) -> Slot:
+        """On what lies in the fixed inputs by then."""
+        streams = self._streams
+        with streams.stream("work"):
             for kept, value in zip(slot.device_out, replay(), strict=True):
                 kept[:bucket].copy_(value, non_blocking=True)
         streams.after("down", streams.mark("work"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,12 +15,22 @@ from edgekit.bundle import Bundle
 from edgekit.bundle.cache import cache_root
 from edgekit.bundle.layout import describe_file
 from edgekit.bundle.manifest import Part, PartFile
-from edgekit.errors import DeviceError, InputError, SessionError
+from edgekit.errors import DeviceError, InputError, SessionError, UsageError
+from edgekit.runtimes.codecs.base import Codec
+from edgekit.runtimes.codecs.rows import RATES, CodedRows
+from edgekit.runtimes.codecs.transform import TransformCodec
 from edgekit.runtimes.session import Feeds, SessionOptions
 from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX, TorchOptions
 from edgekit.runtimes.torch_engine.budget import Member, MemoryBudget, join_shared
 from edgekit.runtimes.torch_session import TorchSession, as_tensors, import_torch
 from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgekit.runtimes.torch_engine.frames import FrameReader
+
+logger = logging.getLogger("edgekit")
 
 
 def open_part(bundle: Bundle, part: Part, options: TorchOptions) -> EngineSession:
@@ -61,6 +72,7 @@ class EngineSession(TorchSession):
     ) -> None:
         """`sha256` of the program names its packages in the cache; "" reads the file for it."""
         self.engine, self._sha256, self._activation_bytes = engine, sha256, activation_bytes
+        self._readers: dict[str, FrameReader] = {}
         super().__init__(path, inputs, outputs, SessionOptions(threads=engine.threads))
 
     @property
@@ -163,6 +175,40 @@ class EngineSession(TorchSession):
             tensors = as_tensors(self._torch, arrays)
             results = self._runner.run([tensor.to(self._place) for tensor in tensors])
             return [self._own(value, tensors) for value in results]
+
+    def reads(self, digest: str, codec: Codec) -> bool:
+        """Where the codec is one that the kernels know, and the model's one input its feature, on the device too."""
+        if not isinstance(codec, TransformCodec) or not self.is_batchable:
+            return False
+        if [spec.shape[1:] for spec in self.inputs] != [codec.features[0].shape[1:]]:
+            return False
+        try:
+            from edgekit.runtimes.torch_engine.frames import FrameReader
+
+            self._readers[digest] = FrameReader(codec, self._place)
+        except (ImportError, UsageError) as error:
+            logger.info("frames of %s are decoded one by one: %s", self.path.name, error)
+            return False
+        return True
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Also CodedRows of a codec that it `reads`."""
+        if not isinstance(feeds, CodedRows):
+            return super().run(feeds)
+        if self._closed:
+            raise SessionError("this session is closed", hint="load the bundle again")
+        reader, rates = self._readers[feeds.digest], feeds[RATES].tolist()
+
+        def read(at: slice) -> Tensor:
+            return reader.read(feeds.symbols[at], rates[at], feeds.shape)
+
+        with self._threads(), self._torch.no_grad(), self._resident(), self._on_place(), self._torch_errors():
+            if self._lane is not None:
+                found: Sequence[np.ndarray] = self._lane.run_made(len(rates), read)
+            else:
+                made = read(slice(None))
+                found = [self._own(value, [made]) for value in self._runner.run([made])]
+        return dict(zip(self._output_names, found, strict=True))
 
     def bare(self, feeds: Feeds) -> Callable[[], object]:
         """On the device, at the size that is given; it holds for as long as nothing evicts the weights."""

@@ -211,8 +211,8 @@ def test_each_stream_waits_for_the_one_before_and_the_host_for_the_last(runner: 
     made = lane(runner, engine=engine)
     slot = made.submit(feeds(2))
     assert engine.lines == [
-        "queue up", "mark up 1", "work after up 1", "queue work", "mark work 2", "down after work 2", "queue down",
-        "mark down 3",
+        "queue up", "mark up 1", "work after up 1", "queue work", "queue work", "mark work 2", "down after work 2",
+        "queue down", "mark down 3",
     ]  # fmt: skip
     made.fetch(slot)
     assert engine.lines[-1] == "wait down 3"
