@@ -63,10 +63,15 @@ def forecast(replica: Replica, rate_hz: float, share: float) -> Forecast:
 
 
 def _with_own_work(replica: Replica) -> Service:
-    """Where they share cores, each row takes the node's own work with it."""
+    """A batch with the node's own work on it, and where they share cores with that on each row."""
     stolen = replica.overhead.request_s / replica.batching.workers if replica.shares_cores else 0.0
     service = replica.service
-    return replace(service, compute_s=service.compute_s + stolen, activation_s=service.activation_s + stolen)
+    return replace(
+        service,
+        fixed_s=service.fixed_s + replica.overhead.batch_s,
+        compute_s=service.compute_s + stolen,
+        activation_s=service.activation_s + stolen,
+    )
 
 
 def _front_wait_s(replica: Replica, rate_hz: float) -> float:

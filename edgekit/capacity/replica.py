@@ -21,12 +21,13 @@ NODE_BYTES = 160e6
 
 @dataclass(frozen=True)
 class Overhead:
-    """What the node's own work costs a request, in seconds: `request_s` of its processor (decoding, threads, batches,
-    encoding), `hop_s` more until the answer is with a caller on the same machine. `origin` says where the figures come
-    from."""
+    """What the node's own work costs, in seconds of its processor: `request_s` a request (decoding, threads, encoding),
+    `batch_s` a batch (taking it, giving the answers out); `hop_s` more until an answer is with a caller on the same
+    machine. `origin` says where the figures come from."""
 
     request_s: float = 0.0
     hop_s: float = 0.0
+    batch_s: float = 0.0
     origin: str = ""
 
 
@@ -62,7 +63,8 @@ class Replica:
     @property
     def floor_s(self) -> float:
         """An idle server's answer to one row, at the median, links counted."""
-        return self.service.seconds(1) + self.overhead.request_s + self.overhead.hop_s + self.crossing.latency_s
+        own_s = self.overhead.request_s + self.overhead.batch_s + self.overhead.hop_s
+        return self.service.seconds(1) + own_s + self.crossing.latency_s
 
     @property
     def most_per_s(self) -> float:
@@ -74,12 +76,13 @@ class Replica:
         """Of the workers in full batches, where they share their cores with the node's own work less that."""
         workers, batch = self.batching.workers, self.batching.max_batch
         stolen = batch * self.overhead.request_s / workers if self.shares_cores else 0.0
-        return workers * batch / (self.service.mean_seconds(batch) + stolen)
+        return workers * batch / (self.service.mean_seconds(batch) + self.overhead.batch_s + stolen)
 
     @property
     def front_per_s(self) -> float:
         """Of the node's own work: one interpreter, one request after the other."""
-        return 1 / self.overhead.request_s if self.overhead.request_s else math.inf
+        each = self.overhead.request_s + self.overhead.batch_s / self.batching.max_batch
+        return 1 / each if each else math.inf
 
     @property
     def port_per_s(self) -> float:

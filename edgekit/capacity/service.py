@@ -49,14 +49,14 @@ class Service:
     jitter: tuple[float, ...] = (1.0,)
     residuals: tuple[tuple[int, float], ...] = ()
 
-    def seconds(self, rows: int) -> float:
+    def seconds(self, rows: float) -> float:
         """At the median; 0 for no rows."""
         if rows == 0:
             return 0.0
         spilled = self.spill_s * max(0.0, rows - self.cached)
         return self.fixed_s + max(self.compute_s * rows, self.weight_s + self.activation_s * rows) + spilled
 
-    def mean_seconds(self, rows: int) -> float:
+    def mean_seconds(self, rows: float) -> float:
         return self.seconds(rows) * float(np.mean(self.jitter))
 
     def bound(self, rows: int) -> Bound:

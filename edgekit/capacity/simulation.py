@@ -148,7 +148,7 @@ class Simulation:
         for batch in batches:
             assert isinstance(batch, Batch)
             # Its thread comes back from the runtime and waits for the interpreter, which goes to any that waits.
-            server.processor.add_own(("end", batch), 0.0, now, place=self._rng.random())
+            server.processor.add_own(("end", batch), self.replica.overhead.batch_s, now, place=self._rng.random())
         for piece in own:
             assert isinstance(piece, tuple)
             kind, index = piece

@@ -236,7 +236,7 @@ def _replica(
     return Replica(
         service=alone.slowed(*_crowding(stop, device, workers, cores, settings["threads"])),
         batching=BatchOptions(most, settings["max_delay_ms"] if most > 1 else 0.0, settings["queue"], workers),
-        overhead=_overhead(bundle, stop, settings),
+        overhead=_overhead(bundle, stop, alone, most, settings),
         crossing=Crossing(stop.up_bytes, stop.down_bytes, link),
         shares_cores=workers * settings["threads"] >= cores,
         port_mbps=Link.parse(settings["port"]).bandwidth_mbps,
@@ -268,7 +268,7 @@ def _crowding(stop: Stop, device: Device | None, workers: int, cores: int, threa
     return max(compute, crowded), max(memory, crowded)
 
 
-def _overhead(bundle: Bundle, stop: Stop, settings: dict[str, Any]) -> Overhead:
+def _overhead(bundle: Bundle, stop: Stop, service: Service, most: int, settings: dict[str, Any]) -> Overhead:
     from edgekit.capacity.replica import Overhead
 
     if settings["request_cost"] is not None:
@@ -280,13 +280,14 @@ def _overhead(bundle: Bundle, stop: Stop, settings: dict[str, Any]) -> Overhead:
     from edgekit.capacity.probe import Cores
 
     threads = settings["threads"]
-    words = ("--threads", str(threads), "--max-batch", str(settings["max_batch"]))
     return measure_overhead(
         bundle.path,
         bundle.manifest.name,
         stop.part,
         stop.tier,
-        words,
+        service,
+        ("--threads", str(threads)),
+        max_batch=most,
         model_threads=threads,
         seconds=min(settings["seconds"], 3.0),
         cores=Cores.divide(threads),

@@ -101,6 +101,7 @@ class Report:
             "request": {
                 "origin": overhead.origin,
                 "work_ms": 1e3 * overhead.request_s,
+                "batch_work_ms": 1e3 * overhead.batch_s,
                 "hop_ms": 1e3 * overhead.hop_s,
                 "up_bytes": stop.up_bytes,
                 "down_bytes": stop.down_bytes,
@@ -167,8 +168,8 @@ def _facts(plan: Report, tier: Tier, sizing: Sizing, binds: str) -> list[tuple[s
         ),
         (
             "node",
-            f"{1e3 * replica.overhead.request_s:.3g} ms of work a request, {1e3 * replica.overhead.hop_s:.3g} ms on "
-            f"the way; {replica.overhead.origin}",
+            f"{1e3 * replica.overhead.request_s:.3g} ms of work a request and "
+            f"{1e3 * replica.overhead.batch_s:.3g} ms a batch, {1e3 * replica.overhead.hop_s:.3g} ms on the way; {replica.overhead.origin}",
         ),
         (
             "crossing",

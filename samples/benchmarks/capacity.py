@@ -115,7 +115,7 @@ def measure(name: str, folder: Path, seconds: float) -> dict[str, Any]:
     with Bundle.open(path) as bundle:
         part, called = bundle.manifest.part(), bundle.manifest.name
         service = measure_service(bundle, part, batch_sizes(part, 16), 1, seconds=4.0, cores=cores.node)
-    overhead = measure_overhead(path, called, part, "device", ("--threads", "1"), seconds=3.0, cores=cores)
+    overhead = measure_overhead(path, called, part, "device", service, ("--threads", "1"), seconds=3.0, cores=cores)
     rows = {}
     for options in SETTINGS:
         label = f"batch {options.max_batch}, wait {options.max_delay_ms:g} ms"
@@ -128,6 +128,7 @@ def measure(name: str, folder: Path, seconds: float) -> dict[str, Any]:
         "sixteen_rows_ms": 1e3 * service.seconds(16),
         "fit_residuals": dict(service.residuals),
         "own_work_ms": 1e3 * overhead.request_s,
+        "batch_work_ms": 1e3 * overhead.batch_s,
         "hop_ms": 1e3 * overhead.hop_s,
         "settings": rows,
         "throughput_error_percent": _spread([row["hz_error_percent"] for row in flat]),

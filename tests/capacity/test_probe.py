@@ -12,8 +12,9 @@ import pytest
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Part
 from edgekit.capacity.demand import Arrivals
-from edgekit.capacity.overhead import measure_overhead
+from edgekit.capacity.overhead import measure_overhead, split_work
 from edgekit.capacity.probe import Caller, Served, serving, spent_s
+from edgekit.capacity.service import Service
 from edgekit.errors import NodeError
 
 
@@ -78,8 +79,17 @@ def test_time_is_told_by_thread_most_first() -> None:
 
 
 def test_a_nodes_own_work_is_measured(whole_bundle: Path, part: Part) -> None:
-    found = measure_overhead(whole_bundle, "small", part, "edge", ("--threads", "1"), seconds=0.5)
+    service = Service(0.0, 1e-5)
+    found = measure_overhead(whole_bundle, "small", part, "edge", service, ("--threads", "1"), max_batch=8, seconds=0.5)
     # Between nothing and a second: what it is on this machine is no matter of right and wrong.
     assert 0 < found.request_s < 1
-    assert 0 <= found.hop_s < 1
+    assert 0 <= found.hop_s < 1 and 0 <= found.batch_s < 1
     assert "against a node" in found.origin
+
+
+def test_work_by_the_batch_is_told_from_work_by_the_request() -> None:
+    assert split_work([(1.0, 0.5), (4.0, 0.35)]) == (pytest.approx(0.3), pytest.approx(0.2))
+    # One size, or noise that makes large batches dearer, tells nothing of batches.
+    assert split_work([(1.0, 0.5)]) == (0.5, 0.0)
+    assert split_work([(1.0, 0.5), (1.01, 0.4)]) == (0.5, 0.0)
+    assert split_work([(1.0, 0.5), (4.0, 0.6)]) == (0.5, 0.0)
