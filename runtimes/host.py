@@ -1,4 +1,5 @@
-"""What stands beside every timing: the instruction set, and the most memory that this process has held."""
+"""What stands beside every timing: the instruction set, and the most memory that this process has held. And how long a
+server's thread may keep the interpreter."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ import sys
 from pathlib import Path
 
 from edgekit.devices.machine import this_machine
+
+# A thread that comes back from the runtime waits at most this long for one that holds the interpreter (5 ms without).
+SWITCH_INTERVAL_S = 0.0005
 
 
 def isa() -> str:

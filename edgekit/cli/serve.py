@@ -35,9 +35,6 @@ PACKAGES = {
     "prometheus_client": "prometheus-client",
 }
 
-# A thread that comes back from the runtime waits at most this long for one that holds the interpreter (5 ms without).
-SWITCH_INTERVAL_S = 0.0005
-
 
 @make_command(
     """
@@ -189,6 +186,7 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
     Speaks the Open Inference Protocol v2 over REST and gRPC. Traces also go to OTEL_EXPORTER_OTLP_ENDPOINT, where set.
     """
     _check_installed()
+    from edgekit.runtimes.host import SWITCH_INTERVAL_S
     from edgekit.runtimes.server import Node
 
     options = _options(settings)

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import MismatchError, NodeError
+from edgekit.runtimes.host import SWITCH_INTERVAL_S
 from edgekit.runtimes.ray_engine.answer import Marked
 from edgekit.runtimes.ray_engine.grpc_face import Loopback, Said
 from edgekit.runtimes.ray_engine.options import RayOptions
 from edgekit.runtimes.server.node import Node
 from edgekit.runtimes.server.rest_app import RestApp
-
-# As in `edgekit serve`: who comes back from the runtime waits at most this long for the interpreter.
-SWITCH_INTERVAL_S = 0.0005
 
 
 class Replica:
