@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import math
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -215,3 +217,27 @@ def test_a_model_passes_through_with_less_calibration() -> None:
     assert resolve(model) is model
     kept = resolve(model, calibration_samples=4).calibration
     assert [float(sample["x"][0, 0]) for sample in kept] == [0, 2, 4, 6]
+
+
+class Hostile:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pt2_that_would_run_something_when_unpickled_is_refused(tmp_path: Path) -> None:
+    good, bad, mark = tmp_path / "good.pt2", tmp_path / "bad.pt2", tmp_path / "mark"
+    torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),)), good)
+    hostile = io.BytesIO()
+    torch.save(((Hostile(mark),), {}), hostile)
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, hostile.getvalue() if "sample_inputs" in name else source.read(name))
+    with pytest.raises(SourceError, match="not an exported program"):
+        resolve(str(bad))
+    assert not mark.exists()
+    assert resolve(str(good)).name == "good"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,11 +17,15 @@ from edgekit.model import Model, Sample, Source
 from edgekit.passes.capture import flatten
 from edgekit.sources.modules import name_outputs, slug
 
+FORBIDDING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
 
 def from_pt2(path: Path) -> Model:
-    """Inputs, their names and which dimensions move are the file's own. Raises SourceError."""
+    """Inputs, their names and which dimensions move are the file's own. Raises SourceError, also for a file that holds
+    pickled objects beside tensors: to read those would run what it says."""
     try:
-        program = torch.export.load(path)
+        with _tensors_only():
+            program = torch.export.load(path)
     except Exception as error:  # zipfile, pickle and torch's own errors, by what is damaged
         reason = (str(error).splitlines() or ["no message"])[0]
         raise SourceError(
@@ -37,6 +44,20 @@ def from_pt2(path: Path) -> Model:
         dynamic=_dynamic(program),
         source=Source("pt2", path.name, digest_file(path)),
     )
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """torch.export.load falls back to unpickling whatever example inputs there are, unless the environment forbids."""
+    before = os.environ.get(FORBIDDING)
+    os.environ[FORBIDDING] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FORBIDDING]
+        else:
+            os.environ[FORBIDDING] = before
 
 
 def _example_inputs(program: ExportedProgram, path: Path) -> Sample:
