@@ -30,12 +30,11 @@ class Processor:
         self._credit_s = CREDIT_S
         self._batches: dict[Hashable, float] = {}
 
-    def add_own(self, name: Hashable, seconds: float, now: float, *, place: float = 1.0) -> None:
-        """Behind what waits; or at a `place` among it, from 0 (next) to 1 (last). What has begun is ended first."""
+    def add_own(self, name: Hashable, seconds: float, now: float, *, behind: int | None = None) -> None:
+        """Last of what waits, or `behind` so many of it. What has begun is ended first."""
         self._advance(now)
-        waiting = len(self._own) - 1
-        if place < 1 and waiting > 0:
-            self._own.insert(1 + int(place * (waiting + 1)), (name, seconds))
+        if behind is not None and behind + 1 < len(self._own):
+            self._own.insert(1 + behind, (name, seconds))
         else:
             self._own.append((name, seconds))
 

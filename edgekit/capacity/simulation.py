@@ -22,6 +22,8 @@ from edgekit.runtimes.server.schedule import Batch, RefusedError, Schedule, Tena
 BEFORE = 0.6
 # A request that finds no place in the node is turned away before it is read: so much of the work on an answered one.
 TURNED_AWAY = 0.1
+# Threads that stand at the interpreter at one time; further requests wait for a thread.
+STANDING = 4
 # Calls that a node lets in beyond the places of its queue and its batches.
 SPARE_PLACES = 16
 # Of the first requests, so many see an emptier server than later ones do, and are not counted.
@@ -147,8 +149,9 @@ class Simulation:
         own, batches = server.processor.done(now)
         for batch in batches:
             assert isinstance(batch, Batch)
-            # Its thread comes back from the runtime and waits for the interpreter, which goes to any that waits.
-            server.processor.add_own(("end", batch), self.replica.overhead.batch_s, now, place=self._rng.random())
+            # Its thread comes back from the runtime and waits for the interpreter, which goes to any that stands there.
+            standing = int(self._rng.integers(STANDING + 1))
+            server.processor.add_own(("end", batch), self.replica.overhead.batch_s, now, behind=standing)
         for piece in own:
             assert isinstance(piece, tuple)
             kind, index = piece

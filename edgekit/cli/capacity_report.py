@@ -169,7 +169,8 @@ def _facts(plan: Report, tier: Tier, sizing: Sizing, binds: str) -> list[tuple[s
         (
             "node",
             f"{1e3 * replica.overhead.request_s:.3g} ms of work a request and "
-            f"{1e3 * replica.overhead.batch_s:.3g} ms a batch, {1e3 * replica.overhead.hop_s:.3g} ms on the way; {replica.overhead.origin}",
+            f"{1e3 * replica.overhead.batch_s:.3g} ms a batch, {1e3 * replica.overhead.hop_s:.3g} ms on the way; "
+            f"{replica.overhead.origin}",
         ),
         (
             "crossing",

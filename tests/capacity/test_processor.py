@@ -69,3 +69,12 @@ def test_two_workers_share_what_own_work_takes() -> None:
     processor.add_own("request", 0.002, 0.0)
     ends = {name: when for when, name in _run_down(processor)}
     assert ends["a"] == ends["b"] == pytest.approx(0.011)
+
+
+def test_own_work_can_go_ahead_of_what_waits_but_not_of_what_has_begun() -> None:
+    processor = Processor(1, True)
+    for name in ("begun", "waits", "last"):
+        processor.add_own(name, 0.001, 0.0)
+    processor.add_own("second", 0.001, 0.0005, behind=0)
+    processor.add_own("end", 0.001, 0.0005, behind=9)
+    assert [name for _, name in _run_down(processor)] == ["begun", "second", "waits", "last", "end"]
