@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import readme_server
 import readme_split
 from common import HERE, RESULTS
 
@@ -309,6 +310,7 @@ SECTIONS = {
     "minilm_pruned": minilm_pruned,
     "fashion_pruned": fashion_pruned,
     **readme_split.SECTIONS,
+    **readme_server.SECTIONS,
 }
 
 

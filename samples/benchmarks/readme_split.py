@@ -100,31 +100,6 @@ def _slowest(by_rate: Result, key: str) -> str:
     return f"{max(row[key] for row in by_rate.values()):.2f}"
 
 
-def server(result: Result) -> list[Row]:
-    hops = ", ".join(f"{size} +{row['overhead_ms']:.2f} ms" for size, row in result["hop"].items())
-    memory = result["memory"]
-    through = result["throughput"]
-    return [
-        ("a hop over bare gRPC with the same bytes, p50", "0.5 ms", hops, "`samples/benchmarks/server.py`"),
-        (
-            "node: throughput over the bare runtime's best batch; memory over 100,000 requests",
-            "0.9x; flat",
-            f"{through['ratio_to_best_bare']:.2f}x; +{memory['grown_after_first_10000'] / 1e6:.1f} MB after the first "
-            f"10,000",
-            "`samples/benchmarks/server.py`",
-        ),
-    ]
-
-
-def loadgen(result: Result) -> list[Row]:
-    found = result["scenarios"]
-    text = "; ".join(
-        f"{name} {row['samples_per_s']:.0f}/s, p99 {row['p99_ms']:.1f} ms, {row['loadgen']['Result is']}"
-        for name, row in found.items()
-    )
-    return [("MLPerf LoadGen, unmodified (fashion-cnn)", "valid", text, "`samples/benchmarks/loadgen.py`")]
-
-
 def faults(result: Result) -> list[Row]:
     total = result["total"]
     text = (
@@ -201,7 +176,5 @@ SECTIONS: dict[str, Callable[[Result], list[Row]]] = {
     "codecs": codecs,
     "policies": policies,
     "faults": faults,
-    "server": server,
-    "loadgen": loadgen,
     "split_vit": split_vit,
 }
