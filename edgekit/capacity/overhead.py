@@ -54,9 +54,9 @@ def measure_overhead(
             points.append(_own_work(caller, service, model_threads, seconds))
     request_s, batch_s = split_work(points)
     return Overhead(
-        request_s,
-        max(0.0, hop_s - request_s - batch_s),
-        batch_s,
+        float(request_s),
+        float(max(0.0, hop_s - request_s - batch_s)),
+        float(batch_s),
         f"measured on this machine against a node; {cores}",
     )
 
