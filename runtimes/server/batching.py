@@ -100,6 +100,12 @@ class Batcher:
         with self._condition:
             self.schedule.learn(level, rows, seconds)
 
+    def foresee(self, count: int, deadline: float, tenant: str) -> None:
+        """Raises QueueFullError or LateError where `count` requests of a row would be refused, before any work is done
+        to read them."""
+        with self._condition:
+            self.schedule.foresee([Ticket(1, deadline_s=deadline, tenant=tenant)] * count, time.monotonic())
+
     def infer(self, feeds: Sequence[Arrays], deadline: float = math.inf, tenant: str = "") -> list[Ran]:
         """Each of `feeds` as one request; the answers in the same order. `deadline` on `time.monotonic`'s clock.
 

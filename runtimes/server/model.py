@@ -244,6 +244,10 @@ class ServedModel:
                     f"{self.name}: a batch of {sorted(rows)}, allowed 1 to {self.batching.max_batch}, the same for all"
                 )
 
+    def foresee(self, count: int, deadline: float, tenant: str = "") -> None:
+        """Raises QueueFullError or LateError where so many samples would be refused: asked before they are decoded."""
+        self._batcher.foresee(count, deadline, tenant)
+
     def run(self, samples: Sequence[Arrays], deadline: float, tenant: str = "") -> Answered:
         """Each sample checked and run, answers joined along the first axis.
 

@@ -175,10 +175,8 @@ class Schedule:
 
     def admit(self, tickets: Sequence[Ticket], now: float) -> None:
         """All of one request's, or none. Raises QueueFullError, QuotaError or LateError."""
-        rows = sum(ticket.rows for ticket in tickets)
-        account = self._account(tickets[0].tenant)
-        self._check_room(account, len(tickets))
-        level, company = self._level(tickets, rows, now)
+        level, company = self.foresee(tickets, now)
+        rows, account = sum(ticket.rows for ticket in tickets), self._account(tickets[0].tenant)
         wait_s = account.charge(rows, now)
         if wait_s > 0:
             raise QuotaError(
@@ -188,6 +186,11 @@ class Schedule:
         for ticket in tickets:
             ticket.level, ticket.company, ticket.arrived_s = level, company, now
             self._enqueue(ticket, account)
+
+    def foresee(self, tickets: Sequence[Ticket], now: float) -> tuple[int, int]:
+        """The level and the company that `admit` would give them. Raises QueueFullError or LateError, as it would."""
+        self._check_room(self._account(tickets[0].tenant), len(tickets))
+        return self._level(tickets, sum(ticket.rows for ticket in tickets), now)
 
     def due_s(self) -> float:
         """When `take` has something to give: -inf for now, inf where nothing waits."""

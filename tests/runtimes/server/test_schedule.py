@@ -291,3 +291,15 @@ def test_kinds_that_cost_more_are_expected_to() -> None:
     take(made)
     with pytest.raises(LateError):
         made.admit([Ticket(1, "short", deadline_s=0.060)], 0.0)
+
+
+def test_what_would_be_refused_is_foreseen_and_nothing_else_changes() -> None:
+    made = schedule(max_batch=1, queue=1, tenants=[Tenant("a", rows_per_s=1, burst_rows=2)])
+    made.admit([Ticket(1, tenant="a")], 0.0)
+    take(made)
+    for _ in range(9):
+        made.foresee([Ticket(1, tenant="a")], 0.0)
+    made.admit([Ticket(1, tenant="a")], 0.0)
+    with pytest.raises(QueueFullError):
+        made.foresee([Ticket(1, tenant="a")], 0.0)
+    assert made.waiting == 1
