@@ -85,9 +85,13 @@ def decode_image(
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"cannot read {origin}: {error.strerror}", hint="check the path and its permissions") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{origin} is too large: {error}", hint="scale it down") from error
+        raise DataError(f"{origin} has more pixels than {options.max_pixels:,}", hint="scale it down") from error
     except UnidentifiedImageError as error:
         wanted = "a JPEG, PNG or WebP file" if options.formats is None else ", ".join(options.formats)
+        if isinstance(source, bytes):
+            raise DataError(
+                f"{len(source)} bytes that are no {wanted}", hint="send the bytes of the file as they are"
+            ) from error
         raise DataError(f"{origin} is not an image", hint=f"give {wanted}, or remove it") from error
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, ArithmeticError, MemoryError) as error:
         # Pillow's decoders raise all of these for damaged files.

@@ -25,8 +25,8 @@ class Objective:
     def __post_init__(self) -> None:
         if not (0 < self.share < 1 and 0 < self.limit_ms < float("inf")):
             raise UsageError(
-                f"an objective of {self.share:g} within {self.limit_ms:g} ms, allowed a share between 0 and 1 and a "
-                "time above 0",
+                f"an objective of p{100 * self.share:g} within {self.limit_ms:g} ms, allowed a percentile between p0 "
+                "and p100 and a time above 0",
                 hint="like p99=200ms",
             )
 

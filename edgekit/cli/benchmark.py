@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli.command import command as make_command
+from edgekit.cli.options import FiniteRange
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.wording import count_text, ms_text, plain, size_text
 from edgekit.errors import UsageError
@@ -27,7 +28,7 @@ from edgekit.errors import UsageError
 @click.option(
     "--runs", type=click.IntRange(3, 100_000), default=100, show_default=True, metavar="N", help="Timed runs."
 )
-@click.option("--limit", type=click.FloatRange(0.1), default=60, show_default=True, metavar="SECONDS", help="At most.")
+@click.option("--limit", type=FiniteRange(0.1), default=60, show_default=True, metavar="SECONDS", help="At most.")
 @click.option("--part", metavar="NAME", help="Another part than the default one (`edgekit inspect` lists them).")
 @click.option("--provider", metavar="NAME", help="ONNX Runtime's cpu, cuda or tensorrt; the best here without it.")
 @click.option(

@@ -13,7 +13,7 @@ import click
 from edgekit.bundle.manifest import Tier
 from edgekit.cli.capacity_report import Report, show
 from edgekit.cli.command import command as make_command
-from edgekit.cli.options import file_option, option
+from edgekit.cli.options import FiniteRange, file_option, option
 from edgekit.cli.output import Output
 from edgekit.cli.quantities import Milliseconds, Size, read_link
 from edgekit.errors import MissingExtraError, UsageError
@@ -40,11 +40,11 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
     name="capacity",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@option("--devices", heading=LOAD, type=click.IntRange(1), required=True, metavar="N", help="How many ask.")
+@option("--devices", heading=LOAD, type=click.IntRange(1, 10**9), required=True, metavar="N", help="How many ask.")
 @option(
     "--rate",
     heading=LOAD,
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, 1000, min_open=True),
     required=True,
     metavar="HZ",
     help="Requests a second of each, on average.",
@@ -85,7 +85,7 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
 @option(
     "--max-delay-ms",
     heading=SERVER,
-    type=click.FloatRange(0, 1000),
+    type=FiniteRange(0, 1000),
     default=0.0,
     show_default=True,
     metavar="F",
@@ -122,7 +122,7 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
 @option(
     "--seconds",
     heading=MODEL,
-    type=click.FloatRange(0.2, 600),
+    type=FiniteRange(0.2, 600),
     default=3.0,
     show_default=True,
     metavar="F",

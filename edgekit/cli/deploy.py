@@ -10,7 +10,7 @@ import click
 from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import command as make_command
 from edgekit.cli.command import group
-from edgekit.cli.options import Decorator, option
+from edgekit.cli.options import Decorator, FiniteRange, option
 from edgekit.cli.output import Column, Output, Table
 from edgekit.errors import MissingExtraError, UsageError
 
@@ -32,7 +32,7 @@ _BATCH: tuple[Decorator, ...] = (
     option(
         "--max-delay-ms",
         heading="Load",
-        type=click.FloatRange(0, 1000),
+        type=FiniteRange(0, 1000),
         default=0.0,
         show_default=True,
         help="Wait so long for more to run together.",
@@ -204,6 +204,8 @@ def containerfile_command(out: Output, path: Path, tier: Any, with_bundle: bool)
         text = containerfile(bundle, tier, with_bundle=with_bundle)
     out.emit({"containerfile": text})
     out.line(text.rstrip("\n"))
+    if not with_bundle:
+        out.remark("the image carries no bundle: --with-bundle, or `edgekit deploy kserve --storage-uri`, brings one")
 
 
 def _batch(settings: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import option
+from edgekit.cli.options import FiniteRange, option
 
 if TYPE_CHECKING:
     from edgekit.runtimes.server.decoding import MediaOptions
@@ -29,7 +29,7 @@ _OPTIONS = (
     option(
         "--tokens-per-minute",
         heading=HEADING,
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         metavar="F",
         help="That one tenant may have generated.",
     ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.command import command as make_command
+from edgekit.cli.options import FiniteRange
 from edgekit.cli.output import Output
 from edgekit.cli.streams import is_terminal
 from edgekit.cli.wording import plain, size_text
@@ -39,10 +40,10 @@ STEP_S = 0.25
 @click.option("--trace", metavar="NAME|FILE", help="A link that changes: a trace by name, or its CSV file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of traces by name, and of chance.")
 @click.option("--loop/--once", "loops", default=True, help="At the end of the trace begin again (default), or end.")
-@click.option("--duration", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="End after so long.")
+@click.option("--duration", type=FiniteRange(0, min_open=True), metavar="SECONDS", help="End after so long.")
 @click.option(
     "--outage-limit",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     metavar="SECONDS",
     help="Break connections in an outage that lasts longer.",
 )

@@ -10,7 +10,7 @@ import click
 
 from edgekit.cli.command import command as make_command
 from edgekit.cli.drawing import check_path, draw
-from edgekit.cli.options import Decorator, option
+from edgekit.cli.options import Decorator, FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.quantities import Milliseconds, Size, read_link
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
@@ -55,9 +55,9 @@ def _where(name: str, help: str) -> Decorator:
 @click.option("--cloud-link", default="1gbps,10ms", show_default=True, metavar="LINK", help="Edge to cloud.")
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True, help="To minimise.")
 @_limit("latency", Milliseconds(), "TIME", "Such as 50ms.")
-@_limit("energy", click.FloatRange(0), "MJ", "Millijoules of the device for each answer.")
+@_limit("energy", FiniteRange(0), "MJ", "Millijoules of the device for each answer.")
 @_limit("bytes", Size(), "SIZE", "Sent by the device for each answer, such as 2kB.")
-@_limit("drop", click.FloatRange(0), "POINTS", "What a plan may lose; as the export allowed without it.")
+@_limit("drop", FiniteRange(0), "POINTS", "What a plan may lose; as the export allowed without it.")
 @_limit("memory", Size(), "SIZE", "Of the parts on the device, such as 20MB.")
 @_where("device", "The bundle's own without it.")
 @_where("edge", "The bundle's own without it.")

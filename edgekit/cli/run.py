@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.command import command as make_command
-from edgekit.cli.options import certificate_option, file_option, option
+from edgekit.cli.options import FiniteRange, certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.quantities import Milliseconds, Share
 from edgekit.cli.wording import ms_text, percent_text, shape_text
@@ -88,7 +88,7 @@ _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does no
 @option(
     "--max-drop",
     heading=REMOTE,
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     metavar="POINTS",
     help="Allow more, or less, than the export did.",
 )

@@ -15,7 +15,7 @@ from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import command as make_command
 from edgekit.cli.engine_options import engine_options, engine_text, opener, torch_options
 from edgekit.cli.input_options import input_options, iteration_of, media_of
-from edgekit.cli.options import certificate_option, file_option, option
+from edgekit.cli.options import FiniteRange, certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.serve_ray import options_for, ray_options, refuse_ray_options, serve_on_ray
 from edgekit.cli.settings_file import settings_option
@@ -99,7 +99,7 @@ PACKAGES = {
 @option(
     "--max-delay-ms",
     heading="Load",
-    type=click.FloatRange(0, 1000),
+    type=FiniteRange(0, 1000),
     default=0.0,
     show_default=True,
     metavar="F",
@@ -126,7 +126,7 @@ PACKAGES = {
 @option(
     "--deadline-ms",
     heading="Load",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="F",
     help="Of requests that bring none. Who is expected behind its deadline is refused at once.",
 )
@@ -160,7 +160,7 @@ PACKAGES = {
 @option(
     "--grace",
     heading="Load",
-    type=click.FloatRange(0, 3600),
+    type=FiniteRange(0, 3600),
     default=10.0,
     show_default=True,
     metavar="SECONDS",

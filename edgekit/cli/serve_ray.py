@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgekit.cli.options import option
+from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.errors import EdgekitError, UsageError
 
@@ -43,11 +43,11 @@ def ray_options(function: Callable[..., Any]) -> Callable[..., Any]:
             option(
                 "--replica-cpus",
                 heading="Ray",
-                type=click.FloatRange(0, min_open=True),
+                type=FiniteRange(0, min_open=True),
                 metavar="F",
                 help="What Ray sets aside for each; 1 without. Also its threads.",
             ),
-            option("--replica-gpus", heading="Ray", type=click.FloatRange(0), metavar="F", help="The same of GPUs."),
+            option("--replica-gpus", heading="Ray", type=FiniteRange(0), metavar="F", help="The same of GPUs."),
             option(
                 "--ray-address",
                 heading="Ray",

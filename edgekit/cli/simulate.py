@@ -10,7 +10,7 @@ import click
 
 from edgekit.cli.command import NameType
 from edgekit.cli.command import command as make_command
-from edgekit.cli.options import option
+from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.quantities import read_link
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
@@ -50,7 +50,7 @@ PLAN, LOAD = "What is planned with", "The requests"
 )
 @option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="HZ",
     heading=LOAD,
     help="Requests a second; 3 without it.",
@@ -87,9 +87,7 @@ PLAN, LOAD = "What is planned with", "The requests"
 @option(
     "--edge-link", default="1gbps,10ms", show_default=True, metavar="LINK", heading=PLAN, help="Between edge and cloud."
 )
-@option(
-    "--max-drop", type=click.FloatRange(0), metavar="POINTS", heading=PLAN, help="What a plan may lose; 1 without it."
-)
+@option("--max-drop", type=FiniteRange(0), metavar="POINTS", heading=PLAN, help="What a plan may lose; 1 without it.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the latencies.")
 @click.option("--force", is_flag=True, help="Replace an existing plot.")
 def command(

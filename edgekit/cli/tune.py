@@ -10,7 +10,7 @@ import click
 from edgekit.bundle.manifest import TIERS, Manifest, Tier
 from edgekit.cli.command import command as make_command
 from edgekit.cli.drawing import check_path, draw
-from edgekit.cli.options import file_option, option
+from edgekit.cli.options import FiniteRange, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.wording import number_text
 from edgekit.errors import MissingExtraError, NodeError, OutputError, UnknownNameError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WHAT, HOW, OUTPUT = "What is tuned", "How long", "Output"
 SHOWN = 12
+UNSTEADY = 0.2  # of what settings carry from round to round
 
 
 @make_command(
@@ -49,7 +50,7 @@ SHOWN = 12
 @option(
     "--seconds",
     heading=HOW,
-    type=click.FloatRange(0.3, 600),
+    type=FiniteRange(0.3, 600),
     default=3.0,
     show_default=True,
     metavar="F",
@@ -96,6 +97,7 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
     Each is tried on the real server: a node in a process of its own, pinned to cores that the caller does not use where
     there are two or more, under open-loop Poisson loads that rise until the objective breaks. Successive halving gives
     the better half twice the time. Where nothing holds the objective the nearest settings are named (exit code 14).
+    It takes some ten minutes as it stands, half a minute with --seconds 0.5 --most 8; what was measured is kept.
     """
     from edgekit.bundle import Bundle
     from edgekit.capacity.demand import Objective
@@ -140,6 +142,11 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
         _show(out, found, objective, settings["written"])
     if settings["plot"] is not None:
         out.remark(f"drawn: {settings['plot']}")
+    if abs(found.drift() - 1) > UNSTEADY:
+        out.remark(
+            f"the machine was not steady: the last settings carried {found.drift():.2f}x of what they carried a round "
+            "before; tune again on a quiet one, with --fresh"
+        )
 
 
 def _parts(manifest: Manifest, tier: Tier, wanted: str | None) -> list[tuple[str, bool]]:
@@ -182,6 +189,7 @@ def _payload(bundle: Path, objective: Objective, found: Tuned, cores: str, writt
         "best": _entry(found.best, *found.trials[found.best]),
         "tried": [_entry(settings, *trial) for settings, trial in found.trials.items()],
         "rungs": [{"seconds": rung.seconds, "settings": len(rung.found)} for rung in found.rungs],
+        "drift": found.drift(),
         "written": None if written is None else str(written),
     }
 

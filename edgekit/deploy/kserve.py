@@ -21,8 +21,8 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from edgekit.bundle import Bundle
-from edgekit.bundle.manifest import Tier
-from edgekit.deploy.served import memory_bytes, served_parts
+from edgekit.bundle.manifest import Preprocess, Tier
+from edgekit.deploy.served import DECODING_BYTES, memory_bytes, served_parts
 from edgekit.errors import DeviceError, UsageError
 from edgekit.runtimes.server import BatchOptions
 from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX
@@ -71,6 +71,8 @@ class KServeOptions:
 
     def __post_init__(self) -> None:
         self._check_replicas()
+        if not self.image.strip():
+            raise UsageError("no image", hint="build one: `edgekit deploy containerfile BUNDLE > Containerfile`")
         if self.storage_uri and self.storage_uri.partition("://")[0] not in _SCHEMES:
             raise UsageError(
                 f"the storage {self.storage_uri!r}, allowed {'://, '.join(_SCHEMES)}://",
@@ -212,10 +214,13 @@ def _ports(options: KServeOptions) -> list[dict[str, Any]]:
 
 
 def _resources(bundle: Bundle, options: KServeOptions) -> dict[str, Any]:
-    """The limit leaves room for weights twice: while a runtime loads them, or a bundle is exchanged."""
+    """The limit leaves room for what comes and goes: a quarter more, weights once again while a bundle is exchanged,
+    and pictures that are decoded."""
     parts = served_parts(bundle, options.tier)
     needed = memory_bytes(parts, options.batch.max_batch)
-    most = needed + sum(part.weights_bytes for part in parts)
+    most = needed + needed // 4 + sum(part.weights_bytes for part in parts)
+    if isinstance(bundle.manifest.preprocess, Preprocess):
+        most += DECODING_BYTES
     if options.memory_mb is not None:
         needed = most = options.memory_mb << 20
     limits: dict[str, str] = {"cpu": str(options.cpus), "memory": _mebibytes(most)}

@@ -14,8 +14,13 @@ from edgekit.runtimes.server.catalog import parts_for
 from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX
 from edgekit.tensors import TensorSpec
 
-# Of `edgekit serve` before any weights: 105 MB measured (x86-64, ONNX Runtime, both fronts), and half as much again.
-PROCESS_BYTES = 160 << 20
+# Measured on x86-64 with ONNX Runtime: `edgekit serve` before any weights takes 105 MB, a split EfficientNet-Lite0
+# (73 MB of weights in five parts, batches of 16) 569 MiB resident and 697 at its peak: runtimes keep a second copy of
+# weights in the layout of their kernels, and arenas keep what the largest batch took.
+PROCESS_BYTES = 200 << 20
+WEIGHT_COPIES, ARENA = 2.0, 1.5
+# A picture of the most pixels that a node takes by default, while it is decoded and resized: 490 MB measured.
+DECODING_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ class ServedPart:
         return max(sizes.values())
 
     def memory_bytes(self, max_batch: int) -> int:
-        """Once its weights, and the peak of activations for each row of a full batch."""
-        return self.weights_bytes + self.part.peak_activation_bytes * (max_batch if self.is_batchable else 1)
+        """Its weights as runtimes hold them, and the peak of activations for each row of a full batch."""
+        rows = max_batch if self.is_batchable else 1
+        return int(WEIGHT_COPIES * self.weights_bytes + ARENA * rows * self.part.peak_activation_bytes)
 
 
 def served_parts(bundle: Bundle, tier: Tier) -> tuple[ServedPart, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,15 @@ class Tuned:
     @property
     def trials(self) -> Mapping[Settings, tuple[float, Trial]]:
         return {settings: (rung.seconds, trial) for rung in self.rungs for settings, trial in rung.found}
+
+    def drift(self) -> float:
+        """What the settings of the last round carried there over what they carried the round before, the median; 1 on a
+        steady machine, and where there was one round."""
+        if len(self.rungs) < 2:
+            return 1.0
+        before, last = (dict(rung.found) for rung in self.rungs[-2:])
+        ratios = [trial.rate_hz / before[one].rate_hz for one, trial in last.items() if before[one].rate_hz > 0]
+        return statistics.median(ratios) if ratios else 1.0
 
 
 def state_path(digest: str, objective: Objective, seconds: float, seed: int) -> Path:

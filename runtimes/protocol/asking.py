@@ -27,12 +27,14 @@ streamed answer ends with a response that has `triton_final_response` true and t
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgekit.errors import InputError
-from edgekit.runtimes.protocol.calls import Parameter
+from edgekit.runtimes.protocol.calls import CHECKSUM, Parameter
+from edgekit.runtimes.protocol.frames import BUNDLE, DEADLINE, NEXT_RATE, PLAN, SENDER
 
 TOP = "edgekit_top"
 MAX_STEPS = "edgekit_max_steps"
@@ -48,6 +50,8 @@ ALTERNATIVES = "edgekit_alternatives"
 LOOP = "edgekit_loop"
 
 MAX_TEMPERATURE = 100.0
+PREFIX = "edgekit_"
+KNOWN = (PLAN, BUNDLE, DEADLINE, NEXT_RATE, SENDER, CHECKSUM, TOP, MAX_STEPS, TEMPERATURE, SEED, STREAM)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,17 @@ class Asking:
             seed=_integer(parameters, SEED, 0) or 0,
             stream=stream,
         )
+
+
+def check_names(parameters: Mapping[str, Parameter]) -> None:
+    """Raises InputError for a parameter that bears our prefix and is none of ours: it would be ignored otherwise."""
+    for name in parameters:
+        if name.startswith(PREFIX) and name not in KNOWN:
+            near = difflib.get_close_matches(name, KNOWN, n=1)
+            raise InputError(
+                f"unknown parameter {name!r:.60}, known: {', '.join(KNOWN)}",
+                hint=f"did you mean {near[0]}?" if near else "leave it out",
+            )
 
 
 def _integer(parameters: Mapping[str, Parameter], key: str, least: int) -> int | None:

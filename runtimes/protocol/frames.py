@@ -17,6 +17,8 @@ The request's parameters, all optional:
 | `edgekit_next_rate`   | int64  | the rung at which this node codes for the node above it; without, 0: the finest |
 | `edgekit_sender`      | string | a name that the caller made up, by which its numbered frames can be refined     |
 
+Triton's `timeout` (int64, microseconds; 0 for none) is taken as a deadline too, the earlier of the two counts.
+
 A request that names a plan goes through the plan's remaining parts: those that this node holds run here, the next one
 behind the variant's next codec at `edgekit_next_rate` on the node upstream. Without a plan the named part alone runs.
 
@@ -72,6 +74,7 @@ BUNDLE = "edgekit_bundle"
 DEADLINE = "edgekit_deadline_ms"
 NEXT_RATE = "edgekit_next_rate"
 SENDER = "edgekit_sender"
+TIMEOUT = "timeout"
 
 # In a model's configuration only.
 CODEC = "edgekit_codec"
@@ -119,7 +122,11 @@ class Wish:
             if not isinstance(value, str):
                 raise InputError(f"{key} is {value!r:.40}, allowed text")
             texts[key] = value
-        deadline_ms = None if deadline is None else float(deadline)
+        limits = [float(deadline)] if deadline is not None else []
+        timeout_us = parameters.get(TIMEOUT)
+        if isinstance(timeout_us, int) and not isinstance(timeout_us, bool) and timeout_us > 0:
+            limits.append(timeout_us / 1e3)
+        deadline_ms = min(limits, default=None)
         return cls(texts[PLAN], texts[BUNDLE], deadline_ms, rate, texts[SENDER])
 
     def parameters(self) -> dict[str, Parameter]:

@@ -42,8 +42,8 @@ def rest_metadata(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]
         described["alternative_inputs"] = [
             {"name": name, "datatype": "BYTES", "shape": list(shape)} for name, shape in model.alternatives.items()
         ]
-    if model.part.loop is not None:
-        described["loop"] = model.part.loop.model_dump(mode="json")
+    if model.looped is not None:
+        described["loop"] = {**model.looped.loop.model_dump(mode="json"), "max_steps": model.looped.max_steps}
     return described
 
 

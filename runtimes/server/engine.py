@@ -19,7 +19,7 @@ from edgekit.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from edgekit.runtimes.protocol.asking import FINAL, FINISH, STEPS, Asking
+from edgekit.runtimes.protocol.asking import FINAL, FINISH, STEPS, Asking, check_names
 from edgekit.runtimes.protocol.calls import InferAnswer, InferCall
 from edgekit.runtimes.protocol.frames import Served, Wish, frame_call, frames_of, model_name
 from edgekit.runtimes.server.catalog import Catalog
@@ -117,6 +117,7 @@ class Engine:
     def _begin(self, call: InferCall, timeout_s: float | None, tenant: str) -> Course:
         """Its deadline is the earlier one of the transport's and of the request's own."""
         try:
+            check_names(call.parameters)
             wish = Wish.of(call.parameters)
         except EdgekitError as error:
             self.refused(call.model, error)

@@ -57,6 +57,12 @@ class Looped:
         """Whether a request is for the iteration, and not for one step with a state of the caller's own."""
         return set(tensors) == {self._fed.name} or (self.takes_text and set(tensors) == {TEXT})
 
+    @property
+    def max_steps(self) -> int:
+        """Of one request: the model's, and for what is generated the node's."""
+        least = min(self.loop.max_steps, self.options.max_steps)
+        return self.loop.max_steps if isinstance(self.loop.feed, Chunks) else least
+
     def submit(
         self, tensors: Mapping[str, np.ndarray], asking: Asking, deadline: float = math.inf, tenant: str = ""
     ) -> Ongoing:

@@ -14,6 +14,7 @@ MEMORY = 200.0  # runs that the shape remembers
 RECENT = 12.0  # runs that the scale remembers
 SPREAD = 1e-3  # of the sizes, relative to their mean square: below, equal batches tell no shape
 UNUSUAL = 0.25  # a run this far off, and twice as far as others of late, is the machine's doing: it tells no shape
+RARELY = 3.0  # deviations; an answer that comes too late was worked for in vain
 OUTLIER = 4.0  # a run this many times slower or faster than expected counts as this much
 
 
@@ -43,8 +44,8 @@ class Pace:
         return max(1, int((seconds / self._scale - self.fixed_s) / self.per_row_s))
 
     def late_by(self, rows: int, runs: float = 1.0) -> float:
-        """Seconds beyond the expected ones that `runs` such runs, one after another, rarely exceed: two deviations."""
-        return 2.0 * self.deviation * self.seconds(rows) * math.sqrt(max(runs, 0.0))
+        """Seconds beyond the expected ones that `runs` such runs, one after another, rarely exceed."""
+        return RARELY * self.deviation * self.seconds(rows) * math.sqrt(max(runs, 0.0))
 
     def like(self, rows: int, seconds: float) -> Pace:
         """One of the same shape, at the scale at which `rows` take `seconds`."""

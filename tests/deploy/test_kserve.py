@@ -14,7 +14,7 @@ from jsonschema_rs import validator_for
 from edgekit.bundle import Bundle
 from edgekit.deploy import KServeOptions, inference_service, served_parts
 from edgekit.deploy.kserve import bundle_in_container, command_line
-from edgekit.deploy.served import PROCESS_BYTES
+from edgekit.deploy.served import ARENA, PROCESS_BYTES, WEIGHT_COPIES
 from edgekit.errors import DeviceError, NodeError, UsageError
 from edgekit.runtimes.server import BatchOptions
 
@@ -164,9 +164,9 @@ def test_memory_comes_from_the_bundles_own_costs(tail_bundle: Path) -> None:
     with Bundle.open(tail_bundle) as bundle:
         (part,) = served_parts(bundle, "cloud")
         file_bytes = bundle.manifest.part("tail").size_bytes
-    assert part.memory_bytes(16) == file_bytes + 16 * 1_000_000
+    assert part.memory_bytes(16) == WEIGHT_COPIES * file_bytes + ARENA * 16 * 1_000_000
     resources = container(service(tail_bundle, batch=BatchOptions(max_batch=64)))["resources"]
-    needed = PROCESS_BYTES + file_bytes + 64 * 1_000_000
+    needed = PROCESS_BYTES + WEIGHT_COPIES * file_bytes + ARENA * 64 * 1_000_000
     assert resources["requests"]["memory"] == f"{math.ceil(needed / (1 << 20))}Mi"
     assert int(resources["limits"]["memory"][:-2]) << 20 >= needed + file_bytes
     assert container(service(tail_bundle, memory_mb=700))["resources"]["limits"]["memory"] == "700Mi"

@@ -294,9 +294,8 @@ def test_only_the_formats_that_are_asked_for_are_decoded(tmp_path):
     path = tmp_path / "a.tif"
     _photo().save(path)
     assert decode_image(path.read_bytes()).size == (40, 30)
-    with pytest.raises(DataError, match="not an image") as caught:
+    with pytest.raises(DataError, match="bytes that are no JPEG, PNG"):
         decode_image(path.read_bytes(), options=DecodeOptions(formats=("JPEG", "PNG")))
-    assert "JPEG, PNG" in caught.value.hint
 
 
 def test_pixels_are_told_before_they_are_decoded(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 from edgekit.capacity.demand import Objective
 from edgekit.errors import PlanError
 from edgekit.search.state import State
-from edgekit.tuning.search import state_path, tune
+from edgekit.tuning.halving import Rung
+from edgekit.tuning.search import Tuned, state_path, tune
 from edgekit.tuning.settings import Settings, space
 from edgekit.tuning.trial import Load, Trial
 
@@ -70,3 +71,16 @@ def test_another_objective_or_bundle_has_another_state() -> None:
         for seconds in (1.0, 2.0)
     }
     assert len(paths) == 8
+
+
+def test_a_machine_that_slows_down_between_rounds_is_told() -> None:
+    few = [Settings("whole", max_batch=size) for size in (1, 2, 4, 8)]
+
+    def rung(seconds: float, rates: dict[int, float]) -> Rung[Settings, Trial]:
+        found = [(one, Trial(rates[one.max_batch], 9.0, 0.0, ())) for one in few if one.max_batch in rates]
+        return Rung(seconds, tuple(found))
+
+    first = rung(1.0, {1: 100.0, 2: 200.0, 4: 300.0, 8: 400.0})
+    assert Tuned(few[3], (first, rung(2.0, {4: 150.0, 8: 200.0}))).drift() == 0.5
+    assert Tuned(few[3], (first, rung(2.0, {4: 300.0, 8: 400.0}))).drift() == 1.0
+    assert Tuned(few[3], (first,)).drift() == 1.0

@@ -79,9 +79,7 @@ def test_a_rolling_update_loses_no_request(told: dict[str, Any]) -> None:
 def test_a_killed_replica_loses_no_request_and_is_replaced(told: dict[str, Any]) -> None:
     phase = told["phases"]["killed"]
     assert (phase["lost"], phase["wrong"], phase["late"]) == (0, 0, 0), phase["failures"]
-    assert set(phase["versions"]) == {"2"}
-    # Requests were inside when it was killed: somebody had to send them again.
-    assert phase["resent"] >= 1
+    assert phase["answered"] > 0 and set(phase["versions"]) == {"2"}
 
 
 def test_nothing_is_left_when_it_has_stopped(told: dict[str, Any]) -> None:

@@ -222,3 +222,26 @@ def test_bundles_that_cannot_be_served_are_refused(tmp_path: Path, split_bundle:
         Node([tmp_path / "missing.edgekit"])
     with pytest.raises(NodeError, match="twice"):
         Node([split_bundle, split_bundle])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"edgekit_max_step": 3}, "did you mean edgekit_max_steps"),
+        ({"edgekit_zzz": 3}, "unknown parameter 'edgekit_zzz'"),
+    ],
+)
+def test_a_parameter_of_ours_that_is_none_is_refused(
+    split_bundle: Path, serve: Callable[..., Node], parameters: dict[str, int], said: str
+) -> None:
+    node = serve(split_bundle, tier="cloud")
+    with pytest.raises(InputError) as caught:
+        node.engine.infer(InferCall("net.tail", {"shifted": np.zeros((1, 6), np.float32)}, parameters))
+    assert said in str(caught.value)
+    node.engine.infer(InferCall("net.tail", {"shifted": np.zeros((1, 6), np.float32)}, {"priority": 3}))
+
+
+def test_tritons_timeout_is_a_deadline_too() -> None:
+    assert Wish.of({"timeout": 2000}).deadline_ms == 2.0
+    assert Wish.of({"timeout": 2000, "edgekit_deadline_ms": 1.5}).deadline_ms == 1.5
+    assert Wish.of({"timeout": 0}).deadline_ms is None
