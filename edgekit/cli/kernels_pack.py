@@ -12,6 +12,7 @@ from edgekit.cli.kernel_choice import chosen, need_triton
 from edgekit.cli.output import Output
 from edgekit.cli.packed_kernels import kernel_table
 from edgekit.cli.wording import plain, size_text
+from edgekit.errors import SignatureError
 from edgekit.registry import KERNELS
 
 
@@ -46,13 +47,18 @@ def pack_command(
 
     check_output(output, force=force)
     check_folder(output)
+    if key is not None and not key.is_file():
+        raise SignatureError(f"no key at {key}", hint="`edgekit keygen KEY` makes one")
     names = [NameType("kernel", lambda: KERNELS).convert(one.strip(), None, None) for one in kernels.split(",")]
     with out.working() as progress, Bundle.open(bundle) as opened:
         progress("import Triton", 0, 0)
         need_triton(interpreted=False)
+        from edgekit.runtimes.kernels.compilation import check_architecture
         from edgekit.runtimes.kernels.packing import codecs_of, compile_assets, repack
 
         architectures = list(dict.fromkeys(one.strip() for one in arch.split(",")))
+        for one in architectures:
+            check_architecture(one)
         assets = compile_assets(chosen(names), architectures, codecs_of(opened), progress)
         repack(opened, assets, output, sign_key=key, force=force, as_directory=directory)
         was_signed = opened.is_signed

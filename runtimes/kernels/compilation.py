@@ -26,6 +26,15 @@ ARCHITECTURES = tuple(SHARED_BYTES)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
+def check_architecture(arch: str) -> None:
+    """Raises UsageError for one that is not known."""
+    if arch not in ARCHITECTURES:
+        raise UsageError(
+            f"no architecture {arch!r}, allowed: {', '.join(ARCHITECTURES)}",
+            hint="sm_87 is a Jetson Orin; what a GPU is, `nvidia-smi --query-gpu=compute_cap --format=csv` says",
+        )
+
+
 @dataclass(frozen=True)
 class Binary:
     """`symbol`: the function's name in the machine code. `arguments`: name and Triton's type, in the order of a launch.
@@ -65,8 +74,7 @@ def compile_kernel(kernel: Kernel, arch: str) -> Iterator[Binary]:
 
 def compile_entry(kernel: str, entry: Entry, arch: str) -> Iterator[Binary]:
     """`entry` of the kernel of that name in every configuration; raises like `compile_kernel`."""
-    if arch not in SHARED_BYTES:
-        raise UsageError(f"no architecture {arch!r}, allowed: {', '.join(ARCHITECTURES)}")
+    check_architecture(arch)
     for config in entry.configs:
         yield _compile(kernel, entry, config, arch)
 

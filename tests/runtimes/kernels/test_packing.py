@@ -77,7 +77,9 @@ def test_a_signature_does_not_outlive_packing_unless_a_key_is_given(tmp_path: Pa
 def test_what_cannot_be_packed_is_told_before_anything_is_written(plain: Path, tmp_path: Path) -> None:
     output = tmp_path / "packed.edgekit"
     unknown = edgekit("kernels", "pack", plain, "--arch", "sm_12", "-o", output, code=2)
-    assert "no architecture 'sm_12'" in unknown.stderr
+    assert "no architecture 'sm_12'" in unknown.stderr and "compile" not in unknown.stderr
+    unsigned = edgekit("kernels", "pack", plain, "--arch", "sm_87", "-o", output, "--sign", tmp_path / "no.key", code=9)
+    assert "no key at" in unsigned.stderr
     wrong = edgekit("kernels", "pack", plain, "--arch", "sm_87", "--kernels", "raged-decode", "-o", output, code=2)
     assert "did you mean 'ragged-decode'" in wrong.stderr
     assert "exists" in edgekit("kernels", "pack", plain, "--arch", "sm_87", "-o", plain, code=10).stderr
