@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,22 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 
+Shape = tuple[int | str, ...]
+
+
+def shares_batch(shapes: Iterable[Shape]) -> bool:
+    """Whether every tensor's first axis is one and the same dynamic dimension: requests can be joined along it."""
+    first = {shape[0] if shape else 1 for shape in shapes}
+    return len(first) == 1 and isinstance(next(iter(first)), str)
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """`shape` holds an int for a fixed dimension and a name (str) for a dynamic one."""
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: Shape
 
     @property
     def is_static(self) -> bool:

@@ -16,7 +16,7 @@ from edgekit.devices.machine import this_machine
 from edgekit.runtimes.load import load
 from edgekit.runtimes.session import Session
 from edgekit.runtimes.timing import warm_until_stable
-from edgekit.tensors import DTYPES, TensorSpec
+from edgekit.tensors import DTYPES, TensorSpec, shares_batch
 
 WARM_UP_S = 0.5
 LEAST_ROUNDS = 5
@@ -38,9 +38,8 @@ def pinned(cores: Sequence[int]) -> Iterator[None]:
 
 
 def is_batchable(part: Part) -> bool:
-    """Every tensor's first axis is one and the same dynamic dimension: what a node asks before it joins requests."""
-    first = {entry.shape[0] if entry.shape else 1 for entry in (*part.inputs, *part.outputs)}
-    return len(first) == 1 and isinstance(next(iter(first)), str)
+    """What a node asks before it joins requests."""
+    return shares_batch(entry.shape for entry in (*part.inputs, *part.outputs))
 
 
 def batch_sizes(part: Part, most: int) -> list[int]:

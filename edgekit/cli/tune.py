@@ -13,7 +13,7 @@ from edgekit.cli.drawing import check_path, draw
 from edgekit.cli.options import FiniteRange, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.wording import number_text
-from edgekit.errors import MissingExtraError, NodeError, OutputError, UnknownNameError
+from edgekit.errors import MissingExtraError, OutputError, UnknownNameError
 
 if TYPE_CHECKING:
     from edgekit.capacity.demand import Objective
@@ -156,8 +156,6 @@ def _parts(manifest: Manifest, tier: Tier, wanted: str | None) -> list[tuple[str
     from edgekit.runtimes.server.catalog import parts_for
 
     parts = parts_for(manifest, tier)
-    if not parts:
-        raise NodeError(f"the bundle holds no part for the tier {tier}", hint="--tier names another")
     if wanted is not None:
         if wanted not in {part.name for part in parts}:
             raise UnknownNameError(f"part on the tier {tier}", wanted, [part.name for part in parts])

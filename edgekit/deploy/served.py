@@ -7,12 +7,11 @@ from functools import cached_property
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.layout import part_files
-from edgekit.bundle.manifest import TIERS, Part, Tier
-from edgekit.errors import NodeError
+from edgekit.bundle.manifest import Part, Tier
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.catalog import parts_for
 from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, shares_batch
 
 # Measured on x86-64 with ONNX Runtime: `edgekit serve` before any weights takes 105 MB, a split EfficientNet-Lite0
 # (73 MB of weights in five parts, batches of 16) 569 MiB resident and 697 at its peak: runtimes keep a second copy of
@@ -40,9 +39,7 @@ class ServedPart:
 
     @cached_property
     def is_batchable(self) -> bool:
-        """Every tensor begins with one and the same dynamic dimension."""
-        first = {spec.shape[0] if spec.shape else 1 for spec in (*self.inputs, *self.outputs)}
-        return len(first) == 1 and isinstance(next(iter(first)), str)
+        return shares_batch(spec.shape for spec in (*self.inputs, *self.outputs))
 
     @property
     def weights_bytes(self) -> int:
@@ -62,12 +59,6 @@ def served_parts(bundle: Bundle, tier: Tier) -> tuple[ServedPart, ...]:
     """Raises NodeError where the bundle holds nothing for `tier`."""
     manifest = bundle.manifest
     parts = parts_for(manifest, tier)
-    if not parts:
-        held = sorted({part.tier for part in manifest.parts}, key=TIERS.index)
-        raise NodeError(
-            f"{bundle.path} holds no part for the tier {tier}: it has parts for {', '.join(held)}",
-            hint=f"give --tier {held[-1]}",
-        )
     return tuple(ServedPart(model_name(manifest.name, part.name), part) for part in parts)
 
 

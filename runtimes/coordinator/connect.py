@@ -15,6 +15,7 @@ from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.coordinator import Coordinator
 from edgekit.runtimes.peer import Peer
 from edgekit.runtimes.session import Feeds, Session, SessionOptions
+from edgekit.tensors import shares_batch
 
 # A batch is cut into at most so many pieces, so that one is sent while the next is computed.
 PIECES = 4
@@ -36,8 +37,7 @@ class SplitSession(Session):
         super().__init__(coordinator.bundle.path, coordinator.inputs, coordinator.outputs, options)
 
     def _load(self) -> None:
-        first = {spec.shape[0] if spec.shape else 1 for spec in (*self.inputs, *self.outputs)}
-        self._is_batchable = len(first) == 1 and isinstance(next(iter(first)), str)
+        self._is_batchable = shares_batch(spec.shape for spec in (*self.inputs, *self.outputs))
 
     def ask(self, feeds: Feeds, deadline_ms: float | None = None) -> Answer:
         """The whole answer of one request; `last` is it. Raises like `Coordinator.ask`."""

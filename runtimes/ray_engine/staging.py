@@ -82,8 +82,6 @@ class Staging:
         with Bundle.open(path, self._key) as bundle:
             manifest = bundle.manifest
             parts = parts_for(manifest, self._tier)
-            if not parts:
-                raise NodeError(f"{manifest.name} holds no part for the tier {self._tier}", hint="give another --tier")
             names = tuple(model_name(manifest.name, part.name) for part in parts)
             return Deployed(path, bundle.digest, names)
 

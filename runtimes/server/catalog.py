@@ -219,22 +219,25 @@ class Catalog:
 
 
 def parts_for(manifest: Manifest, tier: Tier) -> list[Part]:
-    """Those of `tier` and of the servers below it; a bundle that was made for a device alone is served whole."""
-    reach = TIERS.index(tier)
-    remote = [part for part in manifest.parts if part.tier != "device" and TIERS.index(part.tier) <= reach]
-    if any(part.tier != "device" for part in manifest.parts) and tier != "device":
-        return remote
-    return [part for part in manifest.parts if part.tier == "device"]
+    """Those of `tier` and of the servers below it; a bundle that was made for a device alone is served whole.
+
+    Raises NodeError where there is none."""
+    reach, tiers = TIERS.index(tier), {part.tier for part in manifest.parts}
+    if tier == "device" or tiers == {"device"}:
+        found = [part for part in manifest.parts if part.tier == "device"]
+    else:
+        found = [part for part in manifest.parts if part.tier != "device" and TIERS.index(part.tier) <= reach]
+    if not found:
+        held = sorted(tiers, key=TIERS.index)
+        raise NodeError(
+            f"the bundle of {manifest.name} holds no part for the tier {tier}: it has parts for {', '.join(held)}",
+            hint=f"give --tier {held[-1]}, or export it with --{tier}",
+        )
+    return found
 
 
 def _serve(bundle: Bundle, tier: Tier, version: str, serving: Serving) -> list[ServedModel]:
     parts = parts_for(bundle.manifest, tier)
-    if not parts:
-        held = sorted({part.tier for part in bundle.manifest.parts}, key=TIERS.index)
-        raise NodeError(
-            f"{bundle.path} holds no part for the tier {tier}: it has parts for {', '.join(held)}",
-            hint=f"serve it with --tier {held[-1]}, or export it with --{tier}",
-        )
     served: list[ServedModel] = []
     missing: EdgekitError | None = None
     try:

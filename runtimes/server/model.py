@@ -28,7 +28,7 @@ from edgekit.runtimes.server.refinement import CoarseFrames
 from edgekit.runtimes.server.schedule import BatchOptions, Tenant
 from edgekit.runtimes.server.statistics import Statistics
 from edgekit.runtimes.session import Session
-from edgekit.tensors import DTYPES
+from edgekit.tensors import DTYPES, shares_batch
 
 logger = logging.getLogger("edgekit")
 
@@ -184,9 +184,7 @@ class ServedModel:
 
     @cached_property
     def is_batchable(self) -> bool:
-        """Every tensor's first axis is one and the same dynamic dimension."""
-        first = {spec.shape[0] if spec.shape else 1 for spec in (*self.inputs, *self.outputs)}
-        return len(first) == 1 and isinstance(next(iter(first)), str)
+        return shares_batch(spec.shape for spec in (*self.inputs, *self.outputs))
 
     @cached_property
     def alternatives(self) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,7 @@ from edgekit.runtimes.session import Feeds, SessionOptions
 from edgekit.runtimes.torch_engine import PROGRAM_SUFFIX, TorchOptions
 from edgekit.runtimes.torch_engine.budget import Member, MemoryBudget, join_shared
 from edgekit.runtimes.torch_session import TorchSession, as_tensors, import_torch
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, shares_batch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,11 +226,9 @@ class EngineSession(TorchSession):
 
     @cached_property
     def is_batchable(self) -> bool:
-        """Every tensor's first axis is one and the same open dimension, and no other axis is open."""
-        specs = (*self.inputs, *self.outputs)
-        first = {spec.shape[0] if spec.shape else 1 for spec in specs}
-        rest = [size for spec in specs for size in spec.shape[1:]]
-        return len(first) == 1 and isinstance(next(iter(first)), str) and all(isinstance(size, int) for size in rest)
+        """Requests can be joined, and no axis but the first is open."""
+        shapes = [spec.shape for spec in (*self.inputs, *self.outputs)]
+        return shares_batch(shapes) and all(isinstance(size, int) for shape in shapes for size in shape[1:])
 
     def _size_bytes(self) -> int:
         """Weights, activations of the largest bucket, and the buffers of its inputs and outputs."""

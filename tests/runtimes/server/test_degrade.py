@@ -22,7 +22,8 @@ from edgekit.runtimes.server import Node
 from edgekit.runtimes.server.model import coarser_parts, open_native
 from edgekit.runtimes.server.schedule import BatchOptions
 
-FINE_S, COARSE_S = 0.030, 0.003
+FINE_S, COARSE_S = 0.1, 0.005
+CALLERS = 16  # in batches of two the fine part would take 0.8 s for them, more than twice the deadline
 
 
 class Slow:
@@ -95,7 +96,7 @@ def test_under_load_coarse_answers_come_before_refusals(
     ladder_bundle: Path, serve: Callable[..., Node], degrade: bool
 ) -> None:
     node = serve(ladder_bundle, tier="device", open_session=open_slow, degrade=degrade, batch=BatchOptions(max_batch=2))
-    got = ask(node, "net.fine", callers=8, deadline_ms=150)
+    got = ask(node, "net.fine", callers=CALLERS, deadline_ms=350)
     answered = [one for one in got if isinstance(one, Served)]
     coarse = [one for one in answered if one.degraded]
     assert all(one.coarser == ("coarse",) for one in coarse)
@@ -104,10 +105,10 @@ def test_under_load_coarse_answers_come_before_refusals(
     if degrade:
         assert coarse
     else:
-        assert not coarse and len(answered) < 8
+        assert not coarse and len(answered) < CALLERS
 
 
 def test_an_idle_node_answers_with_the_part_that_was_asked(ladder_bundle: Path, serve: Callable[..., Node]) -> None:
     node = serve(ladder_bundle, tier="device", open_session=open_slow, degrade=True)
-    [served] = ask(node, "net.fine", callers=1, deadline_ms=1000)
+    [served] = ask(node, "net.fine", callers=1, deadline_ms=5000)
     assert isinstance(served, Served) and not served.degraded and served.coarser == ()
