@@ -29,7 +29,7 @@ from edgekit.bundle.layout import (
 )
 from edgekit.bundle.manifest import Manifest
 from edgekit.bundle.screening import refuse_pickle
-from edgekit.bundle.signature import Signature, check
+from edgekit.bundle.signature import Signature, check, check_key
 from edgekit.errors import BundleError, SignatureError
 
 
@@ -196,6 +196,7 @@ def verify_contents(contents: Contents, key: Path | None) -> tuple[Index, Manife
     data = contents.read(INDEX)
     signature = _read_signature(contents)
     if key is not None:
+        check_key(key)
         if signature is None:
             raise SignatureError(f"{origin} is not signed", hint="ask its maker to export with --sign KEY")
         check(signature, data, key, origin)

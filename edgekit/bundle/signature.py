@@ -71,6 +71,12 @@ def sign(index: bytes, key: Path) -> Signature:
     return Signature(public_key=public, signature=private.sign(index).hex())
 
 
+def check_key(key: Path) -> None:
+    """Raises SignatureError for a file that is not an ed25519 public key."""
+    _need_cryptography("checking a signature")
+    _load_public(key)
+
+
 def check(signature: Signature, index: bytes, key: Path, origin: str) -> None:
     """Raises SignatureError where the owner of `key` (a public key, PEM) did not sign `index`."""
     _need_cryptography("checking a signature")

@@ -42,7 +42,7 @@ class NodeClient:
         self.url = url
         match = _TARGET.fullmatch(url)
         if match is None:
-            raise UsageError(f"node address {url!r}", hint="give it like grpc://127.0.0.1:8102 or grpcs://edge:8102")
+            raise UsageError(f"{url!r} is no address of a node", hint="give it like grpc://127.0.0.1:8102 or grpcs://edge:8102")
         if options.token and match["scheme"] == "grpc" and not is_loopback(match["host"].strip("[]")):
             raise UsageError(
                 f"a token for {url} would be sent in the clear", hint="use grpcs://, or an encrypted tunnel"

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import AuthenticationError, MissingExtraError, NodeError
+from edgekit.errors import AuthenticationError, MissingExtraError, NodeError, UsageError
 from edgekit.runtimes.protocol.client import is_loopback
 from edgekit.runtimes.server.schedule import Tenant
 from edgekit.runtimes.server.tenants import Guest
@@ -50,7 +50,8 @@ class Security:
             )
 
     def check_certificate(self) -> None:
-        """Raises NodeError for files that do not hold a certificate in its dates and the key that belongs to it."""
+        """Raises UsageError for files that cannot be read, NodeError for those that do not hold a certificate in its dates
+        and the key that belongs to it."""
         if self.certificate is None:
             return
         try:
@@ -113,4 +114,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise NodeError(f"cannot read {path}: {error.strerror}", hint="check its path and permissions") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check its path and permissions") from error

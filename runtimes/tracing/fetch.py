@@ -35,7 +35,7 @@ class NodeAddress:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise UsageError(f"node address {self.url!r}", hint="give its REST port, like http://127.0.0.1:8101")
+            raise UsageError(f"{self.url!r} is no address of a node", hint="give its REST port, like http://127.0.0.1:8101")
         if self.token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise UsageError(f"a token for {self.url} would be sent in the clear", hint="use https://")
 

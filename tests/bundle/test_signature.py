@@ -32,6 +32,8 @@ def test_signing_is_deterministic(net, tmp_path, key):
 def test_unsigned_bundle_is_refused_where_a_key_is_given(bundle_path, key):
     with pytest.raises(SignatureError, match="not signed"):
         Bundle.open(bundle_path, key[1])
+    with pytest.raises(SignatureError, match="cannot read the key"):
+        Bundle.open(bundle_path, key[1].with_name("missing"))
 
 
 def test_other_key_is_refused(net, tmp_path, key):

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edgekit.runtimes.protocol.asking import KNOWN
 from edgekit.runtimes.server import Node, NodeOptions, Security
 
 TOKEN = {"Authorization": "Bearer s3cret"}
@@ -47,6 +48,7 @@ def test_every_path_that_is_described_answers(node: Node) -> None:
     assert described["openapi"].startswith("3.1")
     (model,) = described["paths"]["/v2/models/{model}"]["get"]["parameters"]
     assert model["schema"]["enum"] == [model.name for model in node.catalog.models]
+    assert set(described["components"]["schemas"]["InferRequest"]["properties"]["parameters"]["properties"]) == {*KNOWN}
     for path, operations in described["paths"].items():
         address = path.replace("{model}", model["example"]).replace("{version}", "1")
         for method, operation in operations.items():

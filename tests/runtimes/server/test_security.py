@@ -191,10 +191,11 @@ def test_files_that_are_no_certificate_or_another_key_are_refused(
         ((junk, node.key), "no PEM certificate"),
         ((node.certificate, junk), "no PEM certificate"),
         ((node.certificate, caller.key), "is not that of"),
-        ((tmp_path / "missing", node.key), "cannot read"),
     ):
         with pytest.raises(NodeError, match=what):
             Node([split_bundle], NodeOptions(security=Security("", pair)))
+    with pytest.raises(UsageError, match="cannot read"):
+        Node([split_bundle], NodeOptions(security=Security("", (tmp_path / "missing", node.key))))
     with pytest.raises(NodeError, match="no PEM certificate"):
         Node([split_bundle], NodeOptions(security=Security("", node.files, junk)))
 
