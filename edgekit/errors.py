@@ -21,12 +21,18 @@
     │   └── FrameError              13   ... bytes from the wire that are no whole, fitting frame
     ├── PlanError                   14   no cut or plan meets the limits; says which limit binds
     ├── NodeError                   15   a node cannot serve: its port, certificate or bundle
-    └── RemoteError                 16   a node did not answer as asked
-        ├── UnreachableError        16   ... nothing listens there, or the connection broke
-        ├── AuthenticationError     16   ... it refuses the token or the certificate (or we refuse its)
-        ├── OverloadedError         16   ... its queue is full: try later
-        ├── MismatchError           16   ... it holds another bundle, plan or codec
-        └── DeadlineError           16   ... not by the deadline
+    ├── RemoteError                 16   a node or fleet did not answer as asked
+    │   ├── UnreachableError        16   ... nothing listens there, or the connection broke
+    │   ├── AuthenticationError     16   ... it refuses the token or the certificate (or we refuse its)
+    │   ├── OverloadedError         16   ... its queue is full: try later
+    │   ├── MismatchError           16   ... it holds another bundle, plan or codec
+    │   └── DeadlineError           16   ... not by the deadline
+    └── FleetError                  17   the fleet has no such thing, forbids it, or is in a state that excludes it
+        ├── AbsentError             17   ... no device, group, bundle, rollout or person of that name
+        ├── ForbiddenError          17   ... the role of who asks does not allow it
+        ├── ConflictError           17   ... something else stands in the way, or has changed since it was read
+        ├── StoreError              17   ... its database or folder is down, locked, full or of another version
+        └── RolloutError            17   ... a rollout ended without success
 
 The number is the exit code of the command line and stays what it is. 130 means interrupted.
 """
@@ -184,6 +190,30 @@ class MismatchError(RemoteError):
 
 
 class DeadlineError(RemoteError):
+    pass
+
+
+class FleetError(EdgekitError):
+    exit_code = 17
+
+
+class AbsentError(FleetError):
+    pass
+
+
+class ForbiddenError(FleetError):
+    pass
+
+
+class ConflictError(FleetError):
+    pass
+
+
+class StoreError(FleetError):
+    pass
+
+
+class RolloutError(FleetError):
     pass
 
 

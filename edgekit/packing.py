@@ -25,6 +25,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.costs import peak_activation_bytes
 from edgekit.devices.device import load_device
+from edgekit.golden import GoldenOutcome, gather
 from edgekit.model import Model
 from edgekit.quantization import Quantization
 from edgekit.recipe import Recipe
@@ -52,12 +53,13 @@ def pack(
     twin = evidence.twin
     if recipe.include_float and twin is not None and twin.artifact is not None and twin is not evidence.winner:
         local.append(Packed("float", twin))
-    manifest = build_manifest(recipe, evidence.device.name, evidence.original, local, split)
+    golden = gather([*local, *split.packed], evidence.original.preprocess)
+    manifest = build_manifest(recipe, evidence.device.name, evidence.original, local, split, golden)
     report = build_report(evidence, split.rows, split.information, split.notes)
     write_bundle(
         output,
         manifest,
-        part_files([*local, *split.packed], evidence.original) | _assets(split),
+        part_files([*local, *split.packed], evidence.original) | _assets(split.tables | golden.assets),
         report.to_json(),
         render(report) if recipe.report else "",
         sign_key=Path(recipe.sign) if recipe.sign else None,
@@ -101,7 +103,12 @@ def summary(output: Path, manifest: Manifest, report: EvaluationReport) -> dict[
 
 
 def build_manifest(
-    recipe: Recipe, device: str, original: Model, local: Sequence[Packed], split: SplitOutcome = SplitOutcome()
+    recipe: Recipe,
+    device: str,
+    original: Model,
+    local: Sequence[Packed],
+    split: SplitOutcome = SplitOutcome(),
+    golden: GoldenOutcome = GoldenOutcome(),
 ) -> Manifest:
     """`local`: the whole model on the device, the default first."""
     winner = local[0].built
@@ -118,8 +125,9 @@ def build_manifest(
         postprocess=original.postprocess,
         assets=(
             *(() if original.tokenizer is None else (_file(original.tokenizer),)),
-            *(describe_file(name, content) for name, content in sorted(split.tables.items())),
+            *(describe_file(name, content) for name, content in sorted((split.tables | golden.assets).items())),
         ),
+        golden=golden.entries,
         fallbacks=tuple(FallbackLine(layer=f.layer, precision=f.precision, why=f.why) for f in winner.fallbacks),
         grids=_grids(record) if record is not None else (),
         history=tuple(HistoryLine(name=e.name, detail=e.detail, size_bytes=e.size_bytes) for e in winner.model.history),
@@ -147,8 +155,8 @@ def part_files(packed: Sequence[Packed], original: Model) -> dict[str, Path | by
     return files
 
 
-def _assets(split: SplitOutcome) -> dict[str, Path | bytes]:
-    return {f"assets/{name}": content for name, content in split.tables.items()}
+def _assets(contents: dict[str, bytes]) -> dict[str, Path | bytes]:
+    return {f"assets/{name}": content for name, content in contents.items()}
 
 
 def _tiers(recipe: Recipe) -> dict[Literal["edge", "cloud"], str]:

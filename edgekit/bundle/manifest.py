@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from edgekit.bundle.golden import Golden, Pixels
 from edgekit.bundle.loop import Loop
 from edgekit.bundle.strict import Strict
 from edgekit.devices.segment import Segment
@@ -52,6 +53,9 @@ class Preprocess(Strict):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+
+    def pixels(self) -> Pixels:
+        return Pixels(self.mean, self.std, -3 if self.layout == "NCHW" else -1)
 
     @model_validator(mode="after")
     def _check(self) -> Preprocess:
@@ -213,7 +217,8 @@ class Provenance(Strict):
 
 
 class Manifest(Strict):
-    """`device` names the profile that parts of the tier device run on; `tiers` those of the servers."""
+    """`device` names the profile that parts of the tier device run on; `tiers` those of the servers. `golden`: by which
+    a part is known to run right, of each that could be run where it was built."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -226,6 +231,7 @@ class Manifest(Strict):
     preprocess: Preprocess | TextPreprocess | None = Field(default=None, discriminator="kind")
     postprocess: Postprocess | None = None
     assets: tuple[PartFile, ...] = ()
+    golden: tuple[Golden, ...] = ()
     fallbacks: tuple[FallbackLine, ...] = ()
     grids: tuple[Grid, ...] = ()
     history: tuple[HistoryLine, ...] = ()
@@ -248,6 +254,9 @@ class Manifest(Strict):
         for codec in self.codecs:
             if codec.tables is not None and codec.tables not in assets:
                 raise ValueError(f"the tables {codec.tables!r} of codec {codec.name!r} are not among the assets")
+        for golden in self.golden:
+            if golden.part not in parts or golden.file not in assets:
+                raise ValueError(f"golden answers {golden.file!r} of the part {golden.part!r}, which are not here")
         if isinstance(self.preprocess, TextPreprocess) and self.preprocess.tokenizer not in assets:
             raise ValueError(f"the tokenizer {self.preprocess.tokenizer!r} is not among the assets {assets}")
         return self

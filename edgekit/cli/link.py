@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from edgekit.cli.output import Output
 from edgekit.cli.streams import is_terminal
 from edgekit.cli.wording import plain, size_text
 from edgekit.errors import OutputError, UsageError
+from edgekit.runtimes.loopback import is_loopback
 
 if TYPE_CHECKING:
     from edgekit.planning.traces import Trace
@@ -107,7 +107,7 @@ def _run(
     from edgekit.runtimes.link.emulator import LinkEmulator, parse_address
 
     host, port = parse_address(listen, "--listen")
-    if not allow_remote and not _is_loopback(host):
+    if not allow_remote and not is_loopback(host):
         raise UsageError(
             f"--listen {host} may be reached from other machines, allowed loopback addresses",
             hint="use 127.0.0.1, or say --allow-remote: whoever reaches the port reaches the node behind it",
@@ -155,15 +155,6 @@ def status_text(state: LinkState) -> str:
         f"{state.elapsed_s:.1f} s  {link}  up {size_text(state.up_bytes)}  down {size_text(state.down_bytes)}  "
         f"{state.connections} open{refused}"
     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _write(out: Output, name: str, seed: int, output: Path | None, force: bool) -> None:

@@ -33,6 +33,8 @@ COMMANDS = {
     "capacity": ("capacity", "How many replicas carry a load within a latency objective, and what binds."),
     "tune": ("tune", "Find the settings of a server that carry the most requests within a latency objective."),
     "kernels": ("kernels", "Check, compile or time the GPU kernels of the server side."),
+    "fleet": ("fleet", "Push bundles, roll them out to devices, watch what they answer."),
+    "agent": ("agent", "The daemon on a device that follows a fleet."),
     "devices": ("devices", "List, show or probe devices."),
     "doctor": ("doctor", "What is installed, what can run here, and what adds the rest."),
     "verify": ("verify", "Check a bundle's hashes and its signature."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import grpc
 
 from edgekit.errors import NodeError, UsageError
+from edgekit.runtimes.loopback import is_loopback
 from edgekit.runtimes.protocol.calls import InferAnswer, InferCall, answer_from_message, call_to_message
 from edgekit.runtimes.protocol.messages import METHODS, stub
 from edgekit.runtimes.protocol.status import from_grpc
@@ -42,7 +42,9 @@ class NodeClient:
         self.url = url
         match = _TARGET.fullmatch(url)
         if match is None:
-            raise UsageError(f"{url!r} is no address of a node", hint="give it like grpc://127.0.0.1:8102 or grpcs://edge:8102")
+            raise UsageError(
+                f"{url!r} is no address of a node", hint="give it like grpc://127.0.0.1:8102 or grpcs://edge:8102"
+            )
         if options.token and match["scheme"] == "grpc" and not is_loopback(match["host"].strip("[]")):
             raise UsageError(
                 f"a token for {url} would be sent in the clear", hint="use grpcs://, or an encrypted tunnel"
@@ -96,15 +98,6 @@ class NodeClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _credentials(options: ClientOptions) -> Any:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from edgekit.errors import MissingExtraError, NodeError
-from edgekit.runtimes.protocol.client import is_loopback
+from edgekit.runtimes.loopback import is_loopback
 
 SERVICE_TYPE = "_edgekit._tcp.local."
 MAX_BUNDLES = 16

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import AuthenticationError, MissingExtraError, NodeError, UsageError
-from edgekit.runtimes.protocol.client import is_loopback
+from edgekit.runtimes.loopback import is_loopback
 from edgekit.runtimes.server.schedule import Tenant
 from edgekit.runtimes.server.tenants import Guest
 
@@ -50,8 +50,8 @@ class Security:
             )
 
     def check_certificate(self) -> None:
-        """Raises UsageError for files that cannot be read, NodeError for those that do not hold a certificate in its dates
-        and the key that belongs to it."""
+        """Raises UsageError for files that cannot be read, NodeError for those that do not hold a certificate in its
+        dates and the key that belongs to it."""
         if self.certificate is None:
             return
         try:

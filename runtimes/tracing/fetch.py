@@ -12,14 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edgekit.errors import AuthenticationError, NodeError, RemoteError, UnreachableError, UsageError
+from edgekit.runtimes.loopback import is_loopback
 from edgekit.runtimes.tracing.files import Reading, read_objects
 
 TIMEOUT_S = 10.0
 
 # Of one answer: a node keeps 256 traces of 1024 spans at most.
 MAX_ANSWER_BYTES = 256 << 20
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,10 @@ class NodeAddress:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise UsageError(f"{self.url!r} is no address of a node", hint="give its REST port, like http://127.0.0.1:8101")
-        if self.token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise UsageError(
+                f"{self.url!r} is no address of a node", hint="give its REST port, like http://127.0.0.1:8101"
+            )
+        if self.token and parts.scheme == "http" and not is_loopback(parts.hostname):
             raise UsageError(f"a token for {self.url} would be sent in the clear", hint="use https://")
 
 

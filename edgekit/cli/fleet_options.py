@@ -1,0 +1,66 @@
+"""How commands find a fleet: address, token and authority, by option, environment or the file of `fleet login`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.cli.options import file_option, option
+from edgekit.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from edgekit.fleet.client import FleetClient
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """`token_file` None: EDGEKIT_FLEET_TOKEN."""
+
+    url: str
+    token_file: Path | None
+    ca: Path | None
+
+    def open(self) -> FleetClient:
+        """Raises UsageError without a token, MissingExtraError."""
+        from edgekit.runtimes.server.tenants import read_token
+
+        try:
+            from edgekit.fleet.client import FleetClient
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "httpx", "agent", "talking to a fleet") from error
+        token = os.environ.get("EDGEKIT_FLEET_TOKEN", "") if self.token_file is None else read_token(self.token_file)
+        if not token:
+            raise UsageError(
+                "no token for the fleet",
+                hint="--token-file FILE, or EDGEKIT_FLEET_TOKEN; `edgekit fleet serve` tells the first one",
+            )
+        return FleetClient(self.url, token, self.ca)
+
+
+def reach_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--fleet, --token-file, --ca."""
+    for decorate in (
+        file_option("--ca", heading="Fleet", help="The authority of its certificate; without, the system's."),
+        file_option("--token-file", heading="Fleet", help="Your token: one word; else EDGEKIT_FLEET_TOKEN."),
+        option(
+            "--fleet",
+            heading="Fleet",
+            envvar="EDGEKIT_FLEET",
+            default=DEFAULT_URL,
+            show_default=True,
+            metavar="URL",
+            help="Its address; else EDGEKIT_FLEET.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def reached(settings: dict[str, Any]) -> Reached:
+    """Of the options, which are taken out of `settings`."""
+    return Reached(settings.pop("fleet"), settings.pop("token_file"), settings.pop("ca"))

@@ -1,0 +1,1 @@
+"""Bundles by content: each file once, however many bundles hold it."""

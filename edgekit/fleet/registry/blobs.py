@@ -1,0 +1,155 @@
+"""Files by their SHA-256, kept once: what a store of them can do, and the one in a folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from edgekit.errors import ConflictError, StoreError, UsageError
+
+CHUNK_BYTES = 1 << 20
+
+
+class Blobs(Protocol):
+    """A file is whole and verified, or it is not there. What has been received of one survives a restart."""
+
+    def size(self, sha256: str) -> int | None:
+        """Of a whole one; None where it is not here."""
+
+    def received(self, sha256: str) -> int:
+        """Bytes of one that is on its way."""
+
+    def append(self, sha256: str, at: int, size: int, chunks: Iterable[bytes]) -> int:
+        """Goes on at byte `at` of `size`; how much is here then. With the last byte it is verified and whole.
+
+        Raises ConflictError where `at` is not where it stands, UsageError for too many bytes or another content (then
+        nothing is kept), StoreError where it cannot be written.
+        """
+
+    def read(self, sha256: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Of a whole one, from `start` to before `end`. KeyError where it is not here."""
+
+    def path(self, sha256: str) -> Path:
+        """Of a whole one, a local file. KeyError where it is not here."""
+
+    def remove(self, sha256: str) -> None:
+        """One that is here or on its way, or neither."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Those that are whole."""
+
+
+class FolderBlobs:
+    """whole/<2 digits>/<digest> and part/<digest>, on one file system."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreError where the folder cannot be made."""
+        self._whole, self._part = folder / "whole", folder / "part"
+        try:
+            for place in (self._whole, self._part):
+                place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _store_error(folder, error) from error
+
+    def size(self, sha256: str) -> int | None:
+        try:
+            return self._path(sha256).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def received(self, sha256: str) -> int:
+        try:
+            return (self._part / sha256).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, sha256: str, at: int, size: int, chunks: Iterable[bytes]) -> int:
+        if self.size(sha256) is not None:
+            return size
+        part = self._part / sha256
+        try:
+            with part.open("ab") as stream:
+                here = stream.tell()
+                if at != here:
+                    raise ConflictError(f"{here} bytes of {sha256[:16]} are here, not {at}", hint="go on from there")
+                for chunk in chunks:
+                    here += len(chunk)
+                    if here > size:
+                        raise UsageError(f"more than the {size} bytes of {sha256[:16]}", hint="push again")
+                    stream.write(chunk)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if here == size:
+                self._finish(sha256, part)
+        except UsageError:
+            part.unlink(missing_ok=True)
+            raise
+        except OSError as error:
+            raise _store_error(part, error) from error
+        return here
+
+    def _finish(self, sha256: str, part: Path) -> None:
+        found = _hash(part)
+        if found != sha256:
+            raise UsageError(f"what came as {sha256[:16]} has the digest {found[:16]}", hint="push again")
+        target = self._path(sha256)
+        target.parent.mkdir(exist_ok=True)
+        part.replace(target)
+        for folder in (target.parent, self._part):
+            sync_folder(folder)
+
+    def read(self, sha256: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        path = self.path(sha256)
+
+        def chunks() -> Iterator[bytes]:
+            with path.open("rb") as stream:
+                stream.seek(start)
+                left = (path.stat().st_size if end is None else end) - start
+                while left > 0 and (chunk := stream.read(min(CHUNK_BYTES, left))):
+                    left -= len(chunk)
+                    yield chunk
+
+        return chunks()
+
+    def path(self, sha256: str) -> Path:
+        path = self._path(sha256)
+        if not path.is_file():
+            raise KeyError(sha256)
+        return path
+
+    def remove(self, sha256: str) -> None:
+        self._path(sha256).unlink(missing_ok=True)
+        (self._part / sha256).unlink(missing_ok=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.name for path in sorted(self._whole.glob("??/*")))
+
+    def _path(self, sha256: str) -> Path:
+        return self._whole / sha256[:2] / sha256
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _store_error(path: Path, error: OSError) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"no space left for {path.name}", hint="free some space: what came so far is kept; go on")
+    return StoreError(f"cannot use {path}: {error.strerror}", hint="check the folder of the store")

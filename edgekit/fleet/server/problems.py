@@ -1,0 +1,67 @@
+"""Errors as HTTP answers: a status, and a body that says what to do."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from edgekit.errors import (
+    AbsentError,
+    AuthenticationError,
+    BundleError,
+    ConflictError,
+    EdgekitError,
+    ForbiddenError,
+    OverloadedError,
+    StoreError,
+    UsageError,
+)
+from edgekit.fleet.protocol.wire import Problem
+
+STATUSES: tuple[tuple[type[EdgekitError], int], ...] = (
+    (AuthenticationError, 401),
+    (ForbiddenError, 403),
+    (AbsentError, 404),
+    (ConflictError, 409),
+    (BundleError, 422),
+    (OverloadedError, 429),
+    (StoreError, 503),
+    (UsageError, 400),
+)
+RETRY_AFTER_S = 5
+
+
+def answer(status: int, error: str, hint: str = "", kind: str = "") -> Response:
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(Problem(error=error, hint=hint, kind=kind).model_dump(), status, headers)
+
+
+def status_of(error: EdgekitError) -> int:
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+async def _tell_known(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EdgekitError)
+    return answer(status_of(error), error.message, error.hint, type(error).__name__)
+
+
+async def _tell_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(key) for key in first["loc"])
+    return answer(422, f"{where}: {first['msg']}", "see /openapi.json", "UsageError")
+
+
+async def _tell_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return answer(error.status_code, str(error.detail), "see /openapi.json", "UsageError")
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(EdgekitError, _tell_known)
+    app.add_exception_handler(RequestValidationError, _tell_invalid)
+    app.add_exception_handler(HTTPException, _tell_http)

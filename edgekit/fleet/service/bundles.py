@@ -1,0 +1,192 @@
+"""Bundles: taken in, listed, found by a reference, let go of."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from edgekit.bundle import Bundle
+from edgekit.bundle.layout import MANIFEST, REPORT_HTML, Index, parse_index
+from edgekit.errors import AbsentError, ConflictError, UsageError
+from edgekit.fleet.protocol.bundles import BundleView, FileView, Missing, Offer, Received, Wanted
+from edgekit.fleet.protocol.wire import Page
+from edgekit.fleet.registry.intake import open_offered, read_offer
+from edgekit.fleet.service.core import Core, paged
+from edgekit.fleet.service.people import Actor
+from edgekit.fleet.store.tables import BundleFile, BundleRow, Device, Rollout
+
+
+class Bundles:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def offer(self, actor: Actor, offer: Offer) -> Wanted:
+        """Raises BundleError for an index that cannot be."""
+        actor.need("operator")
+        index, blobs = read_offer(offer), self._core.blobs
+        missing, held, seen = [], 0, set()
+        for path, entry in sorted(index.files.items()):
+            if entry.sha256 in seen or blobs.size(entry.sha256) is not None:
+                held += entry.size_bytes
+                continue
+            seen.add(entry.sha256)
+            received = blobs.received(entry.sha256)
+            missing.append(Missing(sha256=entry.sha256, path=path, size_bytes=entry.size_bytes, received=received))
+        return Wanted(digest=index.files[MANIFEST].sha256, missing=tuple(missing), held=held)
+
+    def receive(self, actor: Actor, sha256: str, at: int, size: int, chunks: Iterable[bytes]) -> Received:
+        """Raises like `Blobs.append`."""
+        actor.need("operator")
+        here = self._core.blobs.append(sha256, at, size, chunks)
+        return Received(received=here, complete=here == size)
+
+    def accept(self, actor: Actor, offer: Offer) -> BundleView:
+        """Verifies everything first. The same bundle again changes nothing. Raises like `open_offered`."""
+        actor.need("operator")
+        core, index = self._core, read_offer(offer)
+        digest = index.files[MANIFEST].sha256
+        with tempfile.TemporaryDirectory(dir=core.folder, prefix="accept-") as folder:
+            place = Path(folder) / "bundle"
+            with open_offered(offer, index, core.blobs, place, core.key) as bundle, core.database.write() as session:
+                if session.get(BundleRow, digest) is None:
+                    row = self._row(session, actor, offer, index, bundle)
+                    session.add(row)
+                    session.flush()
+                    session.add_all(_files(digest, index))
+                    core.note(session, actor.name, "bundle.push", digest, name=row.name, size_bytes=row.size_bytes)
+        return self.get(digest)
+
+    def _row(self, session: Session, actor: Actor, offer: Offer, index: Index, bundle: Bundle) -> BundleRow:
+        contents = {entry.sha256: entry.size_bytes for entry in index.files.values()}
+        known = set(session.scalars(select(BundleFile.sha256).where(BundleFile.sha256.in_(contents))))
+        manifest = bundle.manifest
+        return BundleRow(
+            digest=bundle.digest,
+            name=manifest.name,
+            task=manifest.task,
+            device=manifest.device,
+            tiers=sorted({part.tier for part in manifest.parts}),
+            size_bytes=sum(entry.size_bytes for entry in index.files.values()),
+            new_bytes=sum(size for sha256, size in contents.items() if sha256 not in known),
+            index=offer.index,
+            signature=offer.signature,
+            signed_by=bundle.signed_by or "",
+            pushed_at=self._core.now(),
+            pushed_by=actor.name,
+        )
+
+    def find(self, reference: str) -> str:
+        """The digest of `name@sha256:abc...`, `sha256:abc...`, a digest or the front of one (8 digits at least), or
+        `name` for the newest of it. Raises AbsentError, UsageError where several fit."""
+        name, _, text = reference.rpartition("@") if "@" in reference else ("", "", reference)
+        front = text.removeprefix("sha256:").removesuffix("...")
+        is_digest = len(front) >= 8 and all(letter in "0123456789abcdef" for letter in front)
+        query = select(BundleRow.digest).order_by(BundleRow.pushed_at.desc(), BundleRow.digest)
+        if is_digest:
+            query = query.where(BundleRow.digest.startswith(front, autoescape=True))
+            if name:
+                query = query.where(BundleRow.name == name)
+        else:
+            query = query.where(BundleRow.name == reference)
+        with self._core.database.read() as session:
+            found = list(session.scalars(query.limit(2)))
+        if not found:
+            raise AbsentError(f"no bundle {reference}", hint="edgekit fleet bundles lists them")
+        if is_digest and len(found) > 1:
+            raise UsageError(f"several bundles begin with {front}", hint="give more digits")
+        return found[0]
+
+    def get(self, digest: str) -> BundleView:
+        """Raises AbsentError."""
+        with self._core.database.read() as session:
+            row = _bundle(session, digest)
+            files = session.scalars(select(BundleFile).where(BundleFile.bundle == digest).order_by(BundleFile.path))
+            shown = tuple(FileView(path=one.path, sha256=one.sha256, size_bytes=one.size_bytes) for one in files)
+            return _view(row, _running(session).get(digest, 0)).model_copy(update={"files": shown})
+
+    def list(self, after: str | None = None, limit: int = 100) -> Page[BundleView]:
+        """The newest first."""
+        query = select(BundleRow).order_by(BundleRow.pushed_at.desc(), BundleRow.digest).limit(limit + 1)
+        with self._core.database.read() as session:
+            if after is not None:
+                last = _bundle(session, after)
+                later = (BundleRow.pushed_at == last.pushed_at) & (BundleRow.digest > last.digest)
+                query = query.where(or_(BundleRow.pushed_at < last.pushed_at, later))
+            running = _running(session)
+            found = [_view(row, running.get(row.digest, 0)) for row in session.scalars(query)]
+        shown, following = paged(found, limit, lambda view: str(view.digest))
+        return Page[BundleView](items=tuple(shown), next=following)
+
+    def index(self, digest: str) -> Offer:
+        """Raises AbsentError."""
+        with self._core.database.read() as session:
+            row = _bundle(session, digest)
+            return Offer(index=row.index, signature=row.signature)
+
+    def report(self, digest: str) -> bytes:
+        """The page that `edgekit export` wrote. Raises AbsentError."""
+        index = parse_index(self.index(digest).index.encode(), digest)
+        return b"".join(self._core.blobs.read(index.files[REPORT_HTML].sha256))
+
+    def remove(self, actor: Actor, digest: str) -> None:
+        """Its files go with the next `collect`. Raises AbsentError, ConflictError where something needs it."""
+        actor.need("operator")
+        with self._core.database.write() as session:
+            row = _bundle(session, digest)
+            used = session.scalar(
+                select(func.count()).select_from(Device).where(or_(Device.wanted == digest, Device.running == digest))
+            )
+            rolling = session.scalar(select(Rollout.id).where(Rollout.bundle == digest, Rollout.active.is_not(None)))
+            if used or rolling:
+                what = f"{used} devices run or want it" if used else "a rollout goes on with it"
+                raise ConflictError(f"{digest[:16]} is in use: {what}", hint="roll another one out first")
+            session.delete(row)
+            self._core.note(session, actor.name, "bundle.remove", digest, name=row.name)
+
+    def collect(self) -> int:
+        """Removes files that no bundle holds; how many."""
+        with self._core.database.read() as session:
+            held = set(session.scalars(select(BundleFile.sha256).distinct()))
+        loose = [sha256 for sha256 in self._core.blobs if sha256 not in held]
+        for sha256 in loose:
+            self._core.blobs.remove(sha256)
+        return len(loose)
+
+
+def _bundle(session: Session, digest: str) -> BundleRow:
+    row = session.get(BundleRow, digest)
+    if row is None:
+        raise AbsentError(f"no bundle {digest[:16]}", hint="edgekit fleet bundles lists them")
+    return row
+
+
+def _running(session: Session) -> dict[str, int]:
+    counted = session.execute(select(Device.running, func.count()).group_by(Device.running))
+    return {digest: count for digest, count in counted if digest is not None}
+
+
+def _files(digest: str, index: Index) -> list[BundleFile]:
+    return [
+        BundleFile(bundle=digest, path=path, sha256=entry.sha256, size_bytes=entry.size_bytes)
+        for path, entry in index.files.items()
+    ]
+
+
+def _view(row: BundleRow, running: int) -> BundleView:
+    return BundleView(
+        digest=row.digest,
+        name=row.name,
+        task=row.task,
+        device=row.device,
+        tiers=tuple(row.tiers),
+        size_bytes=row.size_bytes,
+        new_bytes=row.new_bytes,
+        pushed_at=row.pushed_at,
+        pushed_by=row.pushed_by,
+        signed_by=row.signed_by,
+        running=running,
+    )

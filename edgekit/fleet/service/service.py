@@ -1,0 +1,73 @@
+"""The service, all of it: made over a folder and a database."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from edgekit.errors import StoreError
+from edgekit.fleet.protocol.people import Overview
+from edgekit.fleet.registry.blobs import Blobs, FolderBlobs
+from edgekit.fleet.service.bundles import Bundles
+from edgekit.fleet.service.core import Core
+from edgekit.fleet.service.devices import Devices
+from edgekit.fleet.service.groups import Groups
+from edgekit.fleet.service.people import People
+from edgekit.fleet.service.rollouts import Rollouts
+from edgekit.fleet.store.database import Database
+from edgekit.fleet.store.tables import BundleRow, Rollout
+from edgekit.fleet.trust.authority import Authority
+
+SUBFOLDERS = ("blobs", "trust", "work")
+
+
+class FleetService:
+    """`folder` holds what is not in the database: blobs, keys, and the database itself where `url` is None."""
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str | None = None,
+        *,
+        blobs: Blobs | None = None,
+        key: Path | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises StoreError, UsageError for the URL, MissingExtraError."""
+        try:
+            for name in SUBFOLDERS:
+                (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StoreError(f"cannot use {folder}: {error.strerror}", hint="choose another --data folder") from error
+        self.database = Database(url or f"sqlite:///{folder / 'fleet.db'}")
+        self.database.create()
+        blobs = FolderBlobs(folder / "blobs") if blobs is None else blobs
+        core = Core(self.database, blobs, Authority(folder / "trust"), folder / "work", key, now)
+        self.core = core
+        self.people = People(core)
+        self.groups = Groups(core)
+        self.devices = Devices(core)
+        self.bundles = Bundles(core)
+        self.rollouts = Rollouts(core)
+
+    def overview(self) -> Overview:
+        groups = self.groups.all()
+        everyone = self.devices.count()
+        with self.database.read() as session:
+            bundles = session.scalar(select(func.count()).select_from(BundleRow)) or 0
+            going = session.scalar(select(func.count()).select_from(Rollout).where(Rollout.active.is_not(None))) or 0
+        return Overview(
+            version=importlib.metadata.version("edgekit"),
+            devices=everyone[0],
+            connected=everyone[1],
+            bundles=bundles,
+            rollouts=going,
+            groups=groups,
+        )
+
+    def close(self) -> None:
+        self.database.close()

@@ -1,0 +1,202 @@
+"""The tables. Times are seconds since 1970, UTC; what is only read back whole is JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+# SQLite counts by itself only in a column of exactly this type.
+Counter = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Clock(Base):
+    """One row. `tick` rises with every change that other workers have to hear of."""
+
+    __tablename__ = "clock"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tick: Mapped[int] = mapped_column(BigInteger)
+
+
+class Lease(Base):
+    """Who does what only one worker may do, until `ends_at`."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(64))
+    ends_at: Mapped[float] = mapped_column(Float)
+
+
+class Person(Base):
+    __tablename__ = "people"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[float] = mapped_column(Float)
+    seen_at: Mapped[float | None] = mapped_column(Float)
+
+
+class Invitation(Base):
+    __tablename__ = "invitations"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    labels: Mapped[dict[str, str]] = mapped_column(Json)
+    uses_left: Mapped[int] = mapped_column(Integer)
+    ends_at: Mapped[float] = mapped_column(Float)
+
+
+class Device(Base):
+    """`wanted`, `kept`, `plan`: its orders, of which `generation` counts the changes; `changed_tick`: the clock's at
+    the last. `taken`: the last sequence of windows."""
+
+    __tablename__ = "devices"
+    __table_args__ = (Index("devices_by_change", "changed_tick"), Index("devices_by_running", "running"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    tier: Mapped[str] = mapped_column(String(16))
+    standing: Mapped[str] = mapped_column(String(16))
+    labels: Mapped[dict[str, str]] = mapped_column(Json)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    certificate_serial: Mapped[str] = mapped_column(String(64), unique=True)
+    certificate_ends_at: Mapped[float] = mapped_column(Float)
+    enrolled_at: Mapped[float] = mapped_column(Float)
+    seen_at: Mapped[float | None] = mapped_column(Float)
+    boot: Mapped[str] = mapped_column(String(32))
+    facts: Mapped[dict[str, Any]] = mapped_column(Json)
+    slot: Mapped[dict[str, Any]] = mapped_column(Json)
+    running: Mapped[str | None] = mapped_column(String(64))
+    wanted: Mapped[str | None] = mapped_column(String(64))
+    kept: Mapped[list[str]] = mapped_column(Json)
+    plan: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    latest: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    taken: Mapped[int] = mapped_column(BigInteger)
+    generation: Mapped[int] = mapped_column(BigInteger)
+    changed_tick: Mapped[int] = mapped_column(BigInteger)
+    version: Mapped[int] = mapped_column(Integer)
+
+
+class Group(Base):
+    __tablename__ = "groups"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    selector: Mapped[str] = mapped_column(String(500))
+    interval_s: Mapped[float] = mapped_column(Float)
+    compare_share: Mapped[float] = mapped_column(Float)
+    version: Mapped[int] = mapped_column(Integer)
+
+
+class BundleRow(Base):
+    __tablename__ = "bundles"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    task: Mapped[str] = mapped_column(String(200))
+    device: Mapped[str] = mapped_column(String(64))
+    tiers: Mapped[list[str]] = mapped_column(Json)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    new_bytes: Mapped[int] = mapped_column(BigInteger)
+    index: Mapped[str] = mapped_column(Text)
+    signature: Mapped[str] = mapped_column(Text)
+    signed_by: Mapped[str] = mapped_column(String(64))
+    pushed_at: Mapped[float] = mapped_column(Float)
+    pushed_by: Mapped[str] = mapped_column(String(63))
+
+
+class BundleFile(Base):
+    __tablename__ = "bundle_files"
+    __table_args__ = (Index("bundle_files_by_content", "sha256"),)
+
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.digest", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class Rollout(Base):
+    """`order` and `stages` as the protocol and the policy have them. `active` is the group's name while it goes on and
+    NULL behind its end: one at a time for each group."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = (Index("rollouts_by_start", "started_at"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    bundle: Mapped[str] = mapped_column(String(64))
+    group: Mapped[str] = mapped_column(String(63))
+    active: Mapped[str | None] = mapped_column(String(63), unique=True)
+    order: Mapped[dict[str, Any]] = mapped_column(Json)
+    stages: Mapped[list[dict[str, Any]]] = mapped_column(Json)
+    state: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[int] = mapped_column(Integer)
+    stage_at: Mapped[float] = mapped_column(Float)
+    settled_at: Mapped[float | None] = mapped_column(Float)
+    reason: Mapped[str] = mapped_column(Text)
+    waits: Mapped[str] = mapped_column(Text)
+    verdicts: Mapped[list[dict[str, Any]]] = mapped_column(Json)
+    started_at: Mapped[float] = mapped_column(Float)
+    started_by: Mapped[str] = mapped_column(String(63))
+    ended_at: Mapped[float | None] = mapped_column(Float)
+    version: Mapped[int] = mapped_column(Integer)
+
+
+class RolloutDevice(Base):
+    """`previous`: what it should have run before."""
+
+    __tablename__ = "rollout_devices"
+    __table_args__ = (Index("rollout_devices_by_device", "device"),)
+
+    rollout: Mapped[str] = mapped_column(ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    previous: Mapped[str | None] = mapped_column(String(64))
+    asked_at: Mapped[float | None] = mapped_column(Float)
+
+
+class WindowRow(Base):
+    """`content`: the whole window as it came; the columns beside it are what queries ask for."""
+
+    __tablename__ = "windows"
+    __table_args__ = (Index("windows_by_time", "started_at"),)
+
+    device: Mapped[str] = mapped_column(String(32), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    started_at: Mapped[float] = mapped_column(Float)
+    seconds: Mapped[float] = mapped_column(Float)
+    digest: Mapped[str] = mapped_column(String(64))
+    answered: Mapped[int] = mapped_column(BigInteger)
+    errors: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class Event(Base):
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    at: Mapped[float] = mapped_column(Float)
+    actor: Mapped[str] = mapped_column(String(100))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(200))
+    detail: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class Repeated(Base):
+    """Answers to requests with an idempotency key: the same key gets the same answer."""
+
+    __tablename__ = "repeated"
+
+    key: Mapped[str] = mapped_column(String(300), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int] = mapped_column(Integer)
+    body: Mapped[str] = mapped_column(Text)
+    at: Mapped[float] = mapped_column(Float)
