@@ -95,13 +95,13 @@ def command(examples: str, name: str | None = None) -> Callable[[Callable[..., N
     return wrap
 
 
-def group(examples: str, name: str | None = None) -> Callable[[Callable[..., None]], NamedGroup]:
+def group(
+    examples: str, name: str | None = None, kind: type[NamedGroup] = NamedGroup
+) -> Callable[[Callable[..., None]], NamedGroup]:
     """Like `command`, for a group that does something without a command of its own."""
 
     def wrap(function: Callable[..., None]) -> NamedGroup:
-        made = click.group(name, cls=NamedGroup, context_settings=CONTEXT, invoke_without_command=True)(
-            with_output(function)
-        )
+        made = click.group(name, cls=kind, context_settings=CONTEXT, invoke_without_command=True)(with_output(function))
         made.examples = textwrap.dedent(examples).strip()
         return made
 

@@ -6,7 +6,8 @@ from importlib import import_module
 
 import click
 
-from edgekit.cli.command import CONTEXT, NamedGroup
+from edgekit.cli.command import NamedGroup, group
+from edgekit.cli.output import Output
 
 # name -> (module of edgekit.cli, attribute, what it does)
 COMMANDS = {
@@ -25,17 +26,9 @@ COMMANDS = {
     "people": ("fleet_people", "people", "List people; add or remove one."),
 }
 
-EXAMPLES = """\
-edgekit fleet serve
-edgekit fleet push cats.edgekit
-edgekit fleet rollout cats --group pi --canary 5% --guard "agreement>=0.97,p95<=80ms,errors<=0.1%"
-edgekit fleet status"""
-
 
 class FleetGroup(NamedGroup):
     """Imports a command's module when it is asked for."""
-
-    examples = EXAMPLES
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -52,9 +45,18 @@ class FleetGroup(NamedGroup):
             formatter.write_dl([(name, help) for name, (_, _, help) in COMMANDS.items()])
 
 
-@click.group("fleet", cls=FleetGroup, context_settings=CONTEXT, invoke_without_command=True)
+@group(
+    """
+    edgekit fleet serve
+    edgekit fleet push cats.edgekit
+    edgekit fleet rollout cats --group pi --canary 5% --guard "agreement>=0.97,p95<=80ms,errors<=0.1%"
+    edgekit fleet status
+    """,
+    name="fleet",
+    kind=FleetGroup,
+)
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, out: Output) -> None:
     """Which device runs which bundle, whether it answers right, and what to do next."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
