@@ -13,7 +13,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.orm import Session, sessionmaker
 
 from edgekit.errors import MissingExtraError, StoreError, UsageError
-from edgekit.fleet.store.tables import Base, Clock
+from edgekit.fleet.store.schema import upgrade
+from edgekit.fleet.store.tables import Clock
 
 BUSY_MS = 10_000  # a writer waits so long for another one
 POOL = 8
@@ -52,12 +53,9 @@ class Database:
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
     def create(self) -> None:
-        """Makes what is missing."""
+        """Makes the tables, or brings older ones to the newest schema. Raises StoreError like `upgrade`."""
         with self._told():
-            Base.metadata.create_all(self.engine)
-        with self.write() as session:
-            if session.get(Clock, 1) is None:
-                session.add(Clock(id=1, tick=0))
+            upgrade(self.engine)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -13,8 +13,18 @@ Json = JSON().with_variant(JSONB(), "postgresql")
 Counter = BigInteger().with_variant(Integer(), "sqlite")
 
 
+# Both databases call a constraint the same, so that a revision can name it.
+NAMES = {
+    "pk": "%(table_name)s_key",
+    "uq": "%(table_name)s_by_%(column_0_N_name)s",
+    "fk": "%(table_name)s_to_%(referred_table_name)s",
+    "ck": "%(table_name)s_%(constraint_name)s",
+    "ix": "%(table_name)s_by_%(column_0_N_name)s",
+}
+
+
 class Base(DeclarativeBase):
-    pass
+    metadata = MetaData(naming_convention=NAMES)
 
 
 class Clock(Base):

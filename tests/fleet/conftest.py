@@ -1,0 +1,98 @@
+"""What the fleet's tests stand on: a clock that a test sets, a service on either database, a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from edgekit.fleet.service import FleetService
+    from edgekit.fleet.service.people import Actor
+
+_names = itertools.count(1)
+
+
+@dataclass
+class SettableClock:
+    """Call it for the time; `advance` it."""
+
+    time: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> float:
+        self.time += seconds
+        return self.time
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """One server for all tests of this process; `stop` and `start` it only in tests that end with it running."""
+    pytest.importorskip("psycopg", reason='psycopg is not installed: pip install "edgekit[postgresql]"')
+    server_module = _server_module()
+    reason = server_module.why_not()
+    if reason:
+        pytest.skip(reason)
+    server = server_module.Server()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _server_module() -> Any:
+    """Beside this file; pytest's import mode puts no folder of tests on the path."""
+    name = "edgekit_tests_postgresql"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("postgresql.py"))
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture
+def postgresql_url(postgresql: Any) -> Iterator[str]:
+    """An empty database of its own."""
+    name = f"fleet{next(_names)}"
+    yield postgresql.make_database(name)
+    postgresql.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind: the test runs twice."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fleet.db'}"
+    found: str = request.getfixturevalue("postgresql_url")
+    return found
+
+
+@pytest.fixture
+def fleet(database_url: str, tmp_path: Path, clock: SettableClock) -> Iterator[FleetService]:
+    """The service over a fresh folder and a fresh database of either kind, at the time of `clock`."""
+    from edgekit.fleet.service import FleetService
+
+    service = FleetService(tmp_path / "data", database_url, now=clock)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def admin() -> Actor:
+    from edgekit.fleet.service.people import Actor
+
+    return Actor("ada", "admin")

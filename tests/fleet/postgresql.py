@@ -1,0 +1,94 @@
+"""A real PostgreSQL server for tests: Debian's, in a folder of its own, on a Unix socket alone."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+BINARIES = tuple(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
+SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "100",
+    "shared_buffers": "32MB",
+    "autovacuum": "off",
+    "log_min_messages": "fatal",
+}
+WAIT_S = 30.0
+
+
+def why_not() -> str:
+    """Why no server can be started here; "" where one can."""
+    if not BINARIES:
+        return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+    if os.getuid() == 0 and not any(one.pw_name == "postgres" for one in pwd.getpwall()):
+        return "PostgreSQL does not run as root, and there is no user postgres"
+    return ""
+
+
+class Server:
+    """`stop` and `start` it again as often as a test likes; `close` removes it."""
+
+    def __init__(self) -> None:
+        # A path of a Unix socket has at most 107 bytes: pytest's own folders may be too deep.
+        self.folder = Path(tempfile.mkdtemp(prefix="edgekit-pg-"))
+        self._binaries = BINARIES[0]
+        self._user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._user:
+            shutil.chown(self.folder, **self._user)
+        self._run("initdb", "-D", str(self.folder / "data"), "-U", "fleet", "--auth=trust", "--no-sync", "-E", "UTF8")
+        self.start()
+
+    def _run(self, name: str, *arguments: str) -> None:
+        command = [str(self._binaries / name), *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, timeout=60, **self._user)  # type: ignore[call-overload]
+        assert done.returncode == 0, done.stderr.decode()
+
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        command = [str(self._binaries / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(  # type: ignore[call-overload]
+                [*command, *settings], cwd=self.folder, stdout=log, stderr=log, **self._user
+            )
+        ready = [str(self._binaries / "pg_isready"), "-q", "-h", str(self.folder)]
+        ends_at = time.monotonic() + WAIT_S
+        while subprocess.run(ready, timeout=10).returncode:
+            assert self._process.poll() is None and time.monotonic() < ends_at, (self.folder / "log").read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Connections are cut, as by a machine that goes down."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT if self._process.poll() is None else 0)
+            self._process.wait(WAIT_S)
+            self._process = None
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://fleet@/{database}?host={self.folder}"
+
+    def make_database(self, name: str) -> str:
+        """Its URL."""
+        self._run("createdb", "-h", str(self.folder), "-U", "fleet", name)
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        self._run("dropdb", "-h", str(self.folder), "-U", "fleet", "--if-exists", "--force", name)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
