@@ -68,6 +68,8 @@ class Catalog:
         self._lock, self._reloading = threading.Lock(), threading.Lock()
         self._state = _State()
         self._owners: dict[ServedModel, _Holding] = {}
+        self._newest: dict[str, int] = {}  # bundle name -> the last number given, which never comes back
+        self._places: dict[str, Path] = {}  # model name -> where its bundle lay, also when another lies there now
 
     @classmethod
     def open(
@@ -87,7 +89,7 @@ class Catalog:
         holdings: list[_Holding] = []
         try:
             for path in map(Path, paths):
-                holding = catalog._hold(path, holdings)
+                holding = catalog._hold(path, [one.bundle.digest for one in holdings])
                 if holding is None:
                     raise NodeError(f"{path} is given twice", hint="name each bundle once")
                 holdings.append(holding)
@@ -159,17 +161,22 @@ class Catalog:
         return next((one for one in self._owners[model].models if one.name == name), None)
 
     def reload(self, name: str = "") -> list[Reloaded]:
-        """Opens again what lies at each path (of the bundles that serve the model `name`, where given). Another bundle
-        is served from then on as the next version, beside `keep_versions` earlier ones of its path; one that cannot be
+        """Opens again what lies at each path (of the bundles that serve the model `name`, or did before another one
+        lay there, where given). Another bundle than the newest of the path is served from then on as the next version,
+        also one that was served before; beside it stay `keep_versions` earlier ones of the path. One that cannot be
         served changes nothing. Raises UnknownNameError."""
         with self._reloading:
+            if name and name not in self._state.versions and name in self._places:
+                return [self._reload(self._places[name])]
             wanted = self.versions(name).values() if name else self.models
             paths = {self._owners[model].path: None for model in wanted}
             return [self._reload(path) for path in paths]
 
     def _reload(self, path: Path) -> Reloaded:
         try:
-            holding = self._hold(path, self._state.holdings)
+            newest = [one for one in self._state.holdings if one.path == path][-1:]
+            elsewhere = [one for one in self._state.holdings if one.path != path]
+            holding = self._hold(path, [one.bundle.digest for one in (*newest, *elsewhere)])
         except EdgekitError as error:
             logger.error("%s is not reloaded, what was served stays: %s", path, error.message)
             return Reloaded(path, error=error)
@@ -180,7 +187,9 @@ class Catalog:
                 self.on_open(model)
         with self._lock:
             before = [one for one in self._state.holdings if one.path == path]
-            leaving = before[: max(0, len(before) - self.keep_versions)]
+            again = [one for one in before if one.bundle.digest == holding.bundle.digest]
+            earlier = [one for one in before if one not in again]
+            leaving = [*again, *earlier[: max(0, len(earlier) - self.keep_versions)]]
             staying = [one for one in self._state.holdings if one not in leaving]
             self._state = _State.of([*staying, holding])
             for one in leaving:
@@ -191,20 +200,22 @@ class Catalog:
         logger.info("%s is served as version %s", path, holding.version)
         return Reloaded(path, holding.version)
 
-    def _hold(self, path: Path, held: Sequence[_Holding]) -> _Holding | None:
-        """The bundle at `path`, served; None where it is among `held` already."""
+    def _hold(self, path: Path, held: Sequence[str]) -> _Holding | None:
+        """The bundle at `path`, served; None where its digest is among `held`."""
         bundle = Bundle.open(path, self.key)
         try:
-            if any(other.bundle.digest == bundle.digest for other in held):
+            if bundle.digest in held:
                 bundle.close()
                 return None
-            numbers = [int(one.version) for one in held if one.bundle.manifest.name == bundle.manifest.name]
-            version = str(max(numbers, default=0) + 1)
+            number = self._newest.get(bundle.manifest.name, 0) + 1
+            version = str(number)
             holding = _Holding(bundle, path, version, _serve(bundle, self.tier, version, self.serving))
         except BaseException:
             bundle.close()
             raise
+        self._newest[bundle.manifest.name] = number
         self._owners.update(dict.fromkeys(holding.models, holding))
+        self._places.update({model.name: path for model in holding.models})
         return holding
 
     def _close(self, holding: _Holding) -> None:

@@ -99,7 +99,10 @@ class RestApp:
             for outcome in outcomes:
                 if outcome.error is not None:
                     raise outcome.error
-            return JSONResponse(describe.index(catalog.versions(name).values()))
+            paths = {outcome.path for outcome in outcomes}
+            there = [one for one in catalog.models if one.bundle.path in paths]
+            # Where a bundle of another name lies there now, all of that one.
+            return JSONResponse(describe.index([one for one in there if one.name == name] or there))
 
         async def metrics(request: Request) -> Response:
             return Response(self._engine.metrics.render(), media_type=CONTENT_TYPE)

@@ -185,7 +185,7 @@ def test_why_an_answer_was_degraded_or_none_is_said(folder: Path) -> None:
         (("latest",), 2, ("no trace 'latest'", "or last, slowest")),
         (("last", "--from", "none.jsonl"), 4, ("cannot read none.jsonl", "--trace FILE")),
         (("last", "--token-file", "token"), 2, ("without --node",)),
-        (("last", "--node", "grpc://edge:8102"), 2, ("node address", "REST port")),
+        (("last", "--node", "grpc://edge:8102"), 2, ("no address of a node", "REST port")),
     ],
 )
 def test_what_cannot_be_shown_is_an_error_that_says_what_can(

@@ -64,6 +64,35 @@ def test_another_bundle_is_the_next_version_and_the_earlier_one_stays(
         np.testing.assert_array_equal(answer(client, tail(version="1")), before)
 
 
+@pytest.mark.parametrize(("keep", "held"), [(0, ["3"]), (1, ["2", "3"])])
+def test_what_was_served_before_is_the_newest_again_when_it_is_put_back(
+    place: Path, split_bundle: Path, other_bundle: Path, serve: Callable[..., Node], keep: int, held: list[str]
+) -> None:
+    node = serve(place, tier="cloud", keep_versions=keep)
+    with NodeClient(node.grpc_url) as client:
+        before = answer(client, tail())
+        for bundle in (other_bundle, split_bundle):
+            exchange(bundle, place)
+            node.reload()
+        np.testing.assert_array_equal(answer(client, tail()), before)
+        assert list(node.catalog.versions("net.tail")) == held
+        assert [one.version for one in node.reload()] == [""]
+
+
+def test_a_bundle_of_another_name_can_be_exchanged_back_by_the_name_that_was_asked_for_first(
+    place: Path, split_bundle: Path, tmp_path: Path, make_split: Callable[..., Path], serve: Callable[..., Node]
+) -> None:
+    node = serve(place, tier="cloud", port=0, keep_versions=0)
+    url = f"{node.rest_url}/v2/repository/models/net.tail/load"
+    exchange(make_split(tmp_path / "made.edgekit", name="web"), place)
+    said = httpx.post(url)
+    assert said.status_code == 200 and {entry["version"] for entry in said.json()} == {"1"}, said.text
+    exchange(split_bundle, place)
+    said = httpx.post(url)
+    assert said.status_code == 200, said.text
+    assert {(entry["name"], entry["version"]) for entry in said.json()} >= {("net.tail", "2")}
+
+
 def test_without_earlier_versions_the_old_one_is_gone(
     place: Path, split_bundle: Path, other_bundle: Path, serve: Callable[..., Node]
 ) -> None:

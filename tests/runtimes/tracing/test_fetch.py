@@ -89,7 +89,7 @@ def test_nothing_that_listens_is_unreachable(free_port: int) -> None:
 
 @pytest.mark.parametrize("url", ["grpc://127.0.0.1:8102", "127.0.0.1:8101", "http://", "http://edge:8101/v2/traces"])
 def test_another_kind_of_address_is_a_usage_error(url: str) -> None:
-    with pytest.raises(UsageError, match="node address"):
+    with pytest.raises(UsageError, match="no address of a node"):
         NodeAddress(url)
 
 
