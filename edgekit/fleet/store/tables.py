@@ -56,6 +56,19 @@ class Person(Base):
     seen_at: Mapped[float | None] = mapped_column(Float)
 
 
+class SignIn(Base):
+    """Who is signed in on the page. `key_hash`: of what the browser holds. `token_hash`: of the token that was shown,
+    so that a sign-in ends with it; `seen_at`: of the last page, one that is not used ends."""
+
+    __tablename__ = "sign_ins"
+
+    key_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    person: Mapped[str] = mapped_column(ForeignKey("people.name", ondelete="CASCADE"), index=True)
+    token_hash: Mapped[str] = mapped_column(String(64))
+    ends_at: Mapped[float] = mapped_column(Float)
+    seen_at: Mapped[float] = mapped_column(Float)
+
+
 class Invitation(Base):
     __tablename__ = "invitations"
 
