@@ -119,6 +119,8 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
     cores = Cores.divide(settings["cores"] or 256)
     whole = space(_parts(manifest, tier, settings["part"]), max(1, len(cores.node)), objective.limit_ms)
     tried = sample(whole, settings["most"], settings["seed"])
+    if any(part.loop is not None for part in manifest.parts):
+        out.remark("an iterated part: each request here is one step of it")
     out.remark(f"{len(tried)} settings; {cores}" + ("" if cores.apart else "; they share it, which costs both"))
     state = State(state_path(digest, objective, settings["seconds"], settings["seed"]), fresh=not settings["resume"])
     with out.working() as progress:

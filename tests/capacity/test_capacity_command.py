@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from edgekit.cli.main import cli
 from tests.runtimes.server.conftest import make_split
+from tests.runtimes.server.steps import HEARD, step_bundle
 
 QUICK = ("--request-cost", "0.5ms", "--seconds", "0.2", "--requests", "2000")
 
@@ -140,3 +141,21 @@ def test_none_of_it_needs_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_an_iterated_part_is_counted_by_the_step(tmp_path: Path) -> None:
+    bundle = step_bundle(tmp_path / "heard.edgekit", HEARD)
+    load = ("--devices", "100", "--rate", "1", *QUICK)
+    refused = run(bundle, *load, "--slo", "p99=5s", code=2)
+    assert "is iterated" in refused.stderr and "--steps" in refused.stderr
+    told = run(bundle, *load, "--slo", "p99=5s", "--steps", "50", "--json")
+    by_hand = run(bundle, "--devices", "100", "--rate", "50", *QUICK, "--slo", "p99=100ms", "--steps", "1", "--json")
+    sized, plain = (json.loads(one.stdout)["tiers"]["edge"] for one in (told, by_hand))
+    assert sized["replicas"] * sized["requests_per_replica_hz"] == pytest.approx(5000)
+    assert plain["replicas"] * plain["requests_per_replica_hz"] == pytest.approx(5000)
+    assert "counted by the step: 50" in told.stderr
+
+
+def test_steps_of_what_is_not_iterated_are_refused(whole_bundle: Path) -> None:
+    words = ("--devices", "100", "--rate", "1", "--slo", "p95=1s", *QUICK)
+    assert "without an iterated part" in run(whole_bundle, *words, "--steps", "3", code=2).stderr
