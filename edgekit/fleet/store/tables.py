@@ -111,12 +111,16 @@ class Device(Base):
 
 
 class Group(Base):
+    """`wanted`: the bundle of the last rollout that was completed in it, at `wanted_at`: who joins later gets it."""
+
     __tablename__ = "groups"
 
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     selector: Mapped[str] = mapped_column(String(500))
     interval_s: Mapped[float] = mapped_column(Float)
     compare_share: Mapped[float] = mapped_column(Float)
+    wanted: Mapped[str | None] = mapped_column(String(64))
+    wanted_at: Mapped[float | None] = mapped_column(Float)
     version: Mapped[int] = mapped_column(Integer)
 
 
@@ -149,7 +153,7 @@ class BundleFile(Base):
 
 class Rollout(Base):
     """`order` and `stages` as the protocol and the policy have them. `active` is the group's name while it goes on and
-    NULL behind its end: one at a time for each group."""
+    NULL behind its end: one at a time for each group. `before`: what the group wanted before it was completed."""
 
     __tablename__ = "rollouts"
     __table_args__ = (Index("rollouts_by_start", "started_at"),)
@@ -167,6 +171,7 @@ class Rollout(Base):
     reason: Mapped[str] = mapped_column(Text)
     waits: Mapped[str] = mapped_column(Text)
     verdicts: Mapped[list[dict[str, Any]]] = mapped_column(Json)
+    before: Mapped[dict[str, Any] | None] = mapped_column(Json)
     started_at: Mapped[float] = mapped_column(Float)
     started_by: Mapped[str] = mapped_column(String(63))
     ended_at: Mapped[float | None] = mapped_column(Float)
@@ -174,7 +179,7 @@ class Rollout(Base):
 
 
 class RolloutDevice(Base):
-    """`previous`: what it should have run before."""
+    """`previous`: what it should have run before. `asked_at`: when this rollout last told it what to run."""
 
     __tablename__ = "rollout_devices"
     __table_args__ = (Index("rollout_devices_by_device", "device"),)
@@ -200,6 +205,36 @@ class WindowRow(Base):
     answered: Mapped[int] = mapped_column(BigInteger)
     errors: Mapped[int] = mapped_column(BigInteger)
     content: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class Finding(Base):
+    """What sets a device apart: from its peers (`kind` suspect) or from its own past (drift). `content`: the evidence,
+    as the protocol has it."""
+
+    __tablename__ = "findings"
+    __table_args__ = (Index("findings_by_score", "kind", "score"),)
+
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    metric: Mapped[str] = mapped_column(String(32), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    score: Mapped[float] = mapped_column(Float)
+    since: Mapped[float] = mapped_column(Float)
+    at: Mapped[float] = mapped_column(Float)
+    content: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class ReferenceRow(Base):
+    """The first answers of a device with a bundle, against which its later ones are held. `taken`: the sequence of the
+    last window in it; `content`: histograms; `ended_at` NULL while it still fills."""
+
+    __tablename__ = "reference_windows"
+
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    taken: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[dict[str, Any]] = mapped_column(Json)
+    ended_at: Mapped[float | None] = mapped_column(Float)
 
 
 class Event(Base):
