@@ -47,6 +47,8 @@ class Lease(Base):
 
 
 class Person(Base):
+    """`ends_at`: when the token counts no more; NULL for ever."""
+
     __tablename__ = "people"
 
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -54,6 +56,7 @@ class Person(Base):
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[float] = mapped_column(Float)
     seen_at: Mapped[float | None] = mapped_column(Float)
+    ends_at: Mapped[float | None] = mapped_column(Float)
 
 
 class SignIn(Base):
@@ -70,6 +73,8 @@ class SignIn(Base):
 
 
 class Invitation(Base):
+    """`device`: the id of one that is here already and gets a new key by it; NULL for new ones."""
+
     __tablename__ = "invitations"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -77,11 +82,13 @@ class Invitation(Base):
     labels: Mapped[dict[str, str]] = mapped_column(Json)
     uses_left: Mapped[int] = mapped_column(Integer)
     ends_at: Mapped[float] = mapped_column(Float)
+    device: Mapped[str | None] = mapped_column(String(32))
 
 
 class Device(Base):
     """`wanted`, `kept`, `plan`: its orders, of which `generation` counts the changes; `changed_tick`: the clock's at
-    the last. `taken`: the last sequence of windows."""
+    the last. `taken`: the last sequence of windows. `next_serial`: of a certificate that
+    was issued and has not been used yet."""
 
     __tablename__ = "devices"
     __table_args__ = (Index("devices_by_change", "changed_tick"), Index("devices_by_running", "running"))
@@ -94,6 +101,8 @@ class Device(Base):
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     certificate_serial: Mapped[str] = mapped_column(String(64), unique=True)
     certificate_ends_at: Mapped[float] = mapped_column(Float)
+    next_serial: Mapped[str | None] = mapped_column(String(64), unique=True)
+    next_ends_at: Mapped[float | None] = mapped_column(Float)
     enrolled_at: Mapped[float] = mapped_column(Float)
     seen_at: Mapped[float | None] = mapped_column(Float)
     boot: Mapped[str] = mapped_column(String(32))
@@ -258,3 +267,14 @@ class Repeated(Base):
     status: Mapped[int] = mapped_column(Integer)
     body: Mapped[str] = mapped_column(Text)
     at: Mapped[float] = mapped_column(Float)
+
+
+class SignedRow(Base):
+    """A version of a role's metadata, as The Update Framework has it; `body` as it was signed, byte for byte."""
+
+    __tablename__ = "signed"
+
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    body: Mapped[str] = mapped_column(Text)
+    ends_at: Mapped[float] = mapped_column(Float)
