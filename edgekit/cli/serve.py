@@ -126,7 +126,7 @@ PACKAGES = {
 @option(
     "--deadline-ms",
     heading="Load",
-    type=FiniteRange(0, min_open=True),
+    type=FiniteRange(0, 1e9, min_open=True),
     metavar="F",
     help="Of requests that bring none. Who is expected behind its deadline is refused at once.",
 )

@@ -11,7 +11,8 @@ tokens are bytes. The answer has one row for each step, or the tokens (and the `
 | parameter of the request | type   | meaning                                                                      |
 |--------------------------|--------|------------------------------------------------------------------------------|
 | `edgekit_top`            | int64  | a classifier also answers `top`, BYTES [n, k], `probability:index:label`     |
-| `edgekit_max_steps`      | int64  | at most so many tokens, or windows; bounded by the node's `--max-steps`      |
+| `edgekit_max_steps`      | int64  | at most so many tokens, or windows; more than the node's `--max-steps` is no |
+|                          |        | error: the answer then ends at the node's, `edgekit_finish` is `length`      |
 | `edgekit_temperature`    | double | 0 (without it) chooses the likeliest token, above it draws                   |
 | `edgekit_seed`           | int64  | of the draws: the same seed gives the same answer in any company             |
 | `edgekit_stream`         | bool   | over ModelStreamInfer: pieces as they come                                   |
@@ -28,7 +29,6 @@ streamed answer ends with a response that has `triton_final_response` true and t
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +50,7 @@ ALTERNATIVES = "edgekit_alternatives"
 LOOP = "edgekit_loop"
 
 MAX_TEMPERATURE = 100.0
+MAX_INTEGER = (1 << 63) - 1  # int64: what gRPC can carry
 PREFIX = "edgekit_"
 KNOWN = (PLAN, BUNDLE, DEADLINE, NEXT_RATE, SENDER, CHECKSUM, TOP, MAX_STEPS, TEMPERATURE, SEED, STREAM)
 
@@ -68,8 +69,7 @@ class Asking:
     def of(cls, parameters: Mapping[str, Parameter]) -> Asking:
         """Raises InputError for a parameter of a wrong type or out of its range."""
         temperature = parameters.get(TEMPERATURE, 0.0)
-        is_number = not isinstance(temperature, bool | str) and math.isfinite(temperature)
-        if not is_number or not 0 <= float(temperature) <= MAX_TEMPERATURE:
+        if isinstance(temperature, bool | str) or not 0 <= temperature <= MAX_TEMPERATURE:
             raise InputError(f"{TEMPERATURE} is {temperature!r:.40}, allowed 0 to {MAX_TEMPERATURE:g}")
         stream = parameters.get(STREAM, False)
         if not isinstance(stream, bool):
@@ -98,6 +98,6 @@ def _integer(parameters: Mapping[str, Parameter], key: str, least: int) -> int |
     value = parameters.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
-        raise InputError(f"{key} is {value!r:.40}, allowed an integer from {least}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INTEGER:
+        raise InputError(f"{key} is {value!r:.40}, allowed an integer from {least} to {MAX_INTEGER}")
     return value

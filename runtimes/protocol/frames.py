@@ -13,7 +13,8 @@ The request's parameters, all optional:
 |-----------------------|--------|---------------------------------------------------------------------------------|
 | `edgekit_plan`        | string | `Manifest.plan_digest` of the variant: its last part answers                    |
 | `edgekit_bundle`      | string | the bundle's digest, which must be served here                                  |
-| `edgekit_deadline_ms` | double | what is left of the caller's time; relative, so that clocks need not agree      |
+| `edgekit_deadline_ms` | double | what is left of the caller's time; relative, so that clocks need not agree; at  |
+|                       |        | most 1e9 (eleven days): who has more time leaves it out                         |
 | `edgekit_next_rate`   | int64  | the rung at which this node codes for the node above it; without, 0: the finest |
 | `edgekit_sender`      | string | a name that the caller made up, by which its numbered frames can be refined     |
 
@@ -58,7 +59,6 @@ checked where it is sent. Frames carry their own.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +75,8 @@ DEADLINE = "edgekit_deadline_ms"
 NEXT_RATE = "edgekit_next_rate"
 SENDER = "edgekit_sender"
 TIMEOUT = "timeout"
+
+LONGEST_S = 1e6  # of a deadline: what clocks and locks of any system can wait for
 
 # In a model's configuration only.
 CODEC = "edgekit_codec"
@@ -110,10 +112,7 @@ class Wish:
     @classmethod
     def of(cls, parameters: Mapping[str, Parameter]) -> Wish:
         """Raises InputError for a parameter of a wrong type. Others than edgekit's own are left alone."""
-        deadline = parameters.get(DEADLINE)
         rate = parameters.get(NEXT_RATE, 0)
-        if deadline is not None and (isinstance(deadline, bool | str) or not math.isfinite(deadline)):
-            raise InputError(f"{DEADLINE} is {deadline!r:.40}, allowed a number of milliseconds")
         if isinstance(rate, bool) or not isinstance(rate, int):
             raise InputError(f"{NEXT_RATE} is {rate!r:.40}, allowed an integer from 0")
         texts = {}
@@ -122,12 +121,7 @@ class Wish:
             if not isinstance(value, str):
                 raise InputError(f"{key} is {value!r:.40}, allowed text")
             texts[key] = value
-        limits = [float(deadline)] if deadline is not None else []
-        timeout_us = parameters.get(TIMEOUT)
-        if isinstance(timeout_us, int) and not isinstance(timeout_us, bool) and timeout_us > 0:
-            limits.append(timeout_us / 1e3)
-        deadline_ms = min(limits, default=None)
-        return cls(texts[PLAN], texts[BUNDLE], deadline_ms, rate, texts[SENDER])
+        return cls(texts[PLAN], texts[BUNDLE], _deadline_ms(parameters), rate, texts[SENDER])
 
     def parameters(self) -> dict[str, Parameter]:
         """Of a request; what is not asked is left out."""
@@ -143,6 +137,28 @@ class Wish:
         if self.sender:
             given[SENDER] = self.sender
         return given
+
+
+def _deadline_ms(parameters: Mapping[str, Parameter]) -> float | None:
+    """The earlier one of both parameters. One that has passed is 0: its request is too late, and not wrong."""
+    limits: list[float] = []
+    deadline_ms, timeout_us = parameters.get(DEADLINE), parameters.get(TIMEOUT)
+    # Compared before they are converted: JSON's integers have any length.
+    if deadline_ms is not None:
+        if isinstance(deadline_ms, bool | str) or not deadline_ms <= 1e3 * LONGEST_S:
+            raise InputError(
+                f"{DEADLINE} is {deadline_ms!r:.40}, allowed a number of milliseconds up to {1e3 * LONGEST_S:g}",
+                hint="leave it out for none",
+            )
+        limits.append(float(max(deadline_ms, 0)))
+    if isinstance(timeout_us, int) and not isinstance(timeout_us, bool) and timeout_us > 0:
+        if timeout_us > 1e6 * LONGEST_S:
+            raise InputError(
+                f"{TIMEOUT} is {timeout_us!r:.40}, allowed microseconds up to {1e6 * LONGEST_S:g}",
+                hint="leave it out for none",
+            )
+        limits.append(timeout_us / 1e3)
+    return min(limits, default=None)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from edgekit.errors import DeadlineError, EdgekitError, NodeError, OverloadedError, SessionError, UnreachableError
+from edgekit.runtimes.protocol.frames import LONGEST_S
 from edgekit.runtimes.protocol.messages import METHODS, SERVICE
 from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, grpc_code
 from edgekit.runtimes.ray_engine.answer import LEAVING
@@ -23,7 +24,6 @@ from edgekit.runtimes.ray_engine.patience import Patience
 from edgekit.runtimes.server.security import Security
 
 STREAMS = ("ModelStreamInfer",)
-LONGEST_S = 1e6
 Metadata = list[tuple[str, str]]
 
 

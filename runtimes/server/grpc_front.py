@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from edgekit.errors import EdgekitError, InputError, NodeError, SessionError, UnknownNameError
 from edgekit.runtimes.protocol import messages
 from edgekit.runtimes.protocol.calls import InferCall, answer_to_message, call_from_message
+from edgekit.runtimes.protocol.frames import LONGEST_S
 from edgekit.runtimes.protocol.status import ERROR_KEY, RETRY_KEY, error_kind, grpc_code
 from edgekit.runtimes.server import describe
 from edgekit.runtimes.server.engine import Engine
@@ -29,7 +30,6 @@ logger = logging.getLogger("edgekit")
 Method = Callable[[Any, Any, dict[str, str]], Any]
 
 _OPEN = frozenset({"ServerLive", "ServerReady"})
-_LONGEST_S = 1e6
 _CONTROL_THREADS = 16
 _HANDSHAKE_TIMEOUT_MS = 10_000
 
@@ -119,7 +119,7 @@ class GrpcFront:
 
     def _infer(self, request: Any, context: Any, headers: dict[str, str]) -> Any:
         left_s = context.time_remaining()
-        timeout_s = left_s if left_s is not None and left_s < _LONGEST_S else None
+        timeout_s = left_s if left_s is not None and left_s < LONGEST_S else None
         call, tenant = self._call(request), self._security.check(headers.get("authorization"))
         return answer_to_message(self._engine.infer(call, timeout_s=timeout_s, headers=headers, tenant=tenant))
 
@@ -189,7 +189,7 @@ class GrpcFront:
         if self._engine.upstream is None:
             raise
         left_s = context.time_remaining()
-        return self._engine.upstream.call(method, request, left_s if left_s and left_s < _LONGEST_S else None)
+        return self._engine.upstream.call(method, request, left_s if left_s and left_s < LONGEST_S else None)
 
     def _statistics(self, request: Any, context: Any, headers: dict[str, str]) -> Any:
         catalog = self._engine.catalog

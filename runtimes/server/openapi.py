@@ -6,9 +6,9 @@ import math
 from importlib.metadata import version
 from typing import Any
 
-from edgekit.runtimes.protocol.asking import MAX_STEPS, MAX_TEMPERATURE, SEED, STREAM, TEMPERATURE, TOP
+from edgekit.runtimes.protocol.asking import MAX_INTEGER, MAX_STEPS, MAX_TEMPERATURE, SEED, STREAM, TEMPERATURE, TOP
 from edgekit.runtimes.protocol.calls import CHECKSUM
-from edgekit.runtimes.protocol.frames import BUNDLE, DEADLINE, NEXT_RATE, PLAN, SENDER
+from edgekit.runtimes.protocol.frames import BUNDLE, DEADLINE, LONGEST_S, NEXT_RATE, PLAN, SENDER
 from edgekit.runtimes.protocol.tensors import CONTENTS, DATATYPES
 from edgekit.runtimes.server.catalog import Catalog
 from edgekit.runtimes.server.model import ServedModel
@@ -215,11 +215,17 @@ def _asked() -> Json:
     """The parameters of `protocol.asking.KNOWN`."""
     return {
         TOP: {"type": "integer", "minimum": 1, "description": "A classifier answers so many labels too, as `top`"},
-        MAX_STEPS: {"type": "integer", "minimum": 1, "description": "Tokens or windows of an iterated model at most"},
+        MAX_STEPS: {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_INTEGER,
+            "description": "Tokens or windows of an iterated model at most; the node's own bound holds where it is "
+            "less, and the answer then says that it ended by `length`",
+        },
         TEMPERATURE: {"type": "number", "minimum": 0, "maximum": MAX_TEMPERATURE, "description": "0: the likeliest"},
-        SEED: {"type": "integer", "minimum": 0, "description": "Of the draws"},
+        SEED: {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER, "description": "Of the draws"},
         STREAM: {"type": "boolean", "description": "An iterated model answers each step as soon as it is made"},
-        DEADLINE: {"type": "number", "description": "Milliseconds that the caller still has"},
+        DEADLINE: {"type": "number", "maximum": 1e3 * LONGEST_S, "description": "Milliseconds that the caller has"},
         PLAN: {"type": "string", "description": "Digest of the variant whose last part answers"},
         BUNDLE: {"type": "string", "description": "Digest of the bundle, which must be served here"},
         NEXT_RATE: {"type": "integer", "description": "The rung at which this node codes for the node above it"},

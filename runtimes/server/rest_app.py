@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,8 @@ from edgekit.runtimes.server.openapi import document
 from edgekit.runtimes.server.schedule import RefusedError
 from edgekit.runtimes.server.security import Security
 from edgekit.runtimes.server.tracing import kept_spans
+
+logger = logging.getLogger("edgekit")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -147,7 +150,7 @@ class RestApp:
             ]
         app = Starlette(
             routes=routes,
-            exception_handlers={HTTPException: _http_failure, EdgekitError: self._failure, Exception: self._accident},
+            exception_handlers={HTTPException: _http_failure, EdgekitError: self._failure},
         )
         app.router.redirect_slashes = False
         return app
@@ -226,14 +229,18 @@ class RestApp:
             headers[RETRY_KEY] = str(max(1, round(wait_s)))
         return JSONResponse({"error": error.message}, status, headers)
 
-    async def _accident(self, request: Request, error: Exception) -> Response:
-        return await self._failure(request, SessionError(f"the request failed: {type(error).__name__}"))
-
 
 def _route(path: str, endpoint: Endpoint, method: str = "GET", check: Callable[[Request], str] | None = None) -> Route:
     async def guarded(request: Request) -> Response:
         request.state.tenant = check(request) if check is not None else ""
-        return await endpoint(request)
+        try:
+            return await endpoint(request)
+        except (EdgekitError, HTTPException):
+            raise
+        except Exception as error:
+            # A handler of Starlette's for these answers too, and raises them again: the server then hangs up.
+            logger.exception("%s %s failed", method, path)
+            raise SessionError(f"the request failed: {type(error).__name__}") from error
 
     return Route(path, guarded, methods=[method])
 

@@ -26,6 +26,15 @@ class Security:
     client_ca: Path | None = None
     guests: tuple[Guest, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises UsageError where a tenant shows the owner's token: it would be the owner, without a quota."""
+        same = [guest.tenant.name for guest in self.guests if self.token and guest.token == self.token]
+        if same:
+            raise UsageError(
+                f"the tenant {same[0]} has the owner's token (--token-file), allowed one of its own",
+                hint="openssl rand -hex 32 > token",
+            )
+
     @property
     def tenants(self) -> tuple[Tenant, ...]:
         return tuple(guest.tenant for guest in self.guests)

@@ -5,6 +5,9 @@ token_file = "mobile.token"     # one word; beside this file
 share = 3                       # of the rows and of the queue, against the others' (1 without)
 rows_per_s = 500                # at most, on average (no bound without)
 burst_rows = 1000               # that may come at once (one second's without)
+
+Shares may be a million times apart at most: they are added up and divided by each other, in numbers that must keep all
+their digits.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_NUMBERS = ("share", "rows_per_s", "burst_rows")
+# Of a number: the least and the most.
+_NUMBERS = {"share": (0.001, 1000.0), "rows_per_s": (0.001, 1e9), "burst_rows": (1.0, 1e9)}
 _KEYS = ("token_file", *_NUMBERS)
 
 
@@ -78,12 +82,15 @@ def _guest(path: Path, name: str, table: Any) -> Guest:
     if not isinstance(file, str):
         raise UsageError(f"the tenant {name} of {path} has no token_file", hint=f'token_file = "{name}.token"')
     numbers: dict[str, float] = {}
-    for key in _NUMBERS:
+    for key, (least, most) in _NUMBERS.items():
         value = table.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise UsageError(f"{key} of the tenant {name} is {value!r}, allowed a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise UsageError(
+                f"{key} of the tenant {name} is {value!r:.40}, allowed a number from {least:g} to {most:g}",
+                hint="shares count against each other: 3 and 1 do as well as 3000 and 1000",
+            )
         numbers[key] = float(value)
     if "burst_rows" in numbers and "rows_per_s" not in numbers:
         raise UsageError(f"the tenant {name} has burst_rows without rows_per_s", hint="give both, or neither")

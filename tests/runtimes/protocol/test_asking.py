@@ -36,6 +36,7 @@ def test_what_is_asked_is_read() -> None:
         ("edgekit_temperature", 101),
         ("edgekit_temperature", float("nan")),
         ("edgekit_temperature", float("inf")),
+        ("edgekit_temperature", 10**400),
         ("edgekit_temperature", True),
         ("edgekit_temperature", "hot"),
         ("edgekit_seed", -1),
@@ -46,3 +47,8 @@ def test_what_is_asked_is_read() -> None:
 def test_what_cannot_be_asked_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=name):
         Asking.of({name: value})
+
+
+def test_a_number_beyond_int64_is_told_the_largest_one() -> None:
+    with pytest.raises(InputError, match="allowed an integer from 0 to 9223372036854775807"):
+        Asking.of({"edgekit_seed": 1 << 63})

@@ -245,3 +245,22 @@ def test_tritons_timeout_is_a_deadline_too() -> None:
     assert Wish.of({"timeout": 2000}).deadline_ms == 2.0
     assert Wish.of({"timeout": 2000, "edgekit_deadline_ms": 1.5}).deadline_ms == 1.5
     assert Wish.of({"timeout": 0}).deadline_ms is None
+
+
+@pytest.mark.parametrize("beyond", [1.001e9, 1e30, 1e300, float("inf"), float("nan"), 10**400])
+def test_a_deadline_beyond_what_can_be_waited_for_is_refused_with_the_bound(beyond: float) -> None:
+    with pytest.raises(InputError, match=r"edgekit_deadline_ms is .*, allowed a number of milliseconds up to 1e\+09"):
+        Wish.of({"edgekit_deadline_ms": beyond})
+    with pytest.raises(InputError, match=r"timeout is .*, allowed microseconds up to 1e\+12"):
+        Wish.of({"timeout": (1 << 63) - 1})
+
+
+def test_the_longest_deadline_is_answered_and_a_passed_one_is_late_however_long_ago(
+    split_bundle: Path, serve: Callable[..., Node]
+) -> None:
+    node = serve(split_bundle, tier="cloud")
+    tensors = {"shifted": np.zeros((1, 6), np.float32)}
+    node.engine.infer(InferCall("net.tail", tensors, {"edgekit_deadline_ms": 1e9, "timeout": 10**12}))
+    for passed in (0, -1.0, -1e300, -(10**400)):
+        with pytest.raises(DeadlineError):
+            node.engine.infer(InferCall("net.tail", tensors, {"edgekit_deadline_ms": passed}))

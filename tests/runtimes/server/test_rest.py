@@ -117,6 +117,8 @@ MALFORMED = {
     "half a surrogate": b'{"id": "\\ud800", ' + json.dumps(body()).encode()[1:],
     "an unknown output": json.dumps(body() | {"outputs": [{"name": "zzz"}]}).encode(),
     "a parameter that is a list": json.dumps(body() | {"parameters": {"a": []}}).encode(),
+    "an endless deadline": json.dumps(body() | {"parameters": {"edgekit_deadline_ms": 1e300}}).encode(),
+    "an endless temperature": json.dumps(body() | {"parameters": {"edgekit_temperature": 10**400}}).encode(),
     "a deadline that is text": json.dumps(body() | {"parameters": {"edgekit_deadline_ms": "soon"}}).encode(),
 }
 
@@ -168,6 +170,28 @@ def test_compressed_and_foreign_bodies_are_415(http: httpx.Client) -> None:
 def test_a_passed_deadline_is_504(http: httpx.Client) -> None:
     answer = http.post(INFER, json=body() | {"parameters": {"edgekit_deadline_ms": -1.0}})
     assert (answer.status_code, answer.headers["edgekit-error"]) == (504, "DeadlineError")
+
+
+def test_an_accident_is_500_and_the_connection_serves_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by accident")
+
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n"
+    sent = json.dumps(body()).encode()
+    request = f"{head}Content-Length: {len(sent)}\r\n".encode()
+    with monkeypatch.context() as broken:
+        broken.setattr(node.engine, "infer", fail)
+        received = _talk(
+            node,
+            request + b"\r\n" + sent,
+            b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            pause_s=0.3,
+        )
+    assert received.startswith(b"HTTP/1.1 500") and b"the request failed: ZeroDivisionError" in received
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert "by accident" in caplog.text and "ASGI" not in caplog.text
 
 
 def _talk(node: Node, *pieces: bytes, pause_s: float) -> bytes:
