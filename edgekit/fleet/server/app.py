@@ -11,7 +11,8 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from edgekit.errors import EdgekitError
-from edgekit.fleet.server import agents, bundles, devices, people, problems, rollouts
+from edgekit.fleet.server import agents, bundles, devices, people, problems, rollouts, telemetry
+from edgekit.fleet.server.metrics import Metrics
 from edgekit.fleet.server.waiting import Waiters
 from edgekit.fleet.service import FleetService
 
@@ -37,8 +38,9 @@ def create_app(service: FleetService, *, advance_every_s: float = ADVANCE_EVERY_
 
     app = FastAPI(title="edgekit fleet", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service, app.state.waiters = service, Waiters()
+    app.state.metrics = Metrics(service, app.state.waiters)
     problems.install(app)
-    for module in (agents, bundles, devices, rollouts, people):
+    for module in (agents, bundles, devices, rollouts, people, telemetry):
         app.include_router(module.router)
     return app
 

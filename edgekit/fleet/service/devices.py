@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
+import logging
+from collections.abc import Mapping
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from edgekit.errors import AbsentError, AuthenticationError, ConflictError, ForbiddenError
+from edgekit.errors import AbsentError, AuthenticationError, ConflictError, StoreError
 from edgekit.fleet.protocol.agents import (
-    BundleOrder,
     Desired,
     Enrolled,
     Enrolment,
@@ -24,15 +24,35 @@ from edgekit.fleet.protocol.windows import Window
 from edgekit.fleet.protocol.wire import Page, new_identifier
 from edgekit.fleet.rollouts.selector import Selector
 from edgekit.fleet.service.core import Core, paged
+from edgekit.fleet.service.directory import Directory
 from edgekit.fleet.service.groups import DEFAULT_INTERVAL_S, INTERVALS_LOST, is_connected, labels_of, settings_of
+from edgekit.fleet.service.ingest import Intake
 from edgekit.fleet.service.people import Actor
-from edgekit.fleet.store.tables import BundleRow, Device, Invitation, WindowRow
+from edgekit.fleet.store.tables import Device, Invitation
 from edgekit.fleet.trust.tokens import hash_token, new_token
+
+logger = logging.getLogger("edgekit")
+
+AT_ONCE = 500  # devices in one statement
 
 
 class Devices:
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.directory = Directory(core.database)
+        self.intake = Intake(core.database, self.directory, core.now)
+        core.changed.append(self._hear)
+
+    def _hear(self, devices: tuple[str, ...]) -> None:
+        """Before whoever waits is told: the first listener."""
+        try:
+            self.directory.refresh()
+        except StoreError as error:  # what was changed is stored; the next look at the clock finds it
+            logger.warning("new orders are not read yet: %s", error.message)
+
+    def close(self) -> None:
+        """Writes what waits to be stored."""
+        self.intake.close()
 
     def invite(self, actor: Actor, order: InvitationOrder) -> InvitationMade:
         actor.need("operator")
@@ -101,16 +121,11 @@ class Devices:
     def identify(self, token: str = "", serial: str = "") -> str:
         """The id of the device with this token or certificate. Raises AuthenticationError, ForbiddenError once it is
         revoked."""
-        wanted = Device.certificate_serial == serial if serial else Device.token_hash == hash_token(token)
-        with self._core.database.read() as session:
-            row = session.scalar(select(Device).where(wanted))
-            if row is None:
-                raise AuthenticationError("this device is not known here", hint="edgekit agent enroll")
-            if serial and not hmac.compare_digest(row.certificate_serial, serial):
-                raise AuthenticationError("this certificate was replaced by a later one", hint="edgekit agent enroll")
-            if row.standing != "active":
-                raise ForbiddenError(f"the device {row.name} is revoked", hint="ask the operators of the fleet")
-            return row.id
+        return self.directory.identify(token, serial).id
+
+    def is_at_hand(self, token: str = "", serial: str = "") -> bool:
+        """Whether `identify` does without the database."""
+        return self.directory.is_at_hand(token, serial)
 
     def renew(self, device: str, renewal: Renewal) -> Enrolled:
         issued = self._core.authority.issue_device(renewal.request, device)
@@ -118,54 +133,21 @@ class Devices:
         with self._core.database.write() as session:
             row = _device(session, device)
             row.certificate_serial, row.certificate_ends_at = issued.serial, issued.ends_at
-            row.token_hash = hash_token(token)
+            row.token_hash, row.changed_tick = hash_token(token), self._core.database.tick(session)
             self._core.note(session, row.name, "device.renew", row.name)
+        self._core.tell((device,))
         return Enrolled(
             device=device, certificate=issued.pem, authority=self._core.authority.pem, token=token, root=self._root()
         )
 
     def sync(self, device: str, sync: Sync) -> Desired:
-        """Stores what came, and says what is wanted; never waits. Raises ConflictError where two agents use one
-        identity."""
-        with self._core.database.write() as session:
-            row = _device(session, device)
-            if sync.facts is not None:
-                self._take_facts(session, row, sync.facts)
-            row.seen_at = self._core.now()
-            row.running = sync.slot.running
-            row.slot = sync.slot.model_dump(mode="json")
-            fresh = [window for window in sync.windows if window.sequence > row.taken]
-            session.add_all(_window_row(device, window) for window in fresh)
-            if fresh:
-                row.taken = fresh[-1].sequence
-                row.latest = fresh[-1].model_dump(mode="json")
-            return self._desired(session, row)
-
-    def _take_facts(self, session: Session, row: Device, facts: Facts) -> None:
-        row.facts, row.tier = facts.model_dump(mode="json"), facts.tier
-        if row.boot != facts.boot:
-            self._core.note(session, row.name, "device.start", row.name, agent=facts.agent)
-            row.boot = facts.boot
+        """Stores what came, and says what is wanted. Raises like `Intake.put`."""
+        self.intake.put(device, sync).result()
+        return self.desired(device)
 
     def desired(self, device: str) -> Desired:
-        with self._core.database.read() as session:
-            return self._desired(session, _device(session, device))
-
-    def _desired(self, session: Session, row: Device) -> Desired:
-        interval_s, share = settings_of(session, row)
-        digests = [digest for digest in (row.wanted, *row.kept) if digest is not None]
-        found = {one.digest: one for one in session.scalars(select(BundleRow).where(BundleRow.digest.in_(digests)))}
-        orders = {digest: _order(found[digest]) for digest in digests if digest in found}
-        return Desired(
-            generation=row.generation,
-            bundle=orders.get(row.wanted) if row.wanted else None,
-            kept=tuple(orders[digest] for digest in row.kept if digest in orders),
-            plan=None if row.plan is None else PlanOrder.model_validate(row.plan),
-            compare_share=share,
-            interval_s=interval_s,
-            taken=row.taken,
-            labels=row.labels,
-        )
+        """Raises AuthenticationError for a device that is not there."""
+        return self.directory.desired(device)
 
     def get(self, key: str) -> DeviceView:
         """By id or by name. Raises AbsentError."""
@@ -226,7 +208,9 @@ class Devices:
             if row is None:
                 raise AbsentError(f"no device {key}", hint="edgekit fleet devices lists them")
             session.delete(row)
+            self._core.database.tick(session)
             self._core.note(session, actor.name, "device.remove", row.name, device=row.id)
+        self._core.tell((row.id,))
 
     def _view(self, row: Device, interval_s: float) -> DeviceView:
         facts = Facts.model_validate(row.facts)
@@ -251,14 +235,19 @@ class Devices:
         )
 
 
-def give(session: Session, devices: dict[str, str | None], tick: int) -> None:
+def give(session: Session, devices: Mapping[str, str | None], tick: int) -> None:
     """Device -> the digest that it is to run from now on."""
+    by_digest: dict[str | None, list[str]] = {}
     for device, digest in devices.items():
-        session.execute(
-            update(Device)
-            .where(Device.id == device)
-            .values(wanted=digest, generation=Device.generation + 1, changed_tick=tick)
-        )
+        by_digest.setdefault(digest, []).append(device)
+    for digest, held in by_digest.items():
+        for start in range(0, len(held), AT_ONCE):
+            session.execute(
+                update(Device)
+                .where(Device.id.in_(held[start : start + AT_ONCE]))
+                .values(wanted=digest, generation=Device.generation + 1, changed_tick=tick)
+                .execution_options(synchronize_session=False)
+            )
 
 
 def _device(session: Session, device: str) -> Device:
@@ -266,20 +255,3 @@ def _device(session: Session, device: str) -> Device:
     if row is None:
         raise AuthenticationError("this device is not known here", hint="edgekit agent enroll")
     return row
-
-
-def _order(row: BundleRow) -> BundleOrder:
-    return BundleOrder(digest=row.digest, name=row.name, target=f"{row.digest}/index.json", size_bytes=row.size_bytes)
-
-
-def _window_row(device: str, window: Window) -> WindowRow:
-    return WindowRow(
-        device=device,
-        sequence=window.sequence,
-        started_at=window.started_at,
-        seconds=window.seconds,
-        digest=window.digest,
-        answered=window.answered,
-        errors=window.errors,
-        content=window.model_dump(mode="json"),
-    )

@@ -15,8 +15,8 @@ from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store.tables import Device, Group, Rollout
 
-INTERVALS_LOST = 3  # a device not heard of for so many of its intervals is not connected
 DEFAULT_INTERVAL_S = 30.0
+INTERVALS_LOST = 3  # a device not heard of for so many of its intervals is not connected
 
 
 class Groups:
@@ -60,8 +60,10 @@ class Groups:
                 raise _absent(session, name)
             if session.scalar(select(Rollout.id).where(Rollout.active == name)):
                 raise ConflictError(f"a rollout goes on in {name}", hint="let it end, or roll it back")
+            changed = self._changed(session, row.selector)
             session.delete(row)
             self._core.note(session, actor.name, "group.remove", name)
+        self._core.tell(changed)
 
     def get(self, name: str) -> GroupView:
         """Raises AbsentError."""

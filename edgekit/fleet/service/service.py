@@ -15,9 +15,13 @@ from edgekit.fleet.registry.blobs import Blobs, FolderBlobs
 from edgekit.fleet.service.bundles import Bundles
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.devices import Devices
+from edgekit.fleet.service.glance import Glances
 from edgekit.fleet.service.groups import Groups
+from edgekit.fleet.service.history import Histories
 from edgekit.fleet.service.people import People
+from edgekit.fleet.service.progress import Progress
 from edgekit.fleet.service.rollouts import Rollouts
+from edgekit.fleet.service.sign_ins import SignIns
 from edgekit.fleet.store.database import Database
 from edgekit.fleet.store.tables import BundleRow, Rollout
 from edgekit.fleet.trust.authority import Authority
@@ -53,6 +57,10 @@ class FleetService:
         self.devices = Devices(core)
         self.bundles = Bundles(core)
         self.rollouts = Rollouts(core)
+        self.sign_ins = SignIns(core, self.people)
+        self.glances = Glances(core)
+        self.histories = Histories(core)
+        self.progress = Progress(core)
 
     def overview(self) -> Overview:
         groups = self.groups.all()
@@ -70,4 +78,5 @@ class FleetService:
         )
 
     def close(self) -> None:
+        self.devices.close()
         self.database.close()
