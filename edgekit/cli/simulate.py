@@ -14,7 +14,7 @@ from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.quantities import read_link
 from edgekit.cli.wording import ms_text, number_text, percent_text, plain, size_text
-from edgekit.errors import OutputError, UnknownNameError, UsageError
+from edgekit.errors import OutputError, PlanError, UnknownNameError, UsageError
 from edgekit.planning.comparison import POLICIES
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def command(
         setting = _setting(opened.manifest, workload, device, {"edge": edge, "cloud": cloud}, above, max_drop)
     names = list(POLICIES) if "all" in policies else list(dict.fromkeys(policies))
     comparison = compare(setting, links, names)
+    _check_possible(setting, links, comparison)
     if plot is not None:
         _draw(plot, comparison)
     out.emit(_payload(bundle, comparison, setting))
@@ -199,6 +200,18 @@ def _setting(
     )
 
 
+def _check_possible(setting: Setting, links: Sequence[Trace], comparison: Comparison) -> None:
+    """Raises PlanError where the bundle has no way for any policy that was asked for."""
+    from edgekit.planning.comparison import compare
+
+    if any(comparison.rows.values()):
+        return
+    asked = ", ".join(comparison.missing)
+    possible = next(iter(compare(setting, links[:1]).rows.values()))
+    why = next(iter(comparison.missing.values()))
+    raise PlanError(f"no {asked}: {why}", hint=f"possible here: {', '.join(possible)}")
+
+
 def _raw_bytes(manifest: Manifest) -> dict[str, float]:
     """A sample's features as they are, by codec; of a picture its 8-bit pixels."""
     sizes: dict[str, float] = {}
@@ -248,7 +261,7 @@ def _figures(row: Row) -> dict[str, Any]:
 def _show(out: Output, comparison: Comparison) -> None:
     for trace, rows in comparison.rows.items():
         allowed = [name for name, row in rows.items() if row.admissible and name != "oracle"]
-        best = min(allowed, key=lambda name: rows[name].run.mean_ms, default=None)
+        best = min(allowed, key=lambda name: rows[name].planned_ms, default=None)
         out.table(_table(trace, rows, best))
         out.line()
     for name, why in comparison.missing.items():

@@ -38,8 +38,10 @@ class Choice:
 
     @property
     def agreement(self) -> float | None:
-        """The last crossing's, as in `Plan`."""
-        return self.way.crossings[-1].rates[self.rates[-1]].agreement if self.rates else None
+        """None where several codecs or an exit take part: what they leave together was not measured; as in `Plan`."""
+        if len(self.rates) != 1 or self.way.local_share:
+            return None
+        return self.way.crossings[0].rates[self.rates[0]].agreement
 
 
 @dataclass(frozen=True)

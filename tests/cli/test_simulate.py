@@ -144,6 +144,15 @@ def test_a_bundle_of_one_part_says_which_policies_it_lacks(invoke_json: InvokeJs
     assert set(payload["missing"]) == set(POLICIES) - {"local", "edgekit", "oracle"}
 
 
+def test_policies_that_the_bundle_has_no_way_for_are_refused(invoke: Invoke, whole_bundle: Path) -> None:
+    asked = ("simulate", whole_bundle, "--trace", "lte", "--requests", "5", "--policy", "cascade", "--policy", "split")
+    result = invoke(*asked, code=14)
+    assert result.stdout == ""
+    assert "no cascade, split" in result.stderr
+    assert "possible here: local, edgekit, oracle" in result.stderr
+    assert "no cascade" in invoke(*asked, "--policy", "local").stderr
+
+
 @pytest.fixture(scope="module")
 def whole_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     part = _part("main", "device", 0.8, IMAGE, LOGITS)

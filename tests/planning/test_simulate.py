@@ -288,6 +288,30 @@ def test_policies_without_a_way_are_named_and_left_out() -> None:
     assert found.overall_ms("cascade") is None
 
 
+def test_a_plan_that_never_answers_is_not_taken_for_its_quick_substitutes() -> None:
+    slow = Trace.constant(Conditions(1.0, 40.0), "slow")
+    raw = Way("raw", SPLIT.stages, (Crossing("plain", BELOW, (RateCost(60_000, 0.0),)),), 4000, 0.1)
+    found = compare(setting(ways=(WHOLE, raw, SPLIT)), [slow], ["split"]).rows["slow"]["split"]
+    hopeless = run(Fixed("split", Choice(raw, (0,))), slow, requests=360)
+    assert hopeless.degraded == 360
+    assert hopeless.mean_ms < found.run.mean_ms
+    assert (found.detail, found.run.degraded) == ("split@2", 0)
+
+
+def test_policies_that_answer_are_ahead_of_one_that_never_does() -> None:
+    slow = Trace.constant(Conditions(1.0, 40.0), "slow")
+    found = compare(setting(ways=(SPLIT, WHOLE, PICTURE)), [slow], ["split", "offload"])
+    rows = found.rows["slow"]
+    assert (rows["offload"].run.degraded, rows["split"].run.degraded) == (360, 0)
+    assert rows["offload"].run.mean_ms < rows["split"].run.mean_ms
+    assert found.best_single("slow") == "split"
+
+
+def test_what_several_codecs_or_an_exit_leave_together_is_not_known() -> None:
+    assert Choice(SPLIT, (1,)).agreement == pytest.approx(0.995)
+    assert [Choice(THREE, (0, 1)).agreement, Choice(CASCADE, (1,)).agreement, Choice(WHOLE).agreement] == [None] * 3
+
+
 def test_a_policy_beyond_the_limit_counts_for_no_comparison(table: Comparison) -> None:
     row = table.rows["steady-100"]["offload-jpeg"]
     assert (row.admissible, row.detail) == (False, "picture@1")
