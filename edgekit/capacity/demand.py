@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,17 +56,28 @@ class Objective:
 class Arrivals:
     """When requests come, at a mean rate of one a second: `gaps_s` between them, mean 1. `at` scales them to a rate.
 
-    One set of gaps for every rate (common random numbers) makes results at two rates comparable.
+    One set of gaps for every rate (common random numbers) makes results at two rates comparable. `seed`: of gaps that
+    were drawn, None for recorded ones.
     """
 
     gaps_s: np.ndarray
     name: str
+    seed: int | None = None
 
     @classmethod
     def poisson(cls, count: int, seed: int = 0) -> Arrivals:
         """Independent devices, each with a rate of its own, together come near a Poisson process as their number grows
         (Palm and Khintchine: Cox and Smith, On the superposition of renewal processes, Biometrika 41, 1954)."""
-        return cls(np.random.default_rng(seed).exponential(1.0, count), "poisson")
+        return cls(np.random.default_rng(seed).exponential(1.0, count), "poisson", seed)
+
+    def again(self, number: int) -> Arrivals:
+        """Another course of the same process, 0 being this one: drawn anew, or recorded ones from another moment on."""
+        if number == 0:
+            return self
+        if self.seed is None:
+            return replace(self, gaps_s=np.roll(self.gaps_s, number * len(self.gaps_s) // (number + 1)))
+        drawn = np.random.default_rng((self.seed, number)).exponential(1.0, len(self.gaps_s))
+        return replace(self, gaps_s=drawn)
 
     @classmethod
     def read(cls, path: Path) -> Arrivals:

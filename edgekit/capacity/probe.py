@@ -25,6 +25,7 @@ import numpy as np
 from edgekit.bundle.manifest import Part, Tier
 from edgekit.capacity.calibration import noise_rows, pinned
 from edgekit.errors import NodeError, RemoteError
+from edgekit.runtimes.lifeline import start_tied
 from edgekit.runtimes.protocol.calls import InferCall, call_to_message
 from edgekit.runtimes.protocol.client import NodeClient
 from edgekit.runtimes.protocol.frames import model_name
@@ -87,14 +88,14 @@ def spent_s(before: dict[int, float], after: dict[int, float]) -> list[float]:
 
 @contextmanager
 def serving(bundle: Path, tier: Tier, options: Sequence[str], cores: Sequence[int] = ()) -> Iterator[Served]:
-    """`edgekit serve` with `options` on a free port of 127.0.0.1; ended with the context. Raises NodeError where it
-    does not start, with what it said."""
+    """`edgekit serve` with `options` on a free port of 127.0.0.1; ended with the context, or with this process. Raises
+    NodeError where it does not start, with what it said."""
     words = ["--tier", tier, "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0", "--json", *options]
     command = [sys.executable, "-m", "edgekit", "serve", str(bundle), *words]
 
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     with pinned(cores):  # it stays where it was started
-        begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        begun = start_tied(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     with begun as process:
         assert process.stdout is not None and process.stderr is not None
         said: list[str] = []

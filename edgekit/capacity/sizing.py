@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,6 +21,8 @@ Binding = Literal["compute", "memory", "link", "batch", "requests", "fixed"]
 
 # An almost idle replica, as a share of what it can do at most.
 IDLE = 0.002
+# Courses of arrivals that must hold the objective, and Student's t for one less than so many: 95 %, one-sided.
+COURSES, STUDENT = 5, 2.132
 # A larger batch is worth naming where it would do so much more.
 WORTH_MORE = 1.1
 MEANING: dict[Binding, str] = {
@@ -33,20 +36,42 @@ MEANING: dict[Binding, str] = {
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """The objective's percentile over several simulations: their mean, and how far the true one may lie above it (95 %,
+    one-sided, by Student's t). Infinite where a replica cannot keep up."""
+
+    percentile_ms: float
+    above_ms: float
+
+    @classmethod
+    def of(cls, percentiles_ms: Sequence[float]) -> Estimate:
+        mean = statistics.fmean(percentiles_ms)
+        if math.isinf(mean):
+            return cls(mean, 0.0)
+        return cls(mean, STUDENT * statistics.stdev(percentiles_ms) / math.sqrt(len(percentiles_ms)))
+
+    @property
+    def at_most_ms(self) -> float:
+        return self.percentile_ms + self.above_ms
+
+
+@dataclass(frozen=True)
 class Sizing:
-    """`replicas` carry `rate_hz` within `objective`; `outcome` (simulated) and `forecast` (formulae, None where they
-    have no answer) are of one of them at its share. `beside`: what one replica less would have done, infinite where it
-    cannot keep up."""
+    """`replicas` carry `rate_hz` within `objective`, `estimate` by simulation; `outcome` (of one simulation) and
+    `forecast` (formulae, None where they have no answer) are of one of them at its share. `fewer`: what
+    `fewer_replicas` would have done."""
 
     replica: Replica
     objective: Objective
     rate_hz: float
     replicas: int
+    estimate: Estimate
     outcome: Outcome
     forecast: Forecast | None
     binding: Binding
     balance: Balance
-    fewer_ms: float
+    fewer_replicas: int
+    fewer: Estimate
 
     @property
     def each_hz(self) -> float:
@@ -54,7 +79,7 @@ class Sizing:
 
     @property
     def latency_ms(self) -> float:
-        return self.outcome.percentile_ms(self.objective)
+        return self.estimate.percentile_ms
 
     @property
     def disagreement(self) -> float | None:
@@ -74,7 +99,9 @@ def size(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Sizing:
-    """The fewest replicas that hold `objective`, by bisection: each count is simulated as one replica at its share.
+    """The fewest replicas that hold `objective`: each count is simulated as one replica at its share, by bisection over
+    one course of arrivals. A search finds the course that flatters it, so that the count is then raised, a hundredth at
+    a time, until several other courses hold the objective with their margin.
 
     A share of Poisson arrivals at random is Poisson again; a trace keeps its shape and is slowed down. Raises PlanError
     naming the nearest objective that an idle replica meets.
@@ -93,18 +120,27 @@ def size(
     refuse_impossible(replica, objective, arrivals, tenants=tenants, seed=seed)
     least = max(1, math.ceil(rate_hz / replica.most_per_s))
     first = max(least, _guess(replica, rate_hz, objective, least))
+
+    def sure(count: int) -> Estimate:
+        progress("simulate again", 0, 0)
+        return _estimate(replica, rate_hz / count, objective, arrivals, tenants, seed)
+
     count = _fewest(holds, least, first)
-    outcome = at(count)
+    while (estimate := sure(count)).at_most_ms > objective.limit_ms and rate_hz / count > IDLE * replica.most_per_s:
+        count += max(1, count // 100)
+    outcome, fewer = at(count), max(1, count - max(1, count // 20))
     return Sizing(
         replica=replica,
         objective=objective,
         rate_hz=rate_hz,
         replicas=count,
+        estimate=estimate,
         outcome=outcome,
         forecast=_forecast(replica, rate_hz / count, objective),
         binding=_binding(replica, outcome, rate_hz, count),
-        balance=check_balance(replica, rate_hz / count, count, arrivals, objective, seed),
-        fewer_ms=at(count - 1).percentile_ms(objective) if count > 1 else math.inf,
+        balance=check_balance(replica, rate_hz / count, count, arrivals.again(1), objective, seed),
+        fewer_replicas=fewer,
+        fewer=sure(fewer) if count > 1 else Estimate(math.inf, 0.0),
     )
 
 
@@ -135,6 +171,18 @@ def nearest_above(value_ms: float) -> float:
     """A round number (three figures) with two in a hundred to spare."""
     digits = 10.0 ** (math.floor(math.log10(1.02 * value_ms)) - 2)
     return round(math.ceil(1.02 * value_ms / digits) * digits, 6)
+
+
+def _estimate(
+    replica: Replica, rate_hz: float, objective: Objective, arrivals: Arrivals, tenants: Sequence[Tenant], seed: int
+) -> Estimate:
+    found: list[float] = []
+    for number in range(COURSES):
+        outcome = _simulate(replica, rate_hz, arrivals.again(number + 1), tenants, seed + number + 1)
+        found.append(outcome.percentile_ms(objective))
+        if math.isinf(found[-1]):
+            break
+    return Estimate.of(found)
 
 
 def _simulate(replica: Replica, rate_hz: float, arrivals: Arrivals, tenants: Sequence[Tenant], seed: int) -> Outcome:

@@ -36,8 +36,8 @@ class Report:
     def simulated(self) -> str:
         return (
             f"the figures for {self.devices:,} devices are simulation, not measurement: one replica at its share of "
-            f"{self.devices * self.rate:,.0f} requests a second, {len(self.arrivals):,} requests "
-            f"({self.arrivals.name}) in virtual time"
+            f"{self.devices * self.rate:,.0f} requests a second, five times {len(self.arrivals):,} requests "
+            f"({self.arrivals.name}) in virtual time; + is how far the true percentile may lie above (95 %)"
         )
 
     def payload(self) -> dict[str, Any]:
@@ -68,12 +68,14 @@ class Report:
             "slo_ms": sizing.objective.limit_ms,
             "simulated": {
                 "percentile_ms": sizing.latency_ms,
+                "percentile_at_most_ms": sizing.estimate.at_most_ms,
                 "mean_ms": sizing.outcome.mean_ms,
                 "wait_ms": _mean(sizing.outcome.wait_ms),
                 "rows": _mean(sizing.outcome.rows),
                 "utilisation": sizing.outcome.utilisation,
                 "refused": sizing.outcome.refused,
-                "one_replica_less_ms": sizing.fewer_ms,
+                "fewer_replicas": sizing.fewer_replicas,
+                "fewer_replicas_ms": sizing.fewer.percentile_ms,
             },
             "formulae": guess
             and {
@@ -142,7 +144,7 @@ def show(out: Output, plan: Report) -> None:
                 percent_text(sizing.outcome.utilisation),
                 number_text(_mean(sizing.outcome.rows), 1),
                 number_text(_mean(sizing.outcome.wait_ms), 2),
-                number_text(sizing.latency_ms, 1),
+                f"{sizing.latency_ms:.1f} +{sizing.estimate.above_ms:.1f}",
                 "-" if guess is None else f"{1e3 * guess.percentile_s:.1f} ({sizing.disagreement:+.0%})",
                 f"{sizing.replicas:,} replica h" if cost is None else f"{cost:,.2f}",
                 sizing.binding,
@@ -180,11 +182,12 @@ def _facts(plan: Report, tier: Tier, sizing: Sizing, binds: str) -> list[tuple[s
         ("most", f"{replica.most_per_s:.4g} requests a second of one replica, in full batches"),
     ]
     if sizing.replicas > 1:
-        less = "cannot keep up" if math.isinf(sizing.fewer_ms) else f"{sizing.fewer_ms:.4g} ms"
-        found.append(("one replica less", less))
+        fewer = sizing.fewer
+        less = "cannot keep up" if math.isinf(fewer.percentile_ms) else f"{fewer.percentile_ms:.4g} ms"
+        found.append((f"with {sizing.fewer_replicas:,}", less))
         found.append(
             (
-                "balance",
+                "balanced",
                 f"{balance.servers} together: {balance.random_ms:.4g} ms where requests go anywhere, "
                 f"{balance.two_choices_ms:.4g} ms to the less busy of two",
             )

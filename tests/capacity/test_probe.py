@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +96,31 @@ def test_work_by_the_batch_is_told_from_work_by_the_request() -> None:
     assert split_work([(1.0, 0.5)]) == (0.5, 0.0)
     assert split_work([(1.0, 0.5), (1.01, 0.4)]) == (0.5, 0.0)
     assert split_work([(1.0, 0.5), (4.0, 0.6)]) == (0.5, 0.0)
+
+
+def test_a_node_ends_with_a_process_that_is_killed(whole_bundle: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from edgekit.capacity.probe import serving\n"
+        f"with serving(Path({str(whole_bundle)!r}), 'edge', ('--threads', '1')) as node:\n"
+        "    print(node.pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        node = int(process.stdout.readline())
+        assert _lives(node)
+        process.kill()
+    ends = time.monotonic() + 30
+    while _lives(node) and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert not _lives(node)
+
+
+def _lives(pid: int) -> bool:
+    """One that has ended may stay in the table where nobody asks for its code."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
