@@ -210,7 +210,11 @@ class ConflictError(FleetError):
 
 
 class StoreError(FleetError):
-    pass
+    """`again`: another change crossed this one, which was undone; the same once more may well succeed."""
+
+    def __init__(self, message: str, *, hint: str = "", again: bool = False) -> None:
+        self.again = again
+        super().__init__(message, hint=hint)
 
 
 class RolloutError(FleetError):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.fleet.postgresql import Server, why_not
 
 if TYPE_CHECKING:
     from edgekit.fleet.service import FleetService
@@ -39,33 +39,21 @@ def clock() -> SettableClock:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[Any]:
+def postgresql() -> Iterator[Server]:
     """One server for all tests of this process; `stop` and `start` it only in tests that end with it running."""
     pytest.importorskip("psycopg", reason='psycopg is not installed: pip install "edgekit[postgresql]"')
-    server_module = _server_module()
-    reason = server_module.why_not()
+    reason = why_not()
     if reason:
         pytest.skip(reason)
-    server = server_module.Server()
+    server = Server()
     try:
         yield server
     finally:
         server.close()
 
 
-def _server_module() -> Any:
-    """Beside this file; pytest's import mode puts no folder of tests on the path."""
-    name = "edgekit_tests_postgresql"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("postgresql.py"))
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture
-def postgresql_url(postgresql: Any) -> Iterator[str]:
+def postgresql_url(postgresql: Server) -> Iterator[str]:
     """An empty database of its own."""
     name = f"fleet{next(_names)}"
     yield postgresql.make_database(name)

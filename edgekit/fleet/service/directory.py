@@ -87,6 +87,7 @@ class Directory:
         self._by_serial: dict[str, Known] = {}
         self._groups: tuple[_Settings, ...] = ()
         self._orders: dict[str, BundleOrder] = {}
+        self._news: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -111,7 +112,15 @@ class Directory:
                 for known in self._known.values():
                     self._settle(known)
             self._tick = tick
-            return (*(row.id for row in rows), *gone)
+            changed = (*(row.id for row in rows), *gone)
+            self._news.update(changed)
+            return changed
+
+    def news(self) -> tuple[str, ...]:
+        """Devices that any `refresh` found changed since this was asked the last time; for one listener."""
+        with self._lock:
+            found, self._news = tuple(self._news), set()
+        return found
 
     def _read_groups(self, session: Session) -> bool:
         """Whether they are others than before."""

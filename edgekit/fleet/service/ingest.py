@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from sqlalchemy.exc import DBAPIError, OperationalError
-
 from edgekit.errors import EdgekitError, OverloadedError, StoreError, UsageError
 from edgekit.fleet.protocol.agents import Facts, Sync
 from edgekit.fleet.protocol.windows import Window
@@ -32,9 +30,6 @@ MAX_WINDOWS = 50_000  # in waiting calls; some 100 MB
 BATCH = 2_000  # calls of one transaction
 TRIES = 4  # of a batch that another worker's transaction stood against
 STOP_S = 30.0
-
-# PostgreSQL: a deadlock, or rows that moved under the transaction; nothing is wrong with what was to be written.
-_AGAIN = ("40001", "40P01")
 
 
 @dataclass(slots=True)
@@ -128,18 +123,17 @@ class Intake:
     def _store(self, batch: list[Call]) -> None:
         try:
             self._commit(batch)
-        except EdgekitError as error:
-            self._failed += len(batch)
-            _end(batch, error)
-        except DBAPIError as error:
+        except UsageError as error:
             if len(batch) > 1:  # one of them holds what the database does not take: the others are not to suffer
                 for call in batch:
                     self._store([call])
                 return
             self._failed += 1
-            told = str(error.orig).splitlines()[0]
-            logger.warning("%s sent what cannot be stored: %s", batch[0].device, told)
-            _end(batch, UsageError(f"this cannot be stored: {told}", hint="is it text without NUL?"))
+            logger.warning("%s sent what cannot be stored: %s", batch[0].device, error.message)
+            _end(batch, error)
+        except EdgekitError as error:
+            self._failed += len(batch)
+            _end(batch, error)
         else:
             self._calls += len(batch)
             self._stored += sum(len(call.fresh) for call in batch)
@@ -150,11 +144,11 @@ class Intake:
         said = gather(batch)
         for left in reversed(range(TRIES)):
             try:
-                with self._database.write() as session:
+                with self._database.write(shared=True) as session:
                     taken, tick = write_all(session.connection(), said)
                 break
             except StoreError as error:
-                if not left or not _is_passing(error):
+                if not left or not error.again:
                     raise
         for one in said:
             self._directory.stored(one.device, taken.get(one.device, one.taken), _boot(one.facts))
@@ -175,11 +169,6 @@ def gather(batch: Sequence[Call]) -> list[Saying]:
 
 def _boot(facts: Facts | None) -> str:
     return "" if facts is None else facts.boot
-
-
-def _is_passing(error: StoreError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, OperationalError) and getattr(cause.orig, "sqlstate", None) in _AGAIN
 
 
 def _end(batch: Sequence[Call], error: Exception | None) -> None:
