@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -14,6 +15,7 @@ import click
 from edgekit.cli.command import CONTEXT, NamedGroup
 from edgekit.cli.failure import ending, exit_code_rows
 from edgekit.errors import EdgekitError
+from edgekit.runtimes.lifeline import end_with_parent
 
 # name -> (module of edgekit.cli, what it does); the module holds the command under the attribute `command`
 COMMANDS = {
@@ -113,6 +115,14 @@ def cli(context: click.Context) -> None:
 
 
 def main() -> NoReturn:
-    """Being asked to end (a service manager, a timeout) cleans up like Ctrl-C: nothing half-written stays."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Being asked to end (a service manager, a timeout, the end of who started us) cleans up like Ctrl-C: nothing
+    half-written stays."""
+    signal.signal(signal.SIGTERM, _asked_to_end)
+    end_with_parent()
     cli.main()
+
+
+def _asked_to_end(number: int, frame: FrameType | None) -> None:
+    """Once: `timeout` sends it twice, and the second one must not cut the cleaning off."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    raise KeyboardInterrupt

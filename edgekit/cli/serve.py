@@ -13,6 +13,7 @@ import click
 
 from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import command as make_command
+from edgekit.cli.ending import Ending
 from edgekit.cli.engine_options import engine_options, engine_text, opener, torch_options
 from edgekit.cli.input_options import input_options, iteration_of, media_of
 from edgekit.cli.options import FiniteRange, certificate_option, file_option, option
@@ -195,14 +196,14 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
         return
     refuse_ray_options(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ending, before = Ending(), signal.getsignal(signal.SIGHUP)
     wanted = threading.Event()
     try:
         with out.working() as progress:
             progress("load", 0, 0)
             node = Node(list(bundles), options)
         try:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            ending.listen()
             signal.signal(signal.SIGHUP, lambda number, frame: wanted.set())
             node.start()
             _tell(out, node, engine_text(torch_options(settings)))
@@ -211,13 +212,14 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
                 wanted.clear()
                 _reload(out, node)
         except KeyboardInterrupt:
-            out.remark("draining")
+            out.remark("draining; Ctrl-C ends it at once")
         finally:
+            ending.hurried(node.hurry)
             drained = node.stop(settings["grace"])
         out.remark("stopped" if drained else "stopped; some requests were cut off")
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        ending.restore()
+        signal.signal(signal.SIGHUP, before)
 
 
 def _reload(out: Output, node: Node) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from edgekit.cli.ending import Ending
 from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.errors import EdgekitError, UsageError
@@ -96,7 +97,7 @@ def serve_on_ray(out: Output, bundles: list[Path], options: RayOptions) -> None:
     """Until SIGTERM or Ctrl-C; SIGHUP rolls over to what lies at the paths by then. With an address it returns."""
     from edgekit.runtimes.ray_engine import RayNode
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    ending, before = Ending(), signal.getsignal(signal.SIGHUP)
     wanted = threading.Event()
     try:
         with out.working() as progress:
@@ -110,8 +111,7 @@ def serve_on_ray(out: Output, bundles: list[Path], options: RayOptions) -> None:
                 raise
         try:
             # Ray has put its own in their place.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            ending.listen()
             signal.signal(signal.SIGHUP, lambda number, frame: wanted.set())
             _tell(out, node)
             if options.address:
@@ -128,8 +128,8 @@ def serve_on_ray(out: Output, bundles: list[Path], options: RayOptions) -> None:
             node.stop()
         out.remark("stopped")
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        ending.restore()
+        signal.signal(signal.SIGHUP, before)
 
 
 def _update(out: Output, node: RayNode) -> None:

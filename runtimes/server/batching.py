@@ -131,7 +131,7 @@ class Batcher:
         """A batch that the caller is to run itself, where nobody waited before it. Else its items wait."""
         with self._condition:
             if self._closed:
-                raise UnreachableError(f"the model {self.name} is closing", hint="ask another node")
+                raise self._closing()
             now, is_first = time.monotonic(), not self.schedule.waiting
             self.schedule.admit(items, now)
             claimed = self._claim(now) if is_first else None
@@ -242,6 +242,20 @@ class Batcher:
         if self._padding is None or isinstance(feeds, CodedRows):
             return outputs
         return {name: self._padding.cut(name, rows, feeds) for name, rows in outputs.items()}
+
+    def refuse_waiting(self) -> None:
+        """Those that have not begun; like any that come from now on."""
+        with self._condition:
+            self._closed = True
+            dropped = self.schedule.drop()
+            self._condition.notify_all()
+        for item in dropped:
+            assert isinstance(item, _Item)
+            item.error = self._closing()
+            item.done.set()
+
+    def _closing(self) -> UnreachableError:
+        return UnreachableError(f"the model {self.name} is closing", hint="ask another node")
 
     def close(self) -> None:
         """Refuses further requests, finishes those that wait, and ends the workers."""

@@ -50,7 +50,7 @@ class Engine:
         self.metrics, self.tracer, self.deadline_ms = metrics, tracer, deadline_ms
         self._idle = threading.Condition()
         self._inside = 0
-        self._draining = False
+        self._draining = self._hurried = False
         catalog.on_open = self._watch
         for model in catalog.models:
             self._watch(model)
@@ -343,10 +343,21 @@ class Engine:
                 self._idle.notify_all()
 
     def drain(self, grace_s: float) -> bool:
-        """Refuses further calls and waits for those inside. False where some are left after `grace_s`."""
+        """Refuses further calls and waits for those inside. False where some are left after `grace_s`, or when `hurry`
+        was called: those of them that have not begun are then refused."""
         with self._idle:
             self._draining = True
-            return self._idle.wait_for(lambda: self._inside == 0, grace_s)
+            self._idle.wait_for(lambda: self._inside == 0 or self._hurried, grace_s)
+            drained = self._inside == 0
+        if not drained:
+            for model in self.catalog.models:
+                model.refuse_waiting()
+        return drained
+
+    def hurry(self) -> None:
+        with self._idle:
+            self._hurried = True
+            self._idle.notify_all()
 
     def close(self) -> None:
         self.catalog.close()

@@ -87,7 +87,7 @@ class Iterations:
         ongoing = Ongoing(sequence, deadline, tenant)
         with self._condition:
             if self._closed:
-                raise UnreachableError(f"the model {self.name} is closing", hint="ask another node")
+                raise self._closing()
             if self._waiting.room(tenant, self.options.queue) + self.slots.free <= 0:
                 whose = f" for the tenant {tenant!r}" if tenant else ""
                 raise QueueFullError(
@@ -224,6 +224,21 @@ class Iterations:
         self._active.remove(ongoing)
         self.slots.release(ongoing.slot)
         self._waiting.left(ongoing.tenant)
+
+    def refuse_waiting(self) -> None:
+        """Those that have not begun; like any that come from now on. Those that run leave with what they have, at the
+        next border."""
+        with self._condition:
+            self._closed = True
+            dropped = self._waiting.drop(lambda one: True)
+            for ongoing in self._active:
+                ongoing.cancel()
+            self._condition.notify()
+        for ongoing in dropped:
+            ongoing.end(None, self._closing())
+
+    def _closing(self) -> UnreachableError:
+        return UnreachableError(f"the model {self.name} is closing", hint="ask another node")
 
     def close(self) -> None:
         """Refuses further requests, finishes those that are here, and ends the thread."""

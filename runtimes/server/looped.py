@@ -111,6 +111,10 @@ class Looped:
             raise InputError(f"{self.name}: tokens from {flat.min()} to {flat.max()}, allowed 0 to {self._symbols - 1}")
         return [int(token) for token in flat]
 
+    def refuse_waiting(self) -> None:
+        """Those that run leave with what they have, at the next border."""
+        self._iterations.refuse_waiting()
+
     def close(self) -> None:
         """What is here is finished first."""
         self._iterations.close()

@@ -279,6 +279,12 @@ class ServedModel:
             raise InputError(f"{self.name}: {len(features)} features, allowed {len(names)}: {', '.join(names)}")
         return dict(zip(names, features.values(), strict=True))
 
+    def refuse_waiting(self) -> None:
+        """Nobody has time for them any more."""
+        self._batcher.refuse_waiting()
+        if self.looped is not None:
+            self.looped.refuse_waiting()
+
     def close(self) -> None:
         """What waits is finished first."""
         self._batcher.close()

@@ -153,9 +153,14 @@ class Node:
         """Serves what lies at the bundles' paths now; requests inside are answered by what they found."""
         return self.catalog.reload()
 
+    def hurry(self) -> None:
+        """Whoever drains this node waits no longer. A signal handler may call it."""
+        self.engine.hurry()
+
     def stop(self, grace_s: float = 10.0) -> bool:
         """Drains: not ready any more, further requests refused, those inside finished within `grace_s`; then frees
-        everything. False where some were cut off. A second call does nothing."""
+        everything: what waits is refused, what runs is finished. False where some were cut off. A second call does
+        nothing."""
         if self._stopped.is_set():
             return True
         self._stopped.set()

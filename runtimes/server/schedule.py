@@ -225,6 +225,14 @@ class Schedule:
         self.running.append(batch)
         return batch
 
+    def drop(self) -> list[Ticket]:
+        """Takes out all that wait."""
+        dropped: list[Ticket] = []
+        while (first := self._first()) is not None:
+            self._remove(first)
+            dropped.append(first)
+        return dropped
+
     def learn(self, level: int, rows: int, seconds: float) -> None:
         """A run that happened elsewhere, such as one to warm up."""
         self.paces[level].learn(rows, seconds)

@@ -344,3 +344,22 @@ def test_closing_finishes_what_is_here_and_refuses_more(heard: OnnxSession) -> N
     assert [one.result().finish for one in asked] == ["stop"] * 5
     with pytest.raises(UnreachableError, match="closing"):
         iterations.submit(recording(iterations, noise(3)))
+
+
+def test_where_nobody_has_time_those_who_wait_are_refused_and_those_who_run_leave_with_what_they_have(
+    heard: OnnxSession,
+) -> None:
+    iterations = by_hand(heard, HEARD, IterationOptions(slots=1))
+    first, second = (iterations.submit(recording(iterations, noise(50, index))) for index in range(2))
+    for _ in range(3):
+        assert iterations.turn()
+    iterations.refuse_waiting()
+    with pytest.raises(UnreachableError, match="is closing"):
+        second.result()
+    with pytest.raises(UnreachableError, match="is closing"):
+        iterations.submit(recording(iterations, noise(1)))
+    while iterations.turn():
+        pass
+    outcome = first.result()
+    assert outcome.degraded and len(outcome.tensors["y"]) == 3
+    assert iterations.is_idle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,24 @@ def test_stopping_gives_up_on_what_outlasts_the_grace(split_bundle: Path) -> Non
             inside.result(WAIT_S)
         gate.open.set()
         assert stopping.result(WAIT_S) is False
+
+
+@pytest.mark.parametrize("how", ["grace", "hurry"])
+def test_what_waits_when_the_grace_is_over_is_refused_and_never_runs(split_bundle: Path, how: str) -> None:
+    node = Node([split_bundle], NodeOptions(tier="cloud", threads=1, port=None, batch=BatchOptions(max_batch=1)))
+    node.start()
+    gate = Gate(node, "net.tail")
+    with ThreadPoolExecutor(4) as pool:
+        inside = [pool.submit(node.engine.infer, call()) for _ in range(3)]
+        gate.wait_until_waiting(2)
+        stopping = pool.submit(node.stop, 0.05 if how == "grace" else 3600.0)
+        if how == "hurry":
+            node.hurry()
+        done, runs = wait(inside, WAIT_S, return_when=FIRST_EXCEPTION)
+        assert runs and all(isinstance(one.exception(), UnreachableError) for one in done)
+        gate.open.set()
+        assert stopping.result(WAIT_S) is False
+    assert sum(one.exception() is None for one in inside) == 1
 
 
 def test_a_stopped_node_is_unreachable_and_stops_once(split_bundle: Path) -> None:

@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,13 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from edgekit.cli.ending import DOUBLED_S
 from edgekit.cli.main import cli
 from edgekit.runtimes.server import NodeOptions
+from tests.runtimes.server.slow import make_slow
 
+SLOW, CALLERS, TURNS = "/v2/models/slow.whole/infer", 8, 20_000.0  # half a second or so
+SLOW_ROW = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [TURNS]}]}
 Start = Callable[..., "tuple[subprocess.Popen[str], dict[str, Any]]"]
 
 
@@ -52,6 +58,19 @@ def start(split_bundle: Path) -> Iterator[Start]:
         process.communicate()
 
 
+@pytest.fixture(scope="module")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_slow(tmp_path_factory.mktemp("slow") / "slow.edgekit")
+
+
+def until_inside(told: dict[str, Any], waiting: int) -> None:
+    """So many requests wait behind the one that runs."""
+    ends = time.monotonic() + 30
+    while f'edgekit_queue_depth{{model="slow.whole"}} {waiting}.0' not in httpx.get(f"{told['rest']}/metrics").text:
+        assert time.monotonic() < ends, "they never waited"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_it_says_where_it_listens_serves_and_ends_well(start: Start, how: signal.Signals) -> None:
     process, told = start("--tier", "cloud", "--port", "0", "--grpc-port", "0")
@@ -62,6 +81,43 @@ def test_it_says_where_it_listens_serves_and_ends_well(start: Start, how: signal
     _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert "draining" in said and "stopped" in said and "Traceback" not in said
+
+
+def test_asking_twice_to_end_cuts_off_nothing_that_is_inside(start: Start, slow_bundle: Path) -> None:
+    """As `timeout` does it, which signals the process and its group."""
+    process, told = start("--tier", "device", "--port", "0", "--grpc-port", "0", bundle=slow_bundle)
+    with ThreadPoolExecutor(2) as pool:
+        inside = [pool.submit(httpx.post, f"{told['rest']}{SLOW}", json=SLOW_ROW, timeout=50) for _ in range(2)]
+        until_inside(told, 1)
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        answers = [one.result() for one in inside]
+    _, said = process.communicate(timeout=50)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert process.returncode == 0 and said.splitlines()[-1] == "stopped", said
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_while_it_drains_refuses_what_waits_and_ends_well(start: Start, slow_bundle: Path) -> None:
+    words = ("--tier", "device", "--port", "0", "--grpc-port", "0", "--max-batch", "1", "--grace", "600")
+    process, told = start(*words, bundle=slow_bundle)
+    with ThreadPoolExecutor(CALLERS) as pool:
+        inside = [pool.submit(httpx.post, f"{told['rest']}{SLOW}", json=SLOW_ROW, timeout=50) for _ in range(CALLERS)]
+        until_inside(told, CALLERS - 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        while "draining" not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        time.sleep(1.1 * DOUBLED_S)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=50)
+        statuses = [one.result().status_code for one in inside if one.exception() is None]
+    assert process.returncode == 0 and said.splitlines()[-1] == "stopped; some requests were cut off", said
+    assert "Traceback" not in said
+    # Some ran before; far from all could in that time.
+    assert statuses.count(200) < CALLERS
+    assert set(statuses) <= {200, 503}
 
 
 def test_a_hangup_serves_what_lies_there_by_then(
