@@ -49,7 +49,8 @@ class Enrolment(Wire):
 
 class Enrolled(Heard):
     """`authority`: whom the service's own certificate and those of devices come from. `token`: the device's, which
-    counts only where there is no TLS (on loopback). `root`: the first root of trust for bundles, as JSON."""
+    counts only where there is no TLS (on loopback); "" where it stays as it is. `root`: the first root of trust for
+    bundles, as JSON."""
 
     device: Identifier
     certificate: str
@@ -75,12 +76,14 @@ class Slot(Wire):
 
 
 class Sync(Wire):
-    """`known`: the generation of the orders that the agent follows. `windows`: the oldest that were not yet taken."""
+    """`known`: the generation of the orders that the agent follows. `boot`: as in its facts. `windows`: the oldest that
+    were not yet taken."""
 
     known: int = Field(default=0, ge=0)
     slot: Slot = Slot()
     windows: tuple[Window, ...] = Field(default=(), max_length=MAX_WINDOWS)
     facts: Facts | None = None
+    boot: Identifier | None = None
     wait_s: float = Field(default=0.0, ge=0, le=MAX_WAIT_S)
 
 

@@ -19,8 +19,11 @@ DeviceStanding = Literal["active", "revoked"]
 
 
 class PersonOrder(Wire):
+    """`valid_s`: how long the token counts, None for ever."""
+
     name: Name
     role: Role
+    valid_s: float | None = Field(default=None, gt=0, le=3650 * 86_400)
 
 
 class PersonView(Heard):
@@ -28,6 +31,7 @@ class PersonView(Heard):
     role: Role
     created_at: float
     last_seen_at: float | None = None
+    ends_at: float | None = None
 
 
 class PersonMade(PersonView):
@@ -37,11 +41,13 @@ class PersonMade(PersonView):
 
 
 class InvitationOrder(Wire):
-    """A token with which `uses` devices may enrol until it ends; they get `labels`."""
+    """A token with which `uses` devices may enrol until it ends; they get `labels`. `device`: one that is here already
+    gets a new key by it, and stays what it is; its old key is worthless then."""
 
     labels: Labels = Field(default_factory=dict)
     uses: int = Field(default=1, ge=1, le=100_000)
     valid_s: float = Field(default=86_400.0, gt=0, le=365 * 86_400)
+    device: Name | None = None
 
 
 class InvitationView(Heard):
@@ -49,6 +55,7 @@ class InvitationView(Heard):
     labels: Labels
     uses_left: int
     ends_at: float
+    device: Name | None = None
 
 
 class InvitationMade(InvitationView):

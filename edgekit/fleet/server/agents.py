@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -73,6 +74,8 @@ async def sync(request: Request, device: DeviceId, service: Service) -> Response
     devices = service.devices
     future = waiters.expect(device)
     try:
+        if not devices.is_newest(device, body):
+            await to_thread.run_sync(devices.need_newest, device, body)
         await asyncio.wrap_future(devices.intake.put(device, body))
         desired = devices.desired(device)
         metrics.synced(time.perf_counter() - started, len(body.windows))

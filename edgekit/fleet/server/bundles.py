@@ -57,7 +57,7 @@ async def receive(
 @router.get("/blobs/{sha256}", response_class=FileResponse)
 def read_blob(sha256: Sha256, request: Request, service: Service) -> Response:
     """A file, or ranges of it; for people and for devices."""
-    _somebody(request, service)
+    somebody(request, service)
     try:
         path = service.core.blobs.path(sha256)
     except KeyError:
@@ -66,7 +66,7 @@ def read_blob(sha256: Sha256, request: Request, service: Service) -> Response:
     return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
 
-def _somebody(request: Request, service: FleetService) -> None:
+def somebody(request: Request, service: FleetService) -> None:
     """Raises AuthenticationError, ForbiddenError."""
     tls = request.scope.get("extensions", {}).get(TLS)
     if tls is not None and tls["client_serial"]:
@@ -102,7 +102,7 @@ def get_bundle(reference: Reference, person: Person, service: Service) -> Bundle
 @router.get("/bundles/{reference}/index")
 def get_index(reference: Reference, service: Service, request: Request) -> Offer:
     """Its index and signature as they stand; for people and for devices."""
-    _somebody(request, service)
+    somebody(request, service)
     return service.bundles.index(service.bundles.find(reference))
 
 

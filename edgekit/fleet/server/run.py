@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +18,23 @@ from edgekit.errors import NodeError
 from edgekit.fleet.server.app import create_app
 from edgekit.fleet.server.asking import TLS
 from edgekit.fleet.service import FleetService
+from edgekit.fleet.trust.files import write_private
 from edgekit.runtimes.loopback import is_loopback
 
 KEEP_ALIVE_S = 75  # longer than a sync waits
+HSTS_S = 365 * 86_400
 
 
 @dataclass(frozen=True)
 class Listening:
-    """`certificate`: (chain, key) in PEM files; () takes one of the fleet's own authority. None: no TLS."""
+    """`certificate`: (chain, key) in PEM files; None takes one of the fleet's own authority, for `names` beside the
+    host's own."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     tls: bool = False
     certificate: tuple[Path, Path] | None = None
+    names: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises NodeError for an address that others reach, without TLS."""
@@ -39,14 +46,22 @@ class Listening:
 
 
 class TlsProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    """Tells the application whose certificate the connection was opened with."""
+    """Tells the application whose certificate the connection was opened with; one that has ended since is none."""
+
+    _is_tls, _serial, _ends_at = False, "", 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        found = transport.get_extra_info("ssl_object")
+        if found is not None:
+            peer = found.getpeercert() or {}
+            self._is_tls, self._serial = True, str(peer.get("serialNumber", "")).lower().lstrip("0")
+            self._ends_at = ssl.cert_time_to_seconds(peer["notAfter"]) if peer else 0.0
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        found = self.transport.get_extra_info("ssl_object")
-        if found is not None:
-            peer = found.getpeercert() or {}
-            serial = str(peer.get("serialNumber", "")).lower().lstrip("0")
+        if self._is_tls:
+            serial = self._serial if time.time() < self._ends_at else ""
             self.scope.setdefault("extensions", {})[TLS] = {"client_serial": serial}
 
 
@@ -71,13 +86,15 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
     listening.check()
     tls: dict[str, Any] = {}
     if listening.tls:
-        chain, key = listening.certificate or own_certificate(service, listening.host)
+        chain, key = listening.certificate or own_certificate(service, listening)
+        service.devices.tells_authority = listening.certificate is None
         authority = service.core.authority.certificate_path
         tls = {
             "ssl_certfile": str(chain),
             "ssl_keyfile": str(key),
             "ssl_ca_certs": str(authority),
             "ssl_cert_reqs": ssl.CERT_OPTIONAL,
+            "headers": [("Strict-Transport-Security", f"max-age={HSTS_S}")],
         }
     config = uvicorn.Config(
         create_app(service),
@@ -98,14 +115,23 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def own_certificate(service: FleetService, host: str) -> tuple[Path, Path]:
-    """From the fleet's own authority, made anew at each start."""
-    from edgekit.fleet.trust.authority import write_private
+def own_certificate(service: FleetService, listening: Listening) -> tuple[Path, Path]:
+    """From the fleet's own authority, made anew at each start; certificate and key in one file, which is replaced in
+    one step while other workers may read it."""
+    authority = service.core.authority
+    pem, key = authority.issue_service(own_names(listening))
+    path = authority.certificate_path.with_name("service.pem")
+    try:
+        write_private(path, f"{pem}{key}".encode())
+    except OSError as error:
+        raise NodeError(f"cannot write {path}: {error.strerror}", hint="check the data folder") from error
+    return path, path
 
-    names = tuple(dict.fromkeys((host, socket.gethostname(), "localhost", "127.0.0.1")))
-    pem, key = service.core.authority.issue_service(tuple(name for name in names if name not in ("0.0.0.0", "::")))
-    folder = service.core.authority.certificate_path.parent
-    chain_path, key_path = folder / "service.pem", folder / "service.key"
-    chain_path.write_text(pem)
-    write_private(key_path, key.encode())
-    return chain_path, key_path
+
+def own_names(listening: Listening) -> tuple[str, ...]:
+    """By which this machine may be reached: those given, its host name, and its address on the way out."""
+    found = [*listening.names, listening.host, socket.gethostname(), "localhost", "127.0.0.1", "::1"]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: RFC 5737 keeps the address for examples
+        found.append(probe.getsockname()[0])
+    return tuple(dict.fromkeys(name for name in found if name not in ("0.0.0.0", "::") and name.isascii()))

@@ -17,12 +17,13 @@ from edgekit.fleet.protocol.wire import Page
 from edgekit.fleet.registry.intake import open_offered, read_offer
 from edgekit.fleet.service.core import Core, paged
 from edgekit.fleet.service.people import Actor
+from edgekit.fleet.service.trust import Trust
 from edgekit.fleet.store.tables import BundleFile, BundleRow, Device, Rollout
 
 
 class Bundles:
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, core: Core, trust: Trust) -> None:
+        self._core, self._trust = core, trust
 
     def offer(self, actor: Actor, offer: Offer) -> Wanted:
         """Raises BundleError for an index that cannot be."""
@@ -57,7 +58,9 @@ class Bundles:
                     session.add(row)
                     session.flush()
                     session.add_all(_files(digest, index))
-                    core.note(session, actor.name, "bundle.push", digest, name=row.name, size_bytes=row.size_bytes)
+                    signed = self._trust.admit(session, digest, offer.index, offer.signature)
+                    said = {"name": row.name, "size_bytes": row.size_bytes, "signed": signed}
+                    core.note(session, actor.name, "bundle.push", digest, **said)
         return self.get(digest)
 
     def _row(self, session: Session, actor: Actor, offer: Offer, index: Index, bundle: Bundle) -> BundleRow:
@@ -145,6 +148,7 @@ class Bundles:
                 what = f"{used} devices run or want it" if used else "a rollout goes on with it"
                 raise ConflictError(f"{digest[:16]} is in use: {what}", hint="roll another one out first")
             session.delete(row)
+            self._trust.withdraw(session, digest)
             self._core.note(session, actor.name, "bundle.remove", digest, name=row.name)
 
     def collect(self) -> int:

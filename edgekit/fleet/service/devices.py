@@ -8,38 +8,33 @@ from collections.abc import Mapping
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from edgekit.errors import AbsentError, AuthenticationError, ConflictError, StoreError
+from edgekit.errors import AbsentError, ConflictError, StoreError
 from edgekit.fleet.protocol.agents import (
     Desired,
-    Enrolled,
-    Enrolment,
     Facts,
     PlanOrder,
-    Renewal,
     Slot,
     Sync,
 )
-from edgekit.fleet.protocol.people import DeviceChange, DeviceView, InvitationMade, InvitationOrder
+from edgekit.fleet.protocol.people import DeviceChange, DeviceView
 from edgekit.fleet.protocol.windows import Window
-from edgekit.fleet.protocol.wire import Page, new_identifier
+from edgekit.fleet.protocol.wire import Page
 from edgekit.fleet.rollouts.selector import Selector
 from edgekit.fleet.service.core import Core, paged
-from edgekit.fleet.service.directory import Directory
 from edgekit.fleet.service.groups import DEFAULT_INTERVAL_S, INTERVALS_LOST, is_connected, labels_of, settings_of
+from edgekit.fleet.service.identities import Identities
 from edgekit.fleet.service.ingest import Intake
 from edgekit.fleet.service.people import Actor
-from edgekit.fleet.store.tables import Device, Invitation
-from edgekit.fleet.trust.tokens import hash_token, new_token
+from edgekit.fleet.store.tables import Device
 
 logger = logging.getLogger("edgekit")
 
 AT_ONCE = 500  # devices in one statement
 
 
-class Devices:
+class Devices(Identities):
     def __init__(self, core: Core) -> None:
-        self._core = core
-        self.directory = Directory(core.database)
+        super().__init__(core)
         self.intake = Intake(core.database, self.directory, core.now)
         core.changed.append(self._hear)
 
@@ -54,94 +49,10 @@ class Devices:
         """Writes what waits to be stored."""
         self.intake.close()
 
-    def invite(self, actor: Actor, order: InvitationOrder) -> InvitationMade:
-        actor.need("operator")
-        token, now = new_token("invitation"), self._core.now()
-        row = Invitation(
-            id=new_identifier(),
-            token_hash=hash_token(token),
-            labels=dict(order.labels),
-            uses_left=order.uses,
-            ends_at=now + order.valid_s,
-        )
-        with self._core.database.write() as session:
-            session.add(row)
-            self._core.note(session, actor.name, "invitation.add", row.id, uses=order.uses, labels=dict(order.labels))
-        return InvitationMade(id=row.id, labels=order.labels, uses_left=order.uses, ends_at=row.ends_at, token=token)
-
-    def enroll(self, enrolment: Enrolment) -> Enrolled:
-        """Raises AuthenticationError for a token that does not count, ConflictError where the name is taken, UsageError
-        for the certificate request."""
-        core, now = self._core, self._core.now()
-        device, token = new_identifier(), new_token("device")
-        with core.database.write() as session:
-            invitation = session.scalar(
-                select(Invitation).where(Invitation.token_hash == hash_token(enrolment.token)).with_for_update()
-            )
-            if invitation is None or invitation.uses_left < 1 or invitation.ends_at < now:
-                raise AuthenticationError(
-                    "the enrolment token is not known, used up or too old", hint="edgekit fleet invite makes one"
-                )
-            if session.scalar(select(Device.id).where(Device.name == enrolment.name)):
-                raise ConflictError(
-                    f"there is a device {enrolment.name}",
-                    hint="give another --name, or remove that one: edgekit fleet devices remove",
-                )
-            issued = core.authority.issue_device(enrolment.request, device)
-            invitation.uses_left -= 1
-            session.add(
-                Device(
-                    id=device,
-                    name=enrolment.name,
-                    tier=enrolment.facts.tier,
-                    standing="active",
-                    labels=dict(invitation.labels),
-                    token_hash=hash_token(token),
-                    certificate_serial=issued.serial,
-                    certificate_ends_at=issued.ends_at,
-                    enrolled_at=now,
-                    boot=enrolment.facts.boot,
-                    facts=enrolment.facts.model_dump(mode="json"),
-                    slot=Slot().model_dump(mode="json"),
-                    kept=[],
-                    taken=-1,
-                    generation=1,
-                    changed_tick=core.database.tick(session),
-                    version=1,
-                )
-            )
-            core.note(session, f"invitation {invitation.id}", "device.enroll", enrolment.name, device=device)
-        return Enrolled(
-            device=device, certificate=issued.pem, authority=core.authority.pem, token=token, root=self._root()
-        )
-
-    def _root(self) -> str:
-        return "{}"
-
-    def identify(self, token: str = "", serial: str = "") -> str:
-        """The id of the device with this token or certificate. Raises AuthenticationError, ForbiddenError once it is
-        revoked."""
-        return self.directory.identify(token, serial).id
-
-    def is_at_hand(self, token: str = "", serial: str = "") -> bool:
-        """Whether `identify` does without the database."""
-        return self.directory.is_at_hand(token, serial)
-
-    def renew(self, device: str, renewal: Renewal) -> Enrolled:
-        issued = self._core.authority.issue_device(renewal.request, device)
-        token = new_token("device")
-        with self._core.database.write() as session:
-            row = _device(session, device)
-            row.certificate_serial, row.certificate_ends_at = issued.serial, issued.ends_at
-            row.token_hash, row.changed_tick = hash_token(token), self._core.database.tick(session)
-            self._core.note(session, row.name, "device.renew", row.name)
-        self._core.tell((device,))
-        return Enrolled(
-            device=device, certificate=issued.pem, authority=self._core.authority.pem, token=token, root=self._root()
-        )
-
     def sync(self, device: str, sync: Sync) -> Desired:
-        """Stores what came, and says what is wanted. Raises like `Intake.put`."""
+        """Stores what came, and says what is wanted. Raises like `Intake.put`, and ConflictError where another agent
+        was started with this identity since."""
+        self.need_newest(device, sync)
         self.intake.put(device, sync).result()
         return self.desired(device)
 
@@ -248,10 +159,3 @@ def give(session: Session, devices: Mapping[str, str | None], tick: int) -> None
                 .values(wanted=digest, generation=Device.generation + 1, changed_tick=tick)
                 .execution_options(synchronize_session=False)
             )
-
-
-def _device(session: Session, device: str) -> Device:
-    row = session.get(Device, device)
-    if row is None:
-        raise AuthenticationError("this device is not known here", hint="edgekit agent enroll")
-    return row

@@ -211,7 +211,8 @@ class Directory:
 
     def is_at_hand(self, token: str = "", serial: str = "") -> bool:
         """Whether `identify` would answer from memory."""
-        return self._find(serial or hash_token(token), serial) is not None
+        known = self._find(serial or hash_token(token), serial)
+        return known is not None and (not serial or serial != known.next_serial)  # whose first use is stored
 
     def get(self, device: str) -> Known:
         """Raises AuthenticationError."""
@@ -224,8 +225,10 @@ class Directory:
         return known
 
     def desired(self, device: str) -> Desired:
-        """What the device is told. Raises AuthenticationError once it is removed."""
+        """What the device is told. Raises AuthenticationError once it is removed, ForbiddenError once it is revoked."""
         known = self.get(device)
+        if known.standing != "active":
+            raise ForbiddenError(f"the device {known.name} is revoked", hint="ask the operators of the fleet")
         return Desired(
             generation=known.generation,
             bundle=self._orders.get(known.wanted) if known.wanted else None,

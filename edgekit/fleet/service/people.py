@@ -44,6 +44,8 @@ class People:
         if row is None:
             raise AuthenticationError("the token is not known here", hint="ask an admin for one: edgekit fleet people")
         actor, now = Actor(row.name, _role(row.role)), self._core.now()
+        if row.ends_at is not None and row.ends_at <= now:
+            raise AuthenticationError("the token has ended", hint="ask an admin for a new one: edgekit fleet people")
         if row.seen_at is None or now - row.seen_at > SEEN_EVERY_S:
             with self._core.database.write() as session:
                 found = session.get(Person, row.name)
@@ -68,9 +70,11 @@ class People:
 
     def _add(self, session: Session, by: str, order: PersonOrder) -> PersonMade:
         token, now = new_token("person"), self._core.now()
-        session.add(Person(name=order.name, role=order.role, token_hash=hash_token(token), created_at=now))
-        self._core.note(session, by, "person.add", order.name, role=order.role)
-        return PersonMade(name=order.name, role=order.role, created_at=now, token=token)
+        ends_at = None if order.valid_s is None else now + order.valid_s
+        made = Person(name=order.name, role=order.role, token_hash=hash_token(token), created_at=now, ends_at=ends_at)
+        session.add(made)
+        self._core.note(session, by, "person.add", order.name, role=order.role, ends_at=ends_at)
+        return PersonMade(name=order.name, role=order.role, created_at=now, ends_at=ends_at, token=token)
 
     def remove(self, actor: Actor, name: str) -> None:
         """Raises AbsentError, and ConflictError for the last admin."""
@@ -89,7 +93,13 @@ class People:
         with self._core.database.read() as session:
             rows = session.scalars(select(Person).order_by(Person.name))
             return tuple(
-                PersonView(name=row.name, role=_role(row.role), created_at=row.created_at, last_seen_at=row.seen_at)
+                PersonView(
+                    name=row.name,
+                    role=_role(row.role),
+                    created_at=row.created_at,
+                    last_seen_at=row.seen_at,
+                    ends_at=row.ends_at,
+                )
                 for row in rows
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import select, update
@@ -35,8 +35,10 @@ from edgekit.fleet.telemetry.seen import Seen
 
 
 class Rollouts:
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    """`need_signed`: raises ConflictError for a bundle that no device would take."""
+
+    def __init__(self, core: Core, need_signed: Callable[[Session, str], None] = lambda session, digest: None) -> None:
+        self._core, self._need_signed = core, need_signed
 
     def start(self, actor: Actor, order: RolloutOrder) -> RolloutView:
         """Raises AbsentError for a bundle or group, UsageError for guards or a group that holds nobody, ConflictError
@@ -47,6 +49,7 @@ class Rollouts:
         with core.database.write() as session:
             if session.get(BundleRow, order.bundle) is None:
                 raise AbsentError(f"no bundle {order.bundle[:16]}", hint="edgekit fleet push FILE.edgekit")
+            self._need_signed(session, order.bundle)
             group = session.get(Group, order.group)
             if group is None:
                 raise AbsentError(f"no group {order.group}", hint="edgekit fleet groups set NAME SELECTOR makes one")

@@ -22,6 +22,7 @@ from edgekit.fleet.service.people import People
 from edgekit.fleet.service.progress import Progress
 from edgekit.fleet.service.rollouts import Rollouts
 from edgekit.fleet.service.sign_ins import SignIns
+from edgekit.fleet.service.trust import Trust
 from edgekit.fleet.store.database import Database
 from edgekit.fleet.store.tables import BundleRow, Rollout
 from edgekit.fleet.trust.authority import Authority
@@ -43,6 +44,7 @@ class FleetService:
     ) -> None:
         """Raises StoreError, UsageError for the URL, MissingExtraError."""
         try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in SUBFOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -55,8 +57,10 @@ class FleetService:
         self.people = People(core)
         self.groups = Groups(core)
         self.devices = Devices(core)
-        self.bundles = Bundles(core)
-        self.rollouts = Rollouts(core)
+        self.trust = Trust(core, folder / "trust")
+        self.trust.start()
+        self.bundles = Bundles(core, self.trust)
+        self.rollouts = Rollouts(core, self.trust.need)
         self.sign_ins = SignIns(core, self.people)
         self.glances = Glances(core)
         self.histories = Histories(core)
@@ -75,6 +79,7 @@ class FleetService:
             bundles=bundles,
             rollouts=going,
             groups=groups,
+            trust_ends_at=self.trust.ends_at(),
         )
 
     def close(self) -> None:

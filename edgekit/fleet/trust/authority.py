@@ -1,7 +1,8 @@
 """The fleet's own certificate authority: ECDSA on P-256, certificates as RFC 5280 has them.
 
 Device certificates are for clients only and short-lived (`DEVICE_DAYS`); an agent renews its own at two thirds of its
-life. The service's own certificate comes from the same authority, unless the owner brings one.
+life, and the one before counts until the new one is used. The service's own certificate comes from the same authority,
+unless the owner brings one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgekit.errors import StoreError, UsageError
+from edgekit.fleet.trust.files import locked, read_private, write_private
 
 AUTHORITY_DAYS, SERVICE_DAYS, DEVICE_DAYS = 3650, 397, 90
 SKEW = timedelta(minutes=5)  # clocks of devices are not exact
@@ -40,9 +42,10 @@ class Authority:
         self.key_path, self.certificate_path = folder / "authority.key", folder / "authority.pem"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not self.certificate_path.exists():
-                self._make()
-            key = serialization.load_pem_private_key(self.key_path.read_bytes(), None)
+            with locked(folder):
+                if not self.certificate_path.exists():
+                    self._make()
+            key = serialization.load_pem_private_key(read_private(self.key_path), None)
             self._certificate = x509.load_pem_x509_certificate(self.certificate_path.read_bytes())
         except OSError as error:
             raise StoreError(f"cannot use {folder}: {error.strerror}", hint="check its permissions") from error
@@ -58,6 +61,11 @@ class Authority:
     def pem(self) -> str:
         return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate; an invitation carries it."""
+        return self._certificate.fingerprint(hashes.SHA256()).hex()
+
     def _make(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgekit fleet authority")])
@@ -68,7 +76,7 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
         write_private(self.key_path, private_pem(key))
-        self.certificate_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        write_private(self.certificate_path, made.public_bytes(serialization.Encoding.PEM))
 
     def issue_device(self, request: str, device: str) -> Issued:
         """A client certificate for the key of `request`; what names it asks for does not matter. Raises UsageError."""
@@ -120,16 +128,21 @@ def certificate_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def fingerprint_of(pem: str) -> str:
+    """Raises ValueError for something else than a certificate."""
+    return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+
+
+def span_of(pem: bytes) -> tuple[float, float]:
+    """From when to when a certificate counts, in seconds since 1970. Raises ValueError."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+
+
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Readable by its owner only from the first byte on."""
-    path.touch(mode=0o600)
-    path.write_bytes(data)
 
 
 def _host(host: str) -> x509.GeneralName:

@@ -20,3 +20,13 @@ def new_token(kind: Kind) -> str:
 
 def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def secret_of(token: str) -> str:
+    """Of an invitation, without the authority's fingerprint behind the dot."""
+    return token.partition(".")[0]
+
+
+def pin_of(token: str) -> str:
+    """The SHA-256 of the authority's certificate that an invitation carries, "" without."""
+    return token.partition(".")[2]
