@@ -77,6 +77,11 @@ def _tell(error: EdgekitError, as_json: bool, verbose: bool) -> int:
     return error.exit_code
 
 
+def report(error: EdgekitError, message: str) -> None:
+    """An error that does not end the command, on stderr."""
+    _report(type(error).__name__, message, error.hint, error.exit_code, False, {})
+
+
 def _report(kind: str, message: str, hint: str, exit_code: int, as_json: bool, details: dict[str, Any]) -> None:
     click.echo(f"{paint('error:', 'bold red', sys.stderr)} {message}", err=True, color=True)
     if hint:

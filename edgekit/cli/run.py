@@ -10,20 +10,33 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.command import command as make_command
+from edgekit.cli.failure import report
 from edgekit.cli.options import FiniteRange, certificate_option, file_option, option
-from edgekit.cli.output import Cell, Column, Output, Table
+from edgekit.cli.output import Output
 from edgekit.cli.quantities import Milliseconds, Share
-from edgekit.cli.wording import ms_text, percent_text, shape_text
-from edgekit.errors import AuthenticationError, DataError, MismatchError, RemoteError, UnknownNameError, UsageError
+from edgekit.cli.run_view import line_of, show_one
+from edgekit.cli.wording import ms_text
+from edgekit.errors import (
+    AuthenticationError,
+    DataError,
+    EdgekitError,
+    InputError,
+    MismatchError,
+    RemoteError,
+    SessionError,
+    UnknownNameError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
     from edgekit.bundle.manifest import Tier
-    from edgekit.runtimes.predict import Prediction
+    from edgekit.runtimes.predict import Prediction, Predictor
     from edgekit.runtimes.session import Session
     from edgekit.runtimes.tracing.recorder import Recorder
 
-BAR_WIDTH = 24
+# What befalls one input of several, and need not keep the others from being answered.
+FAILS_ALONE = (DataError, InputError, SessionError, RemoteError)
 REMOTE = "With edge and cloud"
 BUDGET = "Within a budget"
 _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does not hold this bundle"}
@@ -116,11 +129,11 @@ def command(
     With --edge or --cloud the best way for the link of the moment is chosen for each input, and the answer says where
     it was computed. It comes by the deadline: where a node does not answer in time, from this device, marked degraded.
     A node that refuses (its token, another bundle) is named on stderr; where --policy needs one, that ends the command.
+    Of several inputs each is tried: one that fails is told, and the exit code is the highest that any of them met.
     """
     from edgekit.bundle import Bundle
     from edgekit.runtimes.load import load
     from edgekit.runtimes.predict import Predictor
-    from edgekit.runtimes.traced_prediction import predict_traced
 
     adapts = bool(variant or budget or battery is not None)
     connects = _checked_remote(remote, part, provider, adapts)
@@ -136,24 +149,29 @@ def command(
             else load(opened, part=part, threads=threads, provider=provider)
         ) as session:
             predictor = Predictor(opened, session)
-            results = []
+            results: list[dict[str, Any]] = []
+            failures: list[EdgekitError] = []
             slowest = 0.0
             for source in sources:
-                if recorder is None:
-                    prediction, trace_id = predictor.predict(source, count=top), ""
-                else:
-                    prediction, trace_id = predict_traced(recorder, opened.manifest.name, predictor, source, count=top)
+                try:
+                    prediction, trace_id = _predict(recorder, opened.manifest.name, predictor, source, top)
+                except FAILS_ALONE as error:
+                    if len(sources) == 1:
+                        raise
+                    failures.append(error)
+                    report(error, f"{source}: {error.message}")
+                    results.append({"input": str(source), "error": _error_entry(error)})
+                    continue
                 slowest = max(slowest, prediction.latency_ms.get("inference", 0.0))
                 answer = getattr(session, "last", None)
                 if answer is not None and answer.degraded:
                     _refuse_where_a_node_is_needed(session)
-                if out.json:
-                    how: dict[str, Any] = {"answer": answer.to_json()} if answer is not None else {}
-                    if trace_id:
-                        how["trace_id"] = trace_id
-                    results.append({"input": str(source), **prediction.to_json(), **how})
-                elif len(sources) == 1:
-                    _show_one(out, prediction)
+                how: dict[str, Any] = {"answer": answer.to_json()} if answer is not None else {}
+                if trace_id:
+                    how["trace_id"] = trace_id
+                results.append({"input": str(source), **prediction.to_json(), **how})
+                if len(sources) == 1:
+                    show_one(out, prediction)
                     if answer is not None:
                         out.line(f"answered by the {answer.summary()}")
                     if trace_id:
@@ -161,12 +179,13 @@ def command(
                         out.remark(_how_to_look(trace_id, trace))
                 else:
                     how_text = f"\t{answer.summary()}" if answer is not None else ""
-                    out.line(_line(source, prediction) + how_text + (f"\ttrace {trace_id}" if trace_id else ""))
+                    out.line(line_of(source, prediction) + how_text + (f"\ttrace {trace_id}" if trace_id else ""))
             if budget is not None:
                 _tell_slow(out, slowest, budget)
-            for tier in _silent_tiers(session):
-                out.remark(f"note: the {tier} does not answer; ways through it were left out")
             refusals = _refusals(session)
+            for tier, why in _silent(session).items():
+                if tier not in refusals:
+                    out.remark(f"note: the {tier} does not answer ({why}); ways through it were left out")
             for tier, refusal in refusals.items():
                 out.warn(f"the {tier} was not used, {_WHY[type(refusal)]}: {refusal.message}", refusal.hint)
     refused = {"refusals": [_refusal_entry(*entry) for entry in refusals.items()]} if connects else {}
@@ -174,6 +193,23 @@ def command(
     out.emit(
         {"bundle": str(bundle), "format": session.format, "threads": threads, "results": results, **refused, **first}
     )
+    if failures:
+        click.get_current_context().exit(max(error.exit_code for error in failures))
+
+
+def _predict(
+    recorder: Recorder | None, model: str, predictor: Predictor, source: str | Path, top: int
+) -> tuple[Prediction, str]:
+    """With the id of its trace, "" where none is recorded."""
+    from edgekit.runtimes.traced_prediction import predict_traced
+
+    if recorder is None:
+        return predictor.predict(source, count=top), ""
+    return predict_traced(recorder, model, predictor, source, count=top)
+
+
+def _error_entry(error: EdgekitError) -> dict[str, Any]:
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
 
 
 def _how_to_look(trace_id: str, file: Path | None) -> str:
@@ -212,10 +248,10 @@ def _refusal_entry(tier: Tier, refusal: RemoteError) -> dict[str, str]:
     return {"tier": tier, "kind": type(refusal).__name__, "message": refusal.message, "hint": refusal.hint}
 
 
-def _silent_tiers(session: Any) -> list[str]:
-    """Nodes whose circuit breaker is not closed; none for a session on this device alone."""
+def _silent(session: Any) -> dict[Tier, str]:
+    """Nodes that may be asked for nothing now, and why; none for a session on this device alone."""
     coordinator = getattr(session, "coordinator", None)
-    return [] if coordinator is None else [tier for tier, state in coordinator.states.items() if state != "closed"]
+    return {} if coordinator is None else coordinator.silent
 
 
 def _checked_remote(remote: dict[str, Any], part: str | None, provider: str | None, adapts: bool) -> bool:
@@ -324,52 +360,3 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
-
-
-def _show_one(out: Output, prediction: Prediction) -> None:
-    if prediction.top:
-        rows: list[tuple[str | Cell, ...]] = [
-            (label, percent_text(share), Cell("█" * round(BAR_WIDTH * share), "cyan"))
-            for label, share in prediction.top
-        ]
-        out.table(Table((Column("label", style="bold"), Column("probability", number=True), Column("")), rows))
-    else:
-        out.table(_outputs(prediction))
-    out.line()
-    out.line(_latency(prediction))
-
-
-def _outputs(prediction: Prediction) -> Table:
-    columns = (
-        Column("output", style="cyan"),
-        Column("dtype"),
-        Column("shape"),
-        Column("min", number=True),
-        Column("mean", number=True),
-        Column("max", number=True),
-        Column("first values"),
-    )
-    rows = []
-    for name, value in prediction.outputs.items():
-        figures = [f"{figure:.4g}" for figure in (value.min(), value.mean(), value.max())] if value.size else ["-"] * 3
-        start = ", ".join(f"{entry:.4g}" for entry in value.reshape(-1)[:4])
-        rows.append((name, str(value.dtype), shape_text(value.shape), *figures, start))
-    return Table(columns, rows)
-
-
-def _latency(prediction: Prediction) -> str:
-    split = ", ".join(f"{stage} {ms_text(latency)}" for stage, latency in prediction.latency_ms.items())
-    return f"{ms_text(sum(prediction.latency_ms.values()))} ms: {split}"
-
-
-def _line(source: str | Path, prediction: Prediction) -> str:
-    """One line an input: what a pipe can cut by tabs."""
-    if prediction.top:
-        answer = ", ".join(f"{label} {percent_text(share)}" for label, share in prediction.top)
-    else:
-        answer = ", ".join(f"{name} {shape_text(value.shape)}" for name, value in prediction.outputs.items())
-    return f"{source}\t{answer}\t{_total_ms(prediction)} ms"
-
-
-def _total_ms(prediction: Any) -> str:
-    return ms_text(sum(prediction.latency_ms.values()))

@@ -18,7 +18,9 @@ class Answer:
     `latency_ms` by stage (head, exit, encode, connect, network, queue, compute, local), as far as each was waited for;
     `total_ms` from the question to the answer. `bytes_sent` and `bytes_received` count every attempt. `confidence` is
     that of a classification where an exit is calibrated. `choice`: why this variant, where another loses less. `left`:
-    how many samples left at each exit of a variant with several, the end last. `request_id` is what the node knew it
+    how many samples left at each exit of a variant with several, the end last. `late_ms`: how long after its deadline
+    it came, 0 in time. `silent`: nodes that did not answer or refuse us, and why, whether they were missed or not:
+    ways through them were left out. `request_id` is what the node knew it
     by, `trace_id` what `edgekit trace` does; "" where nothing is recorded.
     """
 
@@ -40,6 +42,8 @@ class Answer:
     choice: str = ""
     left: tuple[int, ...] = ()
     trace_id: str = ""
+    late_ms: float = 0.0
+    silent: dict[Tier, str] = field(default_factory=dict)
 
     @property
     def rate(self) -> int | None:
@@ -58,6 +62,7 @@ class Answer:
             "exited": self.exited,
             "confidence": self.confidence,
             "total_ms": self.total_ms,
+            "late_ms": self.late_ms,
             "stages_ms": dict(self.latency_ms),
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
@@ -65,18 +70,25 @@ class Answer:
             "policy": self.policy,
             "choice": self.choice,
             "left": list(self.left),
+            "silent": dict(self.silent),
             "request_id": self.request_id,
             "trace_id": self.trace_id or None,
         }
 
     def summary(self) -> str:
-        """One line for people: `edge, variant split at rate 2, 61.4 ms (head 12.1, network 40.2 ...), 702 B up`."""
+        """One line for people: `edge, variant split at rate 2, 61.4 ms (head 12.1, network 40.2, other 2.1), 702 B up`.
+
+        `other` is what the stages leave: planning, and turns waited for."""
         rate = f" at rate {self.rate}" if self.rate is not None else ""
         where = f"{self.tier}{' (early exit)' if self.exited else ''}, variant {self.variant}{rate}"
-        stages = ", ".join(f"{name} {spent:.1f}" for name, spent in self.latency_ms.items())
+        other_ms = self.total_ms - sum(self.latency_ms.values())
+        spent_ms = {**self.latency_ms, **({"other": other_ms} if self.latency_ms and other_ms >= 0.05 else {})}
+        stages = ", ".join(f"{name} {spent:.1f}" for name, spent in spent_ms.items())
         line = f"{where}, {self.total_ms:.1f} ms" + (f" ({stages})" if stages else "")
         if self.bytes_sent:
             line += f", {self.bytes_sent} B up"
+        if self.late_ms > 0:
+            line += f"; late by {self.late_ms:.1f} ms"
         if self.degraded:
             return f"{line}; degraded: {self.reason}"
         return f"{line}; {self.choice}" if self.choice else line

@@ -164,9 +164,11 @@ class Coordinator:
         check_feeds(feeds, self.inputs)
         deadline = started + (allowed_ms if allowed_ms is not None else DEFAULT_DEADLINE_MS) / 1e3
         if self._recorder is None:
-            return Execution(self, feeds, self.plan(allowed_ms), started, deadline).run()
-        trace = RequestTrace(self._recorder, self.clock, self.manifest, started)
-        return traced(trace, lambda: self._execution(trace, feeds, allowed_ms, started, deadline).run())
+            answer = Execution(self, feeds, self.plan(allowed_ms), started, deadline).run()
+        else:
+            trace = RequestTrace(self._recorder, self.clock, self.manifest, started)
+            answer = traced(trace, lambda: self._execution(trace, feeds, allowed_ms, started, deadline).run())
+        return replace(answer, silent=self.silent)
 
     def ask_many(
         self, requests: Iterable[Feeds], *, in_flight: int = 4, deadline_ms: float | None = None
@@ -232,6 +234,11 @@ class Coordinator:
     def states(self) -> dict[Tier, str]:
         """Of the breaker of each node: closed, open or half-open."""
         return {route.tier: route.breaker.state for route in self._routes}
+
+    @property
+    def silent(self) -> dict[Tier, str]:
+        """Nodes that may be asked for nothing now, and why."""
+        return self._routes.troubles()
 
     def refusals(self, wait_s: float = 0.0) -> dict[Tier, RemoteError]:
         """Nodes that answer and may not be asked for anything that the policy could want, and why: AuthenticationError

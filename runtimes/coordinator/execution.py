@@ -64,6 +64,7 @@ class Execution:
             [plan.reason] if plan.reason else [],
             choice=plan.note,
             trace_id=trace.trace_id if trace is not None else "",
+            deadline=deadline,
         )
         margin_s = means.timing.margin_s(deadline - started, means.parts.lateness.worst_ms)
         self._latest_hedge = deadline - means.parts.local_p95_ms() / 1e3 - margin_s
@@ -329,9 +330,9 @@ class Execution:
         elif now >= self._hedge_at:
             self._hedge_at = float("inf")
             if self._local == "" and (self._spare is None or self._spare.exited):
-                where = self._flight.route.tier if self._flight is not None else "the device's own part"
+                so_far = f"{self._flight.route.tier} had not answered" if self._flight else "nothing was sent yet"
                 why = "the deadline was near" if now >= self._latest_hedge else "it took longer than the link explains"
-                self._ledger.asides.append(f"{why} and {where} had not answered")
+                self._ledger.asides.append(f"{why} and {so_far}")
                 self._start_local(planned=False)
         elif self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ class Ledger:
     asides: list[str] = field(default_factory=list)
     choice: str = ""
     trace_id: str = ""
+    deadline: float = math.inf
     spent_ms: dict[str, float] = field(default_factory=dict)
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -60,11 +62,13 @@ class Ledger:
         left: tuple[int, ...] = (),
     ) -> Answer:
         """`reason` joins the faults of a degraded one."""
+        now = self.clock.now()
         return Answer(
             outputs=dict(outputs),
             tier=tier,
             variant=variant,
-            total_ms=1e3 * (self.clock.now() - self.started),
+            total_ms=1e3 * (now - self.started),
+            late_ms=1e3 * max(0.0, now - self.deadline),
             request_id=self.request_id,
             rates=tuple(rates),
             degraded=degraded,

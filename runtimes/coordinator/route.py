@@ -129,6 +129,16 @@ class Route:
             return None
         return MismatchError(reasons[0], hint="serve and run the same bundle: `edgekit inspect` shows its digest")
 
+    @property
+    def trouble(self) -> str:
+        """Why no request may go to the node now, as it said or as its last failure did; "" where one may."""
+        with self._lock:
+            if self._refusal is not None:
+                return self._refusal.message
+            if self._info is not None and self.breaker.state == "closed":
+                return ""
+            return self._last_error
+
     def when_ready(self, listener: Callable[[EdgekitError | None], None]) -> None:
         """Calls `listener` once the handshake under way has ended and counts, with its error or None."""
         with self._lock:

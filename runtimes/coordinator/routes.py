@@ -83,6 +83,11 @@ class Routes:
         near: list[Hop] = [("device", tier) for tier in TIERS[1:] if tier in self._routes]
         return (*near, ("edge", "cloud"))
 
+    def troubles(self) -> dict[Tier, str]:
+        """Nodes that may be asked for nothing now, and why."""
+        found = {tier: route.trouble for tier, route in self._routes.items()}
+        return {tier: trouble for tier, trouble in found.items() if trouble}
+
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes.values())
 

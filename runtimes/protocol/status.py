@@ -39,6 +39,23 @@ _CODES = {code: kind for kind, code, _ in reversed(STATUSES)} | {
     grpc.StatusCode.NOT_FOUND: errors.MismatchError,
     grpc.StatusCode.INTERNAL: errors.RemoteError,
 }
+_CONNECTION_SIGNS = (
+    "failed to connect to all",
+    "DNS resolution failed",
+    "errors resolving",
+    "Socket closed",
+    "recvmsg:",
+)
+_CONNECTION_WORDS = (
+    ("Connection refused", "connection refused, nothing listens there"),
+    ("No route to host", "no route to it"),
+    ("unreachable", "its network cannot be reached"),
+    ("DNS", "no host of that name"),
+    ("errors resolving", "no host of that name"),
+    ("Connection reset", "the connection broke"),
+    ("Socket closed", "the connection broke"),
+    ("imeout", "no connection in time"),
+)
 _TLS_SIGNS = ("CERTIFICATE_VERIFY_FAILED", "handshake", "SSL", "certificate", "Peer name")
 
 
@@ -70,7 +87,14 @@ def from_grpc(error: Any, target: str) -> EdgekitError:
     if kind is errors.UnreachableError and target.startswith("grpcs:") and "closed" in details:
         # A server that misses our certificate hangs up after the handshake is over for us.
         hint += "; it may ask its callers for a certificate"
-    return kind(f"{target}: {details or code.name}", hint=hint)
+    return kind(f"{target}: {_told(details) or code.name}", hint=hint)
+
+
+def _told(details: str) -> str:
+    """gRPC's own text about a connection in fewer words; what a node says is left as it is."""
+    if not any(sign in details for sign in _CONNECTION_SIGNS):
+        return details
+    return next((words for sign, words in _CONNECTION_WORDS if sign in details), details)
 
 
 _HINTS: dict[type[EdgekitError], str] = {

@@ -113,3 +113,19 @@ def test_an_answer_over_its_budget_is_told(
 ) -> None:
     result = invoke("run", bundle_with_float, "--input", photos / "green" / "200.png", "--budget", budget)
     assert ("more than the budget" in result.stderr) == told
+
+
+def test_an_input_that_fails_leaves_the_others_their_answers(
+    invoke: Invoke, invoke_json: InvokeJson, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    broken, wrong = tmp_path / "broken.png", tmp_path / "wrong.npz"
+    broken.write_bytes(b"no picture")
+    np.savez(wrong, image=np.zeros((1, 3, 9, 9), np.float32))
+    inputs = [word for file in (broken, wrong, photos / "red" / "200.png") for word in ("-i", file)]
+    result = invoke("run", bundle, *inputs, "--top", "1", code=11)
+    assert [line.split("\t")[1].split()[0] for line in result.stdout.splitlines()] == ["red"]
+    assert f"error: {broken}: " in result.stderr
+    assert f"error: {wrong}: " in result.stderr
+    told = invoke_json("run", bundle, *inputs, code=11)["results"]
+    assert [entry.get("error", {}).get("exit_code") for entry in told] == [4, 11, None]
+    assert told[2]["top"][0]["label"] == "red"

@@ -59,6 +59,27 @@ def test_a_silent_node_is_answered_for_here_before_the_deadline(coordinate, peer
     assert_right(answer, x, truth)
 
 
+def test_a_deadline_that_nears_before_anything_was_sent_says_so(coordinate, peer, x) -> None:
+    coordinator = coordinate(peer, policy="split@0", takes_s=0.004)
+    coordinator.parts.local_runs.add(280.0)  # the local answer has to begin before the head is done
+    peer.behaviour = lambda request: None
+    answer = coordinator.ask(x, 300)
+    assert answer.degraded
+    assert answer.reason == "the deadline was near and nothing was sent yet"
+
+
+def test_a_node_that_is_down_is_named_though_nothing_was_missed(coordinate, peer, x) -> None:
+    peer.handshake_error = UnreachableError("fake://node: connection refused")
+    coordinator = coordinate(peer, policy="auto")
+    answer = coordinator.ask(x, 300)
+    assert answer.tier == "device"
+    assert answer.silent == answer.to_json()["silent"] == {"edge": "fake://node: connection refused"}
+
+
+def test_where_all_nodes_answer_none_is_called_silent(coordinate, peer, x) -> None:
+    assert coordinate(peer, policy="split@0").ask(x, 300).silent == {}
+
+
 def test_a_machine_that_was_late_starts_the_local_answer_earlier(coordinate, peer, clock, x) -> None:
     peer.behaviour = lambda request: None
     coordinator = coordinate(peer, policy="split@0")

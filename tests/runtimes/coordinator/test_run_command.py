@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgekit.cli.main import cli
+from edgekit.errors import DeadlineError
+from edgekit.runtimes.coordinator.coordinator import Coordinator
 from edgekit.runtimes.server import Node, NodeOptions, Security
 
 TOKEN = "correct-horse-battery-staple-1234"
@@ -99,3 +101,35 @@ def test_a_node_that_holds_both_versions_refuses_neither(bundle_path, another, f
         for bundle in (bundle_path, another.path):
             payload = json.loads(run(bundle, feeds, both, "--policy", "split", "--json").stdout)
             assert (payload["refusals"], payload["answer"]["tier"]) == ([], "edge")
+
+
+def test_each_input_has_its_deadline_and_one_that_misses_it_ends_nothing(
+    bundle_path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"{number}.npz" for number in range(3)]
+    for file in files:
+        np.savez(file, x=np.ones((1, 6), np.float32))
+    asked = []
+
+    def ask(self: Coordinator, feeds: object, deadline_ms: float | None = None) -> object:
+        asked.append(feeds)
+        if len(asked) == 2:
+            raise DeadlineError("no answer within 40 ms: nothing had answered")
+        return really(self, feeds, deadline_ms)
+
+    really = Coordinator.ask
+    monkeypatch.setattr(Coordinator, "ask", ask)
+    words = [word for file in files for word in ("-i", str(file))]
+    command = ["run", str(bundle_path), *words, "--variant", "local", "--deadline", "5s", "--threads", "1"]
+    result = CliRunner().invoke(cli, command)
+    assert (result.exit_code, len(asked)) == (16, 3)
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [str(files[0]), str(files[2])]
+    assert f"error: {files[1]}: no answer within 40 ms" in result.stderr
+
+
+def test_a_node_that_is_down_is_told_with_the_reason(bundle_path, feeds) -> None:
+    words = ["run", str(bundle_path), "-i", str(feeds), "--edge", "grpc://127.0.0.1:9", "--deadline", "5s", "--json"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert "the edge does not answer (grpc://127.0.0.1:9: connection refused, nothing listens there)" in result.stderr
+    assert "failed to connect" not in result.output
