@@ -194,7 +194,8 @@ def _records(table: Table) -> Group:
             if _text(cell) in ("", "-"):
                 continue
             style = cell.style if isinstance(cell, Cell) else ""
-            lines.append(Text.assemble("  ", (f"{column.title}: ", "dim"), (_text(cell), style)))
+            label = f"{column.title}: " if column.title else ""
+            lines.append(Text.assemble("  ", (label, "dim"), (_text(cell), style)))
     return Group(*lines)
 
 

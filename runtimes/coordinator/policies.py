@@ -81,7 +81,7 @@ class Policy(ABC):
                 f"the policy {self} has no way to run: the bundle and the nodes given offer "
                 + (", ".join(way.variant for way in ways) or "none"),
                 binding="policy",
-                hint="give --edge or --cloud, another policy, or export with --split",
+                hint=f"{_possible(ways)}; give --edge or --cloud, or export with --split, for more",
             )
         if self.rate is not None:
             ladder = min(len(way.crossings[0].rates) for way in mine if way.crossings) if mine[0].crossings else 0
@@ -166,11 +166,11 @@ class Cascade(Policy):
     def check(self, ways: Sequence[Way]) -> None:
         super().check(ways)
         mine = self.mine(ways)
-        if not any(way.exit_ms > 0 for way in mine) and len({way.tiers[-1] for way in mine}) < 2:
+        if not _has_exit(mine):
             raise PlanError(
-                "the policy cascade has no early exit and no second tier to go on to in this bundle",
+                "the policy cascade has no early exit in this bundle, whose confidence says when to go up",
                 binding="policy",
-                hint="export with more --train data for an exit, give --cloud too, or use the policy split",
+                hint=f"{_possible(ways)}; export with more --train data for an exit",
             )
         if self.rate is not None:
             raise UsageError("a cascade chooses its rates", hint="leave @rate out, or use split@rate")
@@ -289,6 +289,17 @@ def best(candidates: Sequence[Plan], situation: Situation) -> Plan:
 
 
 POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (Local, Offload, Split, ThreeTier, Cascade, Auto, Fit)}
+
+
+def _has_exit(ways: Sequence[Way]) -> bool:
+    return any(way.exit_ms > 0 for way in ways)
+
+
+def _possible(ways: Sequence[Way]) -> str:
+    """The policies that have a way among `ways`, as a hint says it."""
+    kinds = [kind() for kind in POLICIES.values()]
+    names = [kind.name for kind in kinds if kind.mine(ways) and (kind.name != "cascade" or _has_exit(ways))]
+    return f"possible here: {', '.join(names) or 'none'}"
 
 
 def make_policy(text: str) -> Policy:

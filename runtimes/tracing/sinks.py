@@ -36,12 +36,13 @@ def describe(span: Any) -> dict[str, Any]:
 
 
 def file_exporter(path: Path) -> Any:
-    """Appends one object a span. Each batch is one write, so that several processes may share the file.
+    """Appends one object a span; its folder is made. Each batch is one write, so that several processes may share it.
 
     Raises OutputError."""
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("ab", buffering=0)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose a writable --trace file") from error

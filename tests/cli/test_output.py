@@ -64,6 +64,17 @@ def test_a_table_too_wide_for_the_terminal_becomes_records(terminal: Terminal, m
     assert max(len(line) for line in lines) <= 24
 
 
+def test_a_record_has_no_label_where_the_column_has_no_title(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("NO_COLOR", "1")
+    columns = (Column("name"), Column("latency in ms", number=True), Column(""))
+    draw(Table(columns, [("a-long-name", "1.25", "chosen")]), terminal)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert lines == ["a-long-name", "  latency in ms: 1.25", "  chosen"]
+
+
 def test_no_color_is_honoured_on_a_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     draw(TABLE, terminal)

@@ -130,6 +130,19 @@ def test_a_policy_without_a_way_says_what_there_is(policy: str, ways) -> None:
         make_policy(policy).check(ways)
 
 
+def test_a_cascade_needs_an_exit_and_else_names_what_is_possible() -> None:
+    with pytest.raises(PlanError, match="no early exit") as refused:
+        make_policy("cascade").check((LOCAL, SPLIT, DEEP, THREE))
+    assert "possible here: local, split, three-tier, auto, fit;" in refused.value.hint
+    make_policy("cascade").check((LOCAL, SPLIT, EARLY))
+
+
+def test_a_policy_without_a_way_names_those_that_have_one() -> None:
+    with pytest.raises(PlanError) as refused:
+        make_policy("offload").check((LOCAL,))
+    assert "possible here: local, auto, fit;" in refused.value.hint
+
+
 def test_a_rate_off_the_ladder_is_refused_before_the_first_request() -> None:
     with pytest.raises(UsageError, match="allowed 0 to 2"):
         make_policy("split@3").check(ALL)

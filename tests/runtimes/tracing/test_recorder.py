@@ -63,9 +63,20 @@ def test_an_endpoint_without_its_exporter_names_the_package(monkeypatch: pytest.
     assert "opentelemetry-exporter-otlp-proto-http" in caught.value.hint
 
 
+def test_the_folder_of_the_file_is_made(tmp_path: Path) -> None:
+    recorder = open_recorder("edge", tmp_path / "traces" / "today" / "edge.jsonl")
+    assert recorder is not None
+    with recorder.request("request", "net"):
+        pass
+    recorder.close()
+    assert '"name": "request"' in (tmp_path / "traces" / "today" / "edge.jsonl").read_text()
+
+
 def test_a_file_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write"):
-        open_recorder("edgekit-device", tmp_path / "none" / "spans.jsonl")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "spans.jsonl"):
+        with pytest.raises(OutputError, match="cannot write"):
+            open_recorder("edgekit-device", path)
 
 
 def test_a_span_lies_below_its_caller_and_holds_what_it_was_given(recorder: Recorder, tmp_path: Path) -> None:
