@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from edgekit.bundle.manifest import TIERS, Manifest, Part, Tier
 from edgekit.errors import EdgekitError, MismatchError, MissingExtraError, NodeError, UnknownNameError
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.model import ServedModel, Serving
+from edgekit.runtimes.server.shelf import on_shelf
 
 logger = logging.getLogger("edgekit")
 
@@ -69,6 +70,7 @@ class Catalog:
         self._state = _State()
         self._owners: dict[ServedModel, _Holding] = {}
         self._newest: dict[str, int] = {}  # bundle name -> the last number given, which never comes back
+        self._shelves: dict[Path, list[Path]] = {}  # folder of bundles -> those that were served of it
         self._places: dict[str, Path] = {}  # model name -> where its bundle lay, also when another lies there now
 
     @classmethod
@@ -81,14 +83,16 @@ class Catalog:
         key: Path | None = None,
         keep_versions: int = 1,
     ) -> Catalog:
-        """`keep_versions`: of a path whose bundle was replaced, how many earlier ones stay served.
+        """`paths`: of bundles, or of folders of bundles. `keep_versions`: of a path whose bundle was replaced, how many
+        earlier ones stay served.
 
-        Raises NodeError where a bundle holds nothing for `tier`, BundleError, and MissingExtraError where no
-        runtime of its parts is installed. A part without its runtime is left out, which is logged."""
+        Raises NodeError where a bundle holds nothing for `tier` and for a folder without bundles, BundleError, and
+        MissingExtraError where no runtime of its parts is installed. A part without its runtime is left out, which is
+        logged."""
         catalog = cls(tier, serving, key, keep_versions)
         holdings: list[_Holding] = []
         try:
-            for path in map(Path, paths):
+            for path in catalog._laid_out(map(Path, paths)):
                 holding = catalog._hold(path, [one.bundle.digest for one in holdings])
                 if holding is None:
                     raise NodeError(f"{path} is given twice", hint="name each bundle once")
@@ -99,6 +103,17 @@ class Catalog:
             raise
         catalog._state = _State.of(holdings)
         return catalog
+
+    def _laid_out(self, paths: Iterable[Path]) -> Iterator[Path]:
+        for path in paths:
+            shelved = on_shelf(path)
+            if shelved is None:
+                yield path
+                continue
+            if not shelved:
+                raise NodeError(f"the folder {path} holds no bundles", hint="give a bundle, or a folder of bundles")
+            self._shelves[path] = shelved
+            yield from shelved
 
     @property
     def models(self) -> list[ServedModel]:
@@ -164,13 +179,52 @@ class Catalog:
         """Opens again what lies at each path (of the bundles that serve the model `name`, or did before another one
         lay there, where given). Another bundle than the newest of the path is served from then on as the next version,
         also one that was served before; beside it stay `keep_versions` earlier ones of the path. One that cannot be
-        served changes nothing. Raises UnknownNameError."""
+        served changes nothing. Of a folder of bundles, those are served that lie there now. Raises UnknownNameError."""
         with self._reloading:
             if name and name not in self._state.versions and name in self._places:
                 return [self._reload(self._places[name])]
             wanted = self.versions(name).values() if name else self.models
             paths = {self._owners[model].path: None for model in wanted}
-            return [self._reload(path) for path in paths]
+            if name:
+                return [self._reload(path) for path in paths]
+            shelved = {path for shelf in self._shelves.values() for path in shelf}
+            alone = [self._reload(path) for path in paths if path not in shelved]
+            return [*alone, *(outcome for folder in self._shelves for outcome in self._reload_shelf(folder))]
+
+    def _reload_shelf(self, folder: Path) -> list[Reloaded]:
+        """Those that are gone stay served while one that came cannot be."""
+        before, now = self._shelves[folder], on_shelf(folder) or []
+        outcomes, fresh = [], []
+        for path in now:
+            try:
+                held = [one.bundle.digest for one in (*self._state.holdings, *fresh)]
+                holding = None if path in before else self._hold(path, held)
+            except EdgekitError as error:
+                logger.error("%s is not served, what was served stays: %s", path, error.message)
+                outcomes.append(Reloaded(path, error=error))
+                continue
+            outcomes.append(Reloaded(path, holding.version if holding is not None else ""))
+            fresh += [holding] if holding is not None else []
+        failed = {outcome.path for outcome in outcomes if outcome.error is not None}
+        gone = set() if failed or not now else set(before) - set(now)
+        self._shelves[folder] = [path for path in [*(set(before) - set(now) - gone), *now] if path not in failed]
+        self._exchange(fresh, {path: now.index(path) for path in now}, gone)
+        return outcomes
+
+    def _exchange(self, fresh: Sequence[_Holding], places: Mapping[Path, int], gone: Collection[Path]) -> None:
+        """What is `fresh` is served, what is `gone` no longer; those of `places` in that order, behind the others."""
+        if self.on_open is not None:
+            for model in (model for holding in fresh for model in holding.models):
+                self.on_open(model)
+        with self._lock:
+            leaving = [one for one in self._state.holdings if one.path in gone]
+            staying = [one for one in self._state.holdings if one not in leaving]
+            self._state = _State.of(sorted([*staying, *fresh], key=lambda one: places.get(one.path, -1)))
+            for one in leaving:
+                one.retired = True
+            unused = [one for one in leaving if one.users == 0]
+        for one in unused:
+            self._close(one)
 
     def _reload(self, path: Path) -> Reloaded:
         try:
