@@ -10,6 +10,7 @@ import click
 from edgekit.cli.command import command as make_command
 from edgekit.cli.command import group
 from edgekit.cli.fleet_options import reach_options, reached
+from edgekit.cli.options import option
 from edgekit.cli.output import Column, Output, Table, facts
 from edgekit.cli.wording import size_text
 
@@ -44,6 +45,7 @@ def push(out: Output, bundle: Path, **settings: Any) -> None:
     edgekit fleet bundles
     edgekit fleet bundles show cats
     edgekit fleet bundles remove cats@sha256:0123456789ab
+    edgekit fleet bundles prune --keep 5
     """,
     name="bundles",
 )
@@ -102,5 +104,25 @@ def remove(context: click.Context, out: Output, reference: str) -> None:
     out.line(f"removed {digest[:12]}")
 
 
-for one in (show, remove):
+@make_command("edgekit fleet bundles prune --keep 5\nedgekit fleet bundles prune cats --keep 1", name="prune")
+@click.argument("name", default="")
+@option(
+    "--keep",
+    heading="Bundles",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="The newest of each name.",
+)
+@click.pass_context
+def prune(context: click.Context, out: Output, name: str, keep: int) -> None:
+    """Remove bundles that nothing runs, wants or may go back to; of NAME alone where given."""
+    with context.meta["fleet"].open() as client:
+        gone = client.prune_bundles(keep, name)
+    out.emit({"removed": list(gone)})
+    out.line(f"removed {len(gone)} bundle{'s' * (len(gone) != 1)}")
+
+
+for one in (show, remove, prune):
     bundles.add_command(one)

@@ -47,10 +47,17 @@ def default_data() -> Path:
     metavar="FOLDER",
     help="Bundles, keys and the SQLite file.  [default: ~/.local/share/edgekit/fleet]",
 )
+@option(
+    "--blobs",
+    heading="Storage",
+    metavar="URL",
+    help="Keep bundles there: s3://bucket/prefix, with ?endpoint=https://host:9000 for a store of your own.",
+)
 @file_option("--key", heading="Security", help="Take only bundles that this public key signed.")
 def serve(out: Output, **settings: Any) -> None:
     """Run the service until SIGTERM or Ctrl-C. The first start tells the first admin's token, once."""
     try:
+        from edgekit.fleet.registry.s3 import open_blobs
         from edgekit.fleet.server.run import Listening, make_server, open_socket
         from edgekit.fleet.service import FleetService
     except ModuleNotFoundError as error:
@@ -59,7 +66,8 @@ def serve(out: Output, **settings: Any) -> None:
     listening = Listening(settings["host"], settings["port"], settings["tls"] or files is not None, files)
     listening.check()
     folder = settings["data"] or default_data()
-    service = FleetService(folder, settings["db"], key=settings["key"])
+    blobs = None if settings["blobs"] is None else open_blobs(settings["blobs"], folder / "blobs")
+    service = FleetService(folder, settings["db"], blobs=blobs, key=settings["key"])
     try:
         server = make_server(service, listening)
         with open_socket(listening.host, listening.port) as listener:

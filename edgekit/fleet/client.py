@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ Model = TypeVar("Model", bound=BaseModel)
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 
+_DIGESTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _GROUPS: TypeAdapter[tuple[GroupView, ...]] = TypeAdapter(tuple[GroupView, ...])
 _PEOPLE: TypeAdapter[tuple[PersonView, ...]] = TypeAdapter(tuple[PersonView, ...])
 
@@ -81,7 +83,7 @@ class Connection:
         except httpx.HTTPError as error:
             raise _unreachable(self.url, error) from error
         if answer.status_code >= 400:
-            raise problem_of(answer.status_code, answer.content)
+            raise _with_patience(problem_of(answer.status_code, answer.content), answer)
         return answer
 
     def ask(self, kind: type[Model], method: str, path: str, body: BaseModel | None = None, **options: Any) -> Model:
@@ -100,7 +102,7 @@ class Connection:
         try:
             with self._http.stream("GET", path, headers=headers) as answer:
                 if answer.status_code >= 400:
-                    raise problem_of(answer.status_code, answer.read())
+                    raise _with_patience(problem_of(answer.status_code, answer.read()), answer)
                 if start and answer.status_code != 206:
                     raise RemoteError(f"{self.url} sent all of {path}, not what is missing", hint="try again")
                 yield from answer.iter_bytes(CHUNK_BYTES)
@@ -162,6 +164,10 @@ class FleetClient:
 
     def remove_bundle(self, reference: str) -> None:
         self.connection.call("DELETE", f"/bundles/{reference}")
+
+    def prune_bundles(self, keep: int, name: str = "") -> tuple[str, ...]:
+        answer = self.connection.call("POST", "/bundles/prune", params={"keep": keep, "name": name})
+        return _DIGESTS.validate_json(answer.content)
 
     def invite(self, order: InvitationOrder) -> InvitationMade:
         return self._ask(InvitationMade, "POST", "/invitations", order)
@@ -233,6 +239,10 @@ class AgentClient:
     def index(self, digest: str) -> Offer:
         return self.connection.ask(Offer, "GET", f"/bundles/{digest}/index")
 
+    def metadata(self, name: str) -> Iterator[bytes]:
+        """A file of signed metadata, as it was signed. Raises AbsentError where there is none."""
+        return self.connection.stream(f"/tuf/{name}")
+
     def blob(self, sha256: str, start: int = 0) -> Iterator[bytes]:
         return self.connection.stream(f"/blobs/{sha256}", start)
 
@@ -295,6 +305,13 @@ def problem_of(status: int, body: bytes) -> EdgekitError:
         except TypeError:
             pass
     return RemoteError(f"the fleet answered with status {status}: {said.error}", hint=said.hint)
+
+
+def _with_patience(error: EdgekitError, answer: httpx.Response) -> EdgekitError:
+    """With `retry_after_s` where the service says when it wants to be asked again."""
+    with contextlib.suppress(ValueError):
+        error.retry_after_s = max(0.0, float(answer.headers.get("Retry-After", "")))
+    return error
 
 
 def _unreachable(url: str, error: httpx.HTTPError) -> EdgekitError:

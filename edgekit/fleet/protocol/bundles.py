@@ -8,14 +8,19 @@ GET  /v1/bundles[/<digest>]          what is there; .../report is the page of `e
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
+from edgekit.bundle.layout import INDEX, MAX_BYTES, SIGNATURE
 from edgekit.fleet.protocol.wire import Digest, Heard, Wire
 
 
 class Offer(Wire):
     """`index` and `signature`: index.json and signature.json of the bundle as they stand, "" for no signature."""
 
-    index: str
-    signature: str = ""
+    index: Annotated[str, Field(max_length=MAX_BYTES[INDEX])]
+    signature: Annotated[str, Field(max_length=MAX_BYTES[SIGNATURE])] = ""
 
 
 class Missing(Heard):

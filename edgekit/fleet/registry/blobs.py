@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from edgekit.errors import ConflictError, StoreError, UsageError
 
@@ -26,18 +28,24 @@ class Blobs(Protocol):
     def append(self, sha256: str, at: int, size: int, chunks: Iterable[bytes]) -> int:
         """Goes on at byte `at` of `size`; how much is here then. With the last byte it is verified and whole.
 
-        Raises ConflictError where `at` is not where it stands, UsageError for too many bytes or another content (then
-        nothing is kept), StoreError where it cannot be written.
+        Raises ConflictError where `at` is not where it stands or somebody else sends it, UsageError for too many bytes
+        or another content (then nothing is kept), StoreError where it cannot be written.
         """
 
     def read(self, sha256: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Of a whole one, from `start` to before `end`. KeyError where it is not here."""
 
     def path(self, sha256: str) -> Path:
-        """Of a whole one, a local file. KeyError where it is not here."""
+        """Of a whole one, a local file, fetched where need be. KeyError where it is not here."""
+
+    def local(self, sha256: str) -> Path | None:
+        """Of a whole one, a local file that is here anyway."""
 
     def remove(self, sha256: str) -> None:
         """One that is here or on its way, or neither."""
+
+    def changed(self) -> Iterator[tuple[str, float]]:
+        """Those that are whole or on their way, and when each last changed: seconds since 1970."""
 
     def __iter__(self) -> Iterator[str]:
         """Those that are whole."""
@@ -73,6 +81,7 @@ class FolderBlobs:
         part = self._part / sha256
         try:
             with part.open("ab") as stream:
+                _claim(stream, sha256)
                 here = stream.tell()
                 if at != here:
                     raise ConflictError(f"{here} bytes of {sha256[:16]} are here, not {at}", hint="go on from there")
@@ -83,8 +92,8 @@ class FolderBlobs:
                     stream.write(chunk)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if here == size:
-                self._finish(sha256, part)
+                if here == size:
+                    self._finish(sha256, part)
         except UsageError:
             part.unlink(missing_ok=True)
             raise
@@ -121,6 +130,15 @@ class FolderBlobs:
             raise KeyError(sha256)
         return path
 
+    def local(self, sha256: str) -> Path | None:
+        path = self._path(sha256)
+        return path if path.is_file() else None
+
+    def changed(self) -> Iterator[tuple[str, float]]:
+        for path in (*sorted(self._whole.glob("??/*")), *sorted(self._part.iterdir())):
+            with contextlib.suppress(FileNotFoundError):
+                yield path.name, path.stat().st_mtime
+
     def remove(self, sha256: str) -> None:
         self._path(sha256).unlink(missing_ok=True)
         (self._part / sha256).unlink(missing_ok=True)
@@ -130,6 +148,14 @@ class FolderBlobs:
 
     def _path(self, sha256: str) -> Path:
         return self._whole / sha256[:2] / sha256
+
+
+def _claim(stream: BinaryIO, sha256: str) -> None:
+    """One sender at a time, also among several processes."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConflictError(f"somebody else sends {sha256[:16]} now", hint="wait for it, and push again") from None
 
 
 def _hash(path: Path) -> str:

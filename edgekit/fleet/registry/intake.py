@@ -29,10 +29,18 @@ def read_offer(offer: Offer) -> Index:
 def open_offered(offer: Offer, index: Index, blobs: Blobs, folder: Path, key: Path | None) -> Bundle:
     """The bundle, verified from its signature to its pickles; its files lie in `folder` as links.
 
-    Raises like `Bundle.open`, and UsageError where files are missing.
+    Raises like `Bundle.open`, and UsageError where files are missing, or golden answers, without which no device could
+    show that it answers right.
     """
     lay_out(offer, index, blobs, folder)
-    return Bundle.open(folder, key)
+    bundle = Bundle.open(folder, key)
+    if not bundle.manifest.golden:
+        bundle.close()
+        raise UsageError(
+            f"the bundle of {bundle.manifest.name} holds no golden answers, by which a device shows that it runs right",
+            hint="export it again: edgekit writes them since it has a fleet",
+        )
+    return bundle
 
 
 def lay_out(offer: Offer, index: Index, blobs: Blobs, folder: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
 import anyio.from_thread
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 
-from edgekit.errors import AbsentError, AuthenticationError
+from edgekit.errors import AbsentError, AuthenticationError, UsageError
 from edgekit.fleet.protocol.bundles import BundleView, Offer, Received, Wanted
 from edgekit.fleet.protocol.wire import API, Page
 from edgekit.fleet.server.asking import TLS, After, Limit, Person, Service, bearer
@@ -18,6 +19,9 @@ from edgekit.fleet.service import FleetService
 from edgekit.fleet.trust.tokens import PREFIXES
 
 router = APIRouter(prefix=API, tags=["bundles"])
+
+OCTETS = "application/octet-stream"
+_RANGE = re.compile(r"bytes=(?P<start>\d{1,18})-(?P<last>\d{0,18})")
 
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Reference = Annotated[str, Path(max_length=300)]
@@ -58,12 +62,33 @@ async def receive(
 def read_blob(sha256: Sha256, request: Request, service: Service) -> Response:
     """A file, or ranges of it; for people and for devices."""
     somebody(request, service)
-    try:
-        path = service.core.blobs.path(sha256)
-    except KeyError:
-        raise AbsentError(f"no file {sha256[:16]}", hint="edgekit fleet bundles lists what is here") from None
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-    return FileResponse(path, media_type="application/octet-stream", headers=headers)
+    path = service.core.blobs.local(sha256)
+    if path is not None:
+        return FileResponse(path, media_type=OCTETS, headers=headers)
+    size = service.core.blobs.size(sha256)
+    if size is None:
+        raise AbsentError(f"no file {sha256[:16]}", hint="edgekit fleet bundles lists what is here")
+    start, end = wanted_range(request.headers.get("range", ""), size)
+    headers |= {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
+    partial = (start, end) != (0, size)
+    if partial:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    chunks = service.core.blobs.read(sha256, start, end)
+    return StreamingResponse(chunks, 206 if partial else 200, headers, media_type=OCTETS)
+
+
+def wanted_range(header: str, size: int) -> tuple[int, int]:
+    """(start, end) of `bytes=start-` or `bytes=start-last`; all of it for any other header, as RFC 9110 (14.2) allows.
+    Raises UsageError where it begins behind the end."""
+    match = _RANGE.fullmatch(header)
+    if match is None:
+        return 0, size
+    start = int(match["start"])
+    end = min(size, int(match["last"]) + 1) if match["last"] else size
+    if start >= end:
+        raise UsageError(f"range {header!r:.60} of {size} bytes", hint="begin before the end")
+    return start, end
 
 
 def somebody(request: Request, service: FleetService) -> None:
@@ -110,6 +135,17 @@ def get_index(reference: Reference, service: Service, request: Request) -> Offer
 def get_report(reference: Reference, person: Person, service: Service) -> Response:
     """The report page that came with it."""
     return HTMLResponse(service.bundles.report(service.bundles.find(reference)), headers=SEALED)
+
+
+@router.post("/bundles/prune")
+def prune_bundles(
+    person: Person,
+    service: Service,
+    keep: Annotated[int, Query(ge=1, le=1000)] = 5,
+    name: Annotated[str, Query(max_length=200)] = "",
+) -> tuple[str, ...]:
+    """Removes what nothing needs, but the newest of each name."""
+    return service.bundles.prune(person, keep, name)
 
 
 @router.delete("/bundles/{reference}", status_code=204)

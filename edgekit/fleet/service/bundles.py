@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import func, or_, select
@@ -18,7 +20,9 @@ from edgekit.fleet.registry.intake import open_offered, read_offer
 from edgekit.fleet.service.core import Core, paged
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.service.trust import Trust
-from edgekit.fleet.store.tables import BundleFile, BundleRow, Device, Rollout
+from edgekit.fleet.store.tables import BundleFile, BundleRow, Device, Group, Rollout, RolloutDevice
+
+LOOSE_S = 86_400.0  # an upload that broke off may go on for a day
 
 
 class Bundles:
@@ -140,22 +144,39 @@ class Bundles:
         actor.need("operator")
         with self._core.database.write() as session:
             row = _bundle(session, digest)
-            used = session.scalar(
-                select(func.count()).select_from(Device).where(or_(Device.wanted == digest, Device.running == digest))
-            )
-            rolling = session.scalar(select(Rollout.id).where(Rollout.bundle == digest, Rollout.active.is_not(None)))
-            if used or rolling:
-                what = f"{used} devices run or want it" if used else "a rollout goes on with it"
-                raise ConflictError(f"{digest[:16]} is in use: {what}", hint="roll another one out first")
+            use = _use(session, digest)
+            if use:
+                raise ConflictError(f"{digest[:16]} is in use: {use}", hint="roll another one out first")
             session.delete(row)
             self._trust.withdraw(session, digest)
             self._core.note(session, actor.name, "bundle.remove", digest, name=row.name)
 
-    def collect(self) -> int:
-        """Removes files that no bundle holds; how many."""
+    def prune(self, actor: Actor, keep: int, name: str = "") -> tuple[str, ...]:
+        """Removes bundles that nothing runs, wants or goes back to, but the `keep` newest of each name; the digests
+        of those that went."""
+        actor.need("operator")
+        query = select(BundleRow.digest, BundleRow.name).order_by(BundleRow.pushed_at.desc(), BundleRow.digest)
+        with self._core.database.read() as session:
+            found = session.execute(query.where(BundleRow.name == name) if name else query).all()
+        newest: Counter[str] = Counter()
+        gone = []
+        for digest, own in found:
+            newest[own] += 1
+            if newest[own] <= keep:
+                continue
+            with suppress(AbsentError, ConflictError):  # somebody else removed it, or something needs it
+                self.remove(actor, digest)
+                gone.append(digest)
+        self.collect()
+        return tuple(gone)
+
+    def collect(self, unchanged_s: float = LOOSE_S) -> int:
+        """Removes files that no bundle holds and that have not changed for so long: what comes in just now belongs to a
+        bundle that is not accepted yet. How many."""
         with self._core.database.read() as session:
             held = set(session.scalars(select(BundleFile.sha256).distinct()))
-        loose = [sha256 for sha256 in self._core.blobs if sha256 not in held]
+        since = self._core.now() - unchanged_s
+        loose = {sha256 for sha256, changed_at in self._core.blobs.changed() if changed_at <= since} - held
         for sha256 in loose:
             self._core.blobs.remove(sha256)
         return len(loose)
@@ -166,6 +187,23 @@ def _bundle(session: Session, digest: str) -> BundleRow:
     if row is None:
         raise AbsentError(f"no bundle {digest[:16]}", hint="edgekit fleet bundles lists them")
     return row
+
+
+def _use(session: Session, digest: str) -> str:
+    """What needs it, in words; "" where nothing does."""
+    asked = or_(Device.wanted == digest, Device.running == digest)
+    devices = session.scalar(select(func.count()).select_from(Device).where(asked))
+    if devices:
+        return f"{devices} device{'s' * (devices != 1)} run or want it"
+    back = select(Rollout.id).join(RolloutDevice, RolloutDevice.rollout == Rollout.id)
+    for query, what in (
+        (select(Rollout.id).where(Rollout.bundle == digest), "a rollout goes on with it"),
+        (back.where(RolloutDevice.previous == digest), "a rollout that goes on may go back to it"),
+    ):
+        if session.scalar(query.where(Rollout.active.is_not(None)).limit(1)):
+            return what
+    group = session.scalar(select(Group.name).where(Group.wanted == digest).limit(1))
+    return f"who joins the group {group} gets it" if group is not None else ""
 
 
 def _running(session: Session) -> dict[str, int]:
