@@ -34,6 +34,15 @@ def upgrade() -> None:
 """
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a database without tables, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fleet.db'}"
+    found: str = request.getfixturevalue("empty_postgresql_url")
+    return found
+
+
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     found = Database(database_url)
