@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from common import environment, medians_ms, rounded, save
+from common import environment, medians_ms, no_options, rounded, save
 
 from edgekit.runtimes.codecs import range_coder
 from edgekit.runtimes.codecs.affine import AffineCodec, fit_affine_tables
@@ -85,6 +85,7 @@ def measure(lap_s: float = 0.1) -> dict[str, Any]:
 
 
 def main() -> None:
+    no_options(__doc__)
     result = rounded(measure())
     copy_ms = result["other_ms"]["copy"]
     coder = "constriction" if range_coder.constriction is not None else "plain Python"

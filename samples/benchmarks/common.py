@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -17,6 +18,13 @@ from edgekit.runtimes.host import isa
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+
+
+def no_options(description: str | None) -> None:
+    """For a script that has no options of its own: tells what it does on --help, and ends on any other word."""
+    argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    ).parse_args()
 
 
 def commit() -> str:

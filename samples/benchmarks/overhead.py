@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import environment, rounded, save
+from common import environment, no_options, rounded, save
 
 from edgekit.devices.device import load_device
 from edgekit.pipeline import prepare
@@ -42,6 +42,7 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> None:
+    no_options(__doc__)
     torch.set_num_threads(2)
     result = rounded(measure())
     print(f"{'':34}  session ms   bare ms   ratio   overhead us")

@@ -11,7 +11,7 @@ from typing import Any
 
 import readme_server
 import readme_split
-from common import HERE, RESULTS
+from common import HERE, RESULTS, no_options
 
 README = HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
@@ -351,4 +351,5 @@ def write_between(path: Path, begin: str, end: str, content: str) -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     write_between(README, BEGIN, END, table())

@@ -17,7 +17,7 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from samples.benchmarks.common import environment, rounded, save
+from samples.benchmarks.common import environment, no_options, rounded, save
 from samples.benchmarks.namespace import run_isolated, why_not
 from samples.benchmarks.rolling_scene import Plan
 
@@ -35,6 +35,7 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> None:
+    no_options(__doc__)
     reason = why_not()
     if reason is not None:
         raise SystemExit(reason)

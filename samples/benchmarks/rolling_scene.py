@@ -6,6 +6,7 @@ small integers, so that every answer is exact whatever batch it ran in, and tell
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -278,8 +279,12 @@ def play(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    plan = Plan(**json.loads(sys.argv[1])) if len(sys.argv) > 1 else Plan()
-    with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as folder:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", nargs="?", default="{}", help="the fields of a Plan as JSON; the rest by default")
+    parser.add_argument("folder", nargs="?", type=Path, help="for what it writes meanwhile")
+    given = parser.parse_args()
+    plan = Plan(**json.loads(given.plan))
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         print(json.dumps(play(plan, Path(folder))))
 
 
