@@ -7,6 +7,7 @@ trust        who is who: certificates of devices, tokens of people, signed metad
 registry     bundles by content: files once each, in a folder or an S3-compatible store
 store        the database: tables, migrations, backup
 service      what is done to all of these together; the one place that changes the database
+web          what the page looks like: templates, charts, words
 server       the service over HTTP: API, pages, events
 client       the same API from Python, used by the command line and the agent
 agent        the daemon on a device: two slots, verified, checked, switched, reported

@@ -11,7 +11,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from edgekit.errors import EdgekitError
-from edgekit.fleet.server import agents, bundles, devices, people, problems, rollouts, telemetry
+from edgekit.fleet.server import agents, bundles, devices, pages, people, problems, rollouts, telemetry
 from edgekit.fleet.server.metrics import Metrics
 from edgekit.fleet.server.waiting import Waiters
 from edgekit.fleet.service import FleetService
@@ -42,6 +42,7 @@ def create_app(service: FleetService, *, advance_every_s: float = ADVANCE_EVERY_
     problems.install(app)
     for module in (agents, bundles, devices, rollouts, people, telemetry):
         app.include_router(module.router)
+    pages.install(app)
     return app
 
 

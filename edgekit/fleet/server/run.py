@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from edgekit.errors import NodeError
@@ -81,6 +82,18 @@ def open_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):  # type: ignore[misc]
+    """Ends live updates first, which else keep their connections open until they are cut off."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.live.stop()
+        await super().shutdown(sockets)
+
+
 def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
     """Raises NodeError."""
     listening.check()
@@ -96,8 +109,9 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
             "ssl_cert_reqs": ssl.CERT_OPTIONAL,
             "headers": [("Strict-Transport-Security", f"max-age={HSTS_S}")],
         }
+    app = create_app(service)
     config = uvicorn.Config(
-        create_app(service),
+        app,
         http=TlsProtocol,
         ws="none",
         log_config=None,
@@ -112,7 +126,7 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
         config.load()
     except (OSError, ssl.SSLError) as error:
         raise NodeError(f"the certificate cannot be used: {error}", hint="check --tls-files") from error
-    return uvicorn.Server(config)
+    return _Server(config, app)
 
 
 def own_certificate(service: FleetService, listening: Listening) -> tuple[Path, Path]:

@@ -18,6 +18,7 @@ from edgekit.fleet.service.devices import Devices
 from edgekit.fleet.service.glance import Glances
 from edgekit.fleet.service.groups import Groups
 from edgekit.fleet.service.history import Histories
+from edgekit.fleet.service.invitations import Invitations
 from edgekit.fleet.service.people import People
 from edgekit.fleet.service.progress import Progress
 from edgekit.fleet.service.rollouts import Rollouts
@@ -68,6 +69,9 @@ class FleetService:
 
     def overview(self) -> Overview:
         groups = self.groups.all()
+        self.invitations = Invitations(core)
+        self.retention = Retention(core, keeping)
+        self.lease = Lease(self.database, "leader", now=now)
         everyone = self.devices.count()
         with self.database.read() as session:
             bundles = session.scalar(select(func.count()).select_from(BundleRow)) or 0

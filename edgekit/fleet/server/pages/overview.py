@@ -1,0 +1,48 @@
+"""The whole fleet at a glance, and the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.responses import Response
+
+from edgekit.fleet.server.pages.answering import Context, Page, page_router
+from edgekit.fleet.service import FleetService
+
+router = page_router()
+
+SHOWN_GROUPS = 60
+SHOWN_ENDED = 5
+EVENTS = 50
+
+
+def glance_of(service: FleetService) -> Context:
+    glance = service.glances.now()
+    rollouts = service.rollouts.list(limit=30).items
+    going = [rollout for rollout in rollouts if rollout.ended_at is None]
+    ended = [rollout for rollout in rollouts if rollout.ended_at is not None][:SHOWN_ENDED]
+    groups = sorted(glance.groups, key=lambda group: (-len(group.cells), group.view.name))[:SHOWN_GROUPS]
+    return {
+        "glance": glance,
+        "groups": groups,
+        "going": [(rollout, service.progress.of(rollout.id)) for rollout in going],
+        "ended": ended,
+    }
+
+
+@router.get("/")
+async def overview(page: Page) -> Response:
+    return await page.show("overview.html", lambda: glance_of(page.service))
+
+
+@router.get("/audit")
+async def audit(
+    page: Page,
+    after: Annotated[str | None, Query(pattern=r"^\d{1,18}$")] = None,
+    subject: Annotated[str, Query(max_length=200)] = "",
+) -> Response:
+    return await page.show(
+        "audit.html",
+        lambda: {"events": page.service.core.events(after, EVENTS, subject), "subject": subject, "after": after},
+    )
