@@ -21,10 +21,12 @@ from edgekit.fleet.service.history import Histories
 from edgekit.fleet.service.invitations import Invitations
 from edgekit.fleet.service.people import People
 from edgekit.fleet.service.progress import Progress
+from edgekit.fleet.service.retention import Keeping, Retention
 from edgekit.fleet.service.rollouts import Rollouts
 from edgekit.fleet.service.sign_ins import SignIns
 from edgekit.fleet.service.trust import Trust
 from edgekit.fleet.store.database import Database
+from edgekit.fleet.store.lease import Lease
 from edgekit.fleet.store.tables import BundleRow, Rollout
 from edgekit.fleet.trust.authority import Authority
 
@@ -41,6 +43,7 @@ class FleetService:
         *,
         blobs: Blobs | None = None,
         key: Path | None = None,
+        keeping: Keeping = Keeping(),
         now: Callable[[], float] = time.time,
     ) -> None:
         """Raises StoreError, UsageError for the URL, MissingExtraError."""
@@ -66,12 +69,12 @@ class FleetService:
         self.glances = Glances(core)
         self.histories = Histories(core)
         self.progress = Progress(core)
-
-    def overview(self) -> Overview:
-        groups = self.groups.all()
         self.invitations = Invitations(core)
         self.retention = Retention(core, keeping)
         self.lease = Lease(self.database, "leader", now=now)
+
+    def overview(self) -> Overview:
+        groups = self.groups.all()
         everyone = self.devices.count()
         with self.database.read() as session:
             bundles = session.scalar(select(func.count()).select_from(BundleRow)) or 0
