@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
