@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 import click
 
 from edgekit import errors
-from edgekit.cli.streams import paint
-from edgekit.errors import INTERRUPTED, EdgekitError, QualityError, UsageError
+from edgekit.cli.streams import paint, stdout_may_be_full
+from edgekit.errors import INTERRUPTED, EdgekitError, OutputError, QualityError, UsageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def ending(action: Callable[[], object], arguments: list[str]) -> int:
@@ -32,6 +35,8 @@ def ending(action: Callable[[], object], arguments: list[str]) -> int:
         _report("Interrupted", "interrupted: nothing half-written is left", hint, INTERRUPTED, as_json, {})
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _tell(_no_room(error), as_json, verbose)
         _trace(verbose)
         message = f"unexpected {type(error).__name__}: {error}"
         hint = "run again with -v for the traceback, and report it with the command line"
@@ -45,6 +50,12 @@ def exit_code_rows() -> list[tuple[int, str, str]]:
     meanings = {name: meaning for name, _, meaning in stated}
     own = {"success": "done", "EdgekitError": "anything else", "interrupted": "Ctrl-C: nothing half-written is left"}
     return [(code, name, own.get(name) or meanings.get(name, "")) for code, name in sorted(errors.exit_codes().items())]
+
+
+def _no_room(error: OSError) -> OutputError:
+    """Where nobody nearer has told of it, as of the standard output."""
+    where = f" {error.filename}" if error.filename else ""
+    return OutputError(f"cannot write{where}: {error.strerror}", hint="free some space, or write elsewhere")
 
 
 def _translated(error: click.ClickException) -> UsageError:
@@ -90,7 +101,8 @@ def _report(kind: str, message: str, hint: str, exit_code: int, as_json: bool, d
         from edgekit.cli.output import SCHEMA_VERSION, dump
 
         failure = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code, **details}
-        click.echo(dump({"schema_version": SCHEMA_VERSION, "error": failure}))
+        with stdout_may_be_full():
+            click.echo(dump({"schema_version": SCHEMA_VERSION, "error": failure}))
 
 
 def _trace(verbose: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import click
 
 from edgekit.cli.command import CONTEXT, NamedGroup
 from edgekit.cli.failure import ending, exit_code_rows
+from edgekit.cli.streams import silence_stdout, stdout_may_be_full
 from edgekit.errors import EdgekitError
 from edgekit.runtimes.lifeline import end_with_parent
 
@@ -87,7 +87,7 @@ class Edgekit(NamedGroup):
         arguments = list(sys.argv[1:] if args is None else args)
 
         def action() -> object:
-            return super(Edgekit, self).main(
+            result = super(Edgekit, self).main(
                 arguments,
                 "edgekit",
                 complete_var,
@@ -95,12 +95,15 @@ class Edgekit(NamedGroup):
                 windows_expand_args=windows_expand_args,
                 **extra,
             )
+            sys.stdout.flush()  # here a full disk can still be told
+            return result
 
         try:
             code = ending(action, arguments)
+            with stdout_may_be_full():
+                sys.stdout.flush()
         except BrokenPipeError:
-            # Nobody reads any more; without this Python complains once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence_stdout()
             code = EdgekitError.exit_code
         sys.exit(code)
 

@@ -133,10 +133,23 @@ def serve_on_ray(out: Output, bundles: list[Path], options: RayOptions) -> None:
 
 
 def _update(out: Output, node: RayNode) -> None:
+    before = _names(node)
     try:
         out.remark("rolled over" if node.update() else "unchanged")
     except EdgekitError as error:
         out.remark(f"{error.message}; what was served stays")
+        return
+    gone, come = (sorted(one) for one in (before - _names(node), _names(node) - before))
+    if gone:
+        out.warn(
+            f"another bundle by name: {', '.join(gone)} is answered with 404 from now on, as {', '.join(come)} was by "
+            "the replicas that went",
+            hint="keep the name of a bundle that is exchanged, or serve the other one beside it",
+        )
+
+
+def _names(node: RayNode) -> set[str]:
+    return {name for entry in node.deployed for name in entry.models}
 
 
 def _tell(out: Output, node: RayNode) -> None:

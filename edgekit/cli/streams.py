@@ -33,6 +33,23 @@ def owns_descriptor(stream: TextIO, descriptor: int) -> bool:
         return False
 
 
+def silence_stdout() -> None:
+    """Nobody reads it any more, or nothing more goes in: without this Python complains again when it flushes at exit."""
+    if owns_descriptor(sys.stdout, 1):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextmanager
+def stdout_may_be_full() -> Iterator[None]:
+    """For words that are better lost than in the way of how a command ends."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        silence_stdout()
+
+
 @contextmanager
 def stdout_kept_clean() -> Iterator[None]:
     """What libraries print meanwhile, from Python or from C++, goes to stderr."""

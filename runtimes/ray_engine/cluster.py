@@ -25,6 +25,7 @@ from edgekit.runtimes.ray_engine.replica import Replica
 from edgekit.runtimes.ray_engine.retry import ProxyOptions
 from edgekit.runtimes.ray_engine.settings import (
     APPLICATION,
+    check_cpus,
     check_gpus,
     cluster_settings,
     deployment_settings,
@@ -54,6 +55,7 @@ class RayNode:
         if options.address:
             check_reached(options.address)
         else:
+            check_cpus(options, options.cluster_cpus or os.cpu_count() or 1)
             options = replace(
                 options, node=replace(options.node, port=free_port(options.node.host, options.node.port or 0))
             )
@@ -119,11 +121,8 @@ class RayNode:
                 },
                 controller_options={"runtime_env": {"env_vars": settings}} if options.address else None,
             )
-        except (ray.exceptions.RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
-            raise NodeError(
-                f"Ray did not start: {_first_line(error)}",
-                hint="is the port taken, or the cluster at --ray-address gone?",
-            ) from error
+        except Exception as error:  # Ray raises no kind of its own here, but plain ones
+            raise NodeError(f"Ray did not start: {_first_line(error)}", hint=_why_not(options)) from error
         if not options.address:
             check_gpus(options, ray.cluster_resources().get("GPU", 0.0))
         self._deploy(self.deployed)
@@ -225,6 +224,12 @@ class RayNode:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _why_not(options: RayOptions) -> str:
+    if options.address:
+        return f"is the cluster at {options.address} gone, or of another version of Ray?"
+    return "is the machine busy or short of memory, a port taken? Ray's own words lie in $RAY_TMPDIR or /tmp/ray: logs"
 
 
 def _first_line(error: BaseException) -> str:

@@ -78,6 +78,15 @@ def deployment_settings(options: RayOptions) -> dict[str, Any]:
     }
 
 
+def check_cpus(options: RayOptions, had: int) -> None:
+    """Raises NodeError where one replica is to have more than this machine: Ray believes any number it is told."""
+    if options.cpus > had:
+        raise NodeError(
+            f"a replica needs {options.cpus:g} CPUs, this machine has {had}",
+            hint=f"--replica-cpus {had} or less, or --ray-address of a cluster whose machines have them",
+        )
+
+
 def check_gpus(options: RayOptions, had: float) -> None:
     """Raises NodeError where this machine's GPUs do not suffice for the least number of replicas."""
     needed = options.gpus * options.replicas.least

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Tier
-from edgekit.errors import NodeError, OutputError
+from edgekit.errors import EdgekitError, NodeError, OutputError
 from edgekit.runtimes.protocol.frames import model_name
 from edgekit.runtimes.server.catalog import parts_for
 
@@ -69,8 +70,9 @@ class Staging:
         except OSError as error:
             raise OutputError(f"cannot copy {path}: {error.strerror or error}", hint="free some space") from error
         try:
-            # The copy is what is verified, and nobody writes to it any more.
-            described = self._described(fresh if fresh.exists() else path)
+            # The copy is what is verified, and nobody writes to it any more; the user knows of none.
+            with _told_as(path, fresh):
+                described = self._described(fresh if fresh.exists() else path)
             copy = self._folder / described.digest
             if not copy.exists():
                 fresh.rename(copy)
@@ -84,6 +86,16 @@ class Staging:
             parts = parts_for(manifest, self._tier)
             names = tuple(model_name(manifest.name, part.name) for part in parts)
             return Deployed(path, bundle.digest, names)
+
+
+@contextmanager
+def _told_as(path: Path, copy: Path) -> Iterator[None]:
+    """Errors about `copy` name `path`."""
+    try:
+        yield
+    except EdgekitError as error:
+        error.message, error.hint = (text.replace(str(copy), str(path)) for text in (error.message, error.hint))
+        raise
 
 
 def _remove(path: Path) -> None:

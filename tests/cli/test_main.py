@@ -243,6 +243,29 @@ def test_a_closed_pipe_is_told_to_nobody(bundle: Path, words: tuple[str, ...]) -
     assert b"Broken" not in said
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("--help",), 10), (("inspect", "--json"), 10), (("inspect",), 10), (("inspect", "--nonsense", "--json"), 2)],
+)
+def test_a_full_disk_below_stdout_ends_with_10_and_a_sentence(
+    bundle: Path, words: tuple[str, ...], code: int, buffered: str
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekit", *words, *([str(bundle)] if "inspect" in words else [])],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+        )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+    if code == 10:
+        assert "error: cannot write: No space left on device\nhint: free some space" in done.stderr
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_130_after_cleaning_up(tmp_path: Path, kind: signal.Signals) -> None:
     script = (

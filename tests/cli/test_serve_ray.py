@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,13 @@ def test_ports_hosts_and_bundles_are_checked_before_ray_starts(bundle: Path, tmp
     words = ("--engine", "ray", "--port", "0")
     assert "no part for the tier edge" in invoke(bundle, *words, "--tier", "edge", code=15)
     invoke(tmp_path / "missing.edgekit", *words, code=9)
+    many = str(1 + (os.cpu_count() or 1))
+    said = invoke(bundle, *words, "--tier", "cloud", "--replica-cpus", many, code=15)
+    assert f"a replica needs {many} CPUs, this machine has {os.cpu_count()}" in said
+
+
+def test_a_torn_bundle_is_named_as_it_was_given(bundle: Path) -> None:
+    pytest.importorskip("ray", exc_type=ImportError)
+    bundle.write_bytes(bundle.read_bytes()[:-100])
+    said = invoke(bundle, "--engine", "ray", "--port", "0", "--tier", "cloud", code=9)
+    assert str(bundle) in said and str(Path(tempfile.gettempdir(), "edgekit-")) not in said

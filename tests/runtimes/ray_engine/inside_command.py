@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import tritonclient.grpc as triton
 
+from edgekit.bundle import Bundle, write_bundle
 from edgekit.errors import EdgekitError
 from edgekit.runtimes.protocol.calls import InferCall
 from edgekit.runtimes.protocol.client import ClientOptions, NodeClient
@@ -132,6 +133,13 @@ def value(client: httpx.Client) -> float:
     return found
 
 
+def write_renamed(path: Path) -> None:
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest.model_copy(update={"name": "other"})
+        files = {f"parts/{part.file}": bundle.part_path(part.name).read_bytes() for part in manifest.parts}
+    write_bundle(path, manifest, files, {"schema_version": 1}, "<!doctype html>", force=True)
+
+
 def wait_for(said: str, errors: Path) -> None:
     until = time.monotonic() + LIMIT_S
     while said not in errors.read_text():
@@ -160,8 +168,14 @@ def play(folder: Path) -> dict[str, Any]:
             process.send_signal(signal.SIGHUP)
             wait_for("rolled over", folder / "errors")
             found["after"] = value(client)
+            write_renamed(bundle)
+            process.send_signal(signal.SIGHUP)
+            wait_for("exact.whole is answered with 404 from now on, as other.whole was", folder / "errors")
+            found["renamed"] = [client.get(f"/v2/models/{name}").status_code for name in (MODEL, "other.whole")]
     finally:
         process.terminate()
+        time.sleep(0.05)
+        process.terminate()  # as `timeout` does it
         found["ended"] = process.wait(120)
     return {**found, "errors": (folder / "errors").read_text()}
 

@@ -102,4 +102,5 @@ def test_the_command_serves_scales_with_load_rolls_over_and_ends_well() -> None:
     }
     assert told["grpc"]["unknown"] in ("InputError", "MismatchError")
     assert told["killed"]["failures"] == [] and told["killed"]["right"] > 0
+    assert told["renamed"] == [404, 200]
     assert told["ended"] == 0 and "stopped" in told["errors"] and "Traceback" not in told["errors"]

@@ -8,6 +8,7 @@ from edgekit.errors import NodeError
 from edgekit.runtimes.ray_engine import RayOptions, Replicas
 from edgekit.runtimes.ray_engine.settings import (
     SURGE_PERCENT,
+    check_cpus,
     check_gpus,
     cluster_settings,
     deployment_settings,
@@ -42,6 +43,12 @@ def test_its_processes_have_a_token_of_their_own_and_report_to_nobody(monkeypatc
     assert first["RAY_USAGE_STATS_ENABLED"] == "0"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "RAY_AUTH_TOKEN" not in own_environment()
+
+
+def test_a_replica_that_is_larger_than_the_machine_is_told_before_anything_starts() -> None:
+    check_cpus(RayOptions(cpus=2.0), 2)
+    with pytest.raises(NodeError, match="a replica needs 100000 CPUs, this machine has 2"):
+        check_cpus(RayOptions(cpus=100_000.0), 2)
 
 
 def test_too_few_gpus_are_told_before_anything_waits_for_them() -> None:

@@ -63,8 +63,9 @@ def test_what_cannot_be_deployed_is_refused_and_leaves_nothing(staging: Staging,
         staging.stage([tmp_path / "missing.edgekit"])
     bundle_copy = tmp_path / "torn.edgekit"
     bundle_copy.write_bytes(bundle.read_bytes()[:-100])
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError) as caught:
         staging.stage([bundle_copy])
+    assert str(bundle_copy) in str(caught.value) and "staged" not in str(caught.value)
     with pytest.raises(NodeError, match="given twice"):
         staging.stage([bundle, bundle])
     staging.keep(())
