@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from edgekit.cli.options import FiniteRange
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.wording import count_text, ms_text, plain, size_text
 from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.runtimes.timing import Timing
 
 
 @make_command(
@@ -71,7 +75,7 @@ def command(
     out.table(
         facts(
             [
-                ("overhead", f"{timing.overhead_us:.0f} us a call ({100 * (timing.overhead_ratio - 1):+.1f} %)"),
+                ("overhead", _overhead(timing)),
                 ("runs", f"{timing.runs} each, in turns"),
                 ("threads", str(timing.threads)),
                 ("peak memory", f"{size_text(timing.peak_memory_bytes)} (the whole process)"),
@@ -79,6 +83,14 @@ def command(
             ]
         )
     )
+
+
+def _overhead(timing: Timing) -> str:
+    """From calls next to each other, not from the medians above: the machine's own pace changes between those."""
+    low, high = timing.overhead_low_us, timing.overhead_high_us
+    if low <= 0:
+        return f"none beyond noise: {low:+.0f} to {high:+.0f} us a call (95 % of the median difference)"
+    return f"{timing.overhead_us:.0f} us a call ({0.1 * timing.overhead_us / timing.raw_p50_ms:+.1f} %), call by call"
 
 
 def _sizes(texts: tuple[str, ...]) -> dict[str, int]:

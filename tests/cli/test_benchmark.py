@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from edgekit.runtimes.timing import Timing
+
 Invoke = Callable[..., Result]
 InvokeJson = Callable[..., dict[str, Any]]
 
@@ -26,6 +28,22 @@ def test_words_give_p50_p95_memory_and_the_instruction_set(invoke: Invoke, bundl
         assert wanted in result.stdout
     assert "time onnx" in result.stderr
     assert invoke("benchmark", bundle, "--runs", "5", "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (20.0, 60.0, "41 us a call (+2.1 %), call by call"),
+        (-1200.0, -500.0, "none beyond noise: -1200 to -500 us a call (95 % of the median difference)"),
+        (-10.0, 60.0, "none beyond noise: -10 to +60 us a call (95 % of the median difference)"),
+    ],
+)
+def test_an_overhead_that_noise_may_explain_is_called_none(
+    invoke: Invoke, bundle: Path, monkeypatch: pytest.MonkeyPatch, low: float, high: float, words: str
+) -> None:
+    measured = Timing(1.9, 2.1, 1.9, 1.95, 2.0, 0.97, 41.0, low, high, 5, 1, "x86_64", 1 << 20)
+    monkeypatch.setattr("edgekit.runtimes.timing.benchmark", lambda *arguments, **settings: measured)
+    assert f"overhead:     {words}" in invoke("benchmark", bundle).stdout
 
 
 @pytest.mark.parametrize("size", ["sequence", "sequence=0", "=3", "sequence=many", "sequence=3"])

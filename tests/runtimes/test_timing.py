@@ -11,7 +11,7 @@ import pytest
 from edgekit.devices.machine import this_machine
 from edgekit.errors import InputError, UsageError
 from edgekit.runtimes.session import Feeds, Session, SessionOptions
-from edgekit.runtimes.timing import benchmark, example_feeds, warm_until_stable
+from edgekit.runtimes.timing import benchmark, example_feeds, median_interval, warm_until_stable
 from edgekit.tensors import TensorSpec
 
 
@@ -65,6 +65,19 @@ def test_timing_holds_consistent_numbers(session):
     assert timing.isa.startswith(this_machine().arch)
     assert timing.peak_memory_bytes > 1 << 20
     assert set(timing.to_json()) >= {"p50_ms", "p95_ms", "raw_p50_ms", "overhead_ratio", "threads", "isa"}
+
+
+def test_the_interval_of_a_median_is_that_of_the_ranks_around_it():
+    assert median_interval(np.arange(100)[::-1] * 1.0) == (40.0, 59.0)  # 50 -+ 9.8
+    assert median_interval(np.asarray([3.0, 1.0, 2.0])) == (1.0, 3.0)
+    normal = np.random.default_rng(0).standard_normal((2000, 61))
+    held = np.mean([low <= 0 <= high for low, high in map(median_interval, normal)])
+    assert 0.93 < held < 0.99
+
+
+def test_an_overhead_lies_within_its_interval(session):
+    timing = benchmark(session, runs=15, warmup_s=0.0)
+    assert timing.overhead_low_us <= timing.overhead_us <= timing.overhead_high_us
 
 
 def test_time_limit_ends_a_benchmark_after_three_runs(session):
