@@ -34,7 +34,7 @@ def owns_descriptor(stream: TextIO, descriptor: int) -> bool:
 
 
 def silence_stdout() -> None:
-    """Nobody reads it any more, or nothing more goes in: without this Python complains again when it flushes at exit."""
+    """Nobody reads it any more, or nothing more goes in: else Python complains again when it flushes at exit."""
     if owns_descriptor(sys.stdout, 1):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

@@ -40,6 +40,16 @@ CPU_PERCENT, GRACE_S = 80, 10
 LOADING_S = 60
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+# What the API server takes as a namespace and as the name of a Secret (RFC 1123: a label, a subdomain).
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_NAMESPACE, _SECRET = re.compile(_LABEL), re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+# An image as container runtimes read it (distribution's reference grammar): registry, path, tag, digest.
+_PATH = r"[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    r"(([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?/)?"
+    rf"{_PATH}(/{_PATH})*(:\w[\w.-]{{0,127}})?(@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{{32,128}})?",
+    re.ASCII,
+)
 _SCHEMES = ("gs", "s3", "hdfs", "webhdfs", "https", "http", "pvc", "hf", "oci")
 
 
@@ -73,7 +83,23 @@ class KServeOptions:
         self._check_replicas()
         if not self.image.strip():
             raise UsageError("no image", hint="build one: `edgekit deploy containerfile BUNDLE > Containerfile`")
-        if self.storage_uri and self.storage_uri.partition("://")[0] not in _SCHEMES:
+        if not _IMAGE.fullmatch(self.image):
+            raise UsageError(
+                f"the image {self.image!r}, allowed [registry[:port]/]name[:tag][@digest], the name in lower case",
+                hint="such as --image registry.example/edgekit:1",
+            )
+        if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
+            raise UsageError(
+                f"the namespace {self.namespace!r}, allowed a-z, 0-9 and '-' between them, at most 63 characters",
+                hint="`kubectl get namespaces` lists those that there are",
+            )
+        if self.secret and not _SECRET.fullmatch(self.secret):
+            raise UsageError(
+                f"the secret {self.secret!r}, allowed a-z, 0-9, '-' and '.' between them, at most 253 characters",
+                hint="`kubectl get secrets` lists those that there are",
+            )
+        storage = self.storage_uri
+        if storage and (storage.partition("://")[0] not in _SCHEMES or not _is_one_word(storage)):
             raise UsageError(
                 f"the storage {self.storage_uri!r}, allowed {'://, '.join(_SCHEMES)}://",
                 hint="such as s3://models/cats.edgekit, or pvc://claim/folder",
@@ -100,10 +126,16 @@ class KServeOptions:
             )
 
 
+def _is_one_word(text: str) -> bool:
+    return text.isprintable() and not re.search(r"\s", text)
+
+
 def inference_service(bundle: Bundle, options: KServeOptions) -> dict[str, Any]:
     """The object, for YAML or JSON. Raises NodeError, UsageError for a name that KServe would refuse, DeviceError where
     GPUs are asked for and a part has no program for torch."""
     manifest = bundle.manifest
+    if not bundle.path.name.isprintable():
+        raise UsageError(f"the bundle is called {bundle.path.name!r}, allowed what can be printed", hint="rename it")
     metadata: dict[str, Any] = {
         "name": _name(options.name or re.sub(r"[^a-z0-9]+", "-", manifest.name.lower()).strip("-")),
         "labels": {"app.kubernetes.io/managed-by": "edgekit"},

@@ -39,7 +39,16 @@ def test_kserve_prints_yaml_that_can_be_applied_as_it_is(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), (*IMAGE, "--mode", "standard"), (*IMAGE, "--replicas", "3:1"), (*IMAGE, "--replicas", "many")]
+    "words",
+    [
+        (),
+        (*IMAGE, "--mode", "standard"),
+        (*IMAGE, "--replicas", "3:1"),
+        (*IMAGE, "--replicas", "many"),
+        ("--image", "a\nb"),
+        (*IMAGE, "--namespace", "UPPER/.."),
+        (*IMAGE, "--secret", "a: b"),
+    ],
 )
 def test_kserve_refuses_what_cannot_be_with_2(bundle: Path, words: tuple[str, ...]) -> None:
     invoke("kserve", bundle, *words, code=2)
@@ -74,7 +83,7 @@ def test_triton_ends_with_5_for_parts_that_it_cannot_run(tmp_path: Path) -> None
 
 def test_containerfile_prints_one(bundle: Path) -> None:
     said = invoke("containerfile", bundle, "--with-bundle").stdout
-    assert said.startswith("#") and "COPY net.edgekit /bundles/net.edgekit" in said
+    assert said.startswith("#") and 'COPY ["net.edgekit", "/bundles/net.edgekit"]' in said
 
 
 def test_a_bundle_that_is_none_ends_with_9_and_a_wrong_command_names_the_nearest(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,41 @@ def test_what_kserve_would_refuse_is_refused_here(tail_bundle: Path, options: di
 def test_a_tier_without_parts_is_refused(tail_bundle: Path) -> None:
     with pytest.raises(NodeError, match="no part for the tier edge"):
         service(tail_bundle, tier="edge")
+
+
+FINE = {
+    "image": ["edgekit", "edgekit:1", "registry.example/team/edgekit:1.2-rc", "localhost:5000/edgekit", "[::1]:5000/a"],
+    "namespace": ["a", "models-2", "0"],
+    "secret": ["keys", "keys.v2", "a-b.c-d"],
+    "storage_uri": ["s3://models/cats.edgekit", "pvc://claim/folder"],
+}
+WRONG = {
+    "image": ["a\nb", "a b: c", "Upper", "a:", "a:b:c", "http://a/b", "a//b", "/a", "a/", "a@sha256:12", "-a", "a\n"],
+    "namespace": ["UPPER/..", "a.b", "-a", "a-", "a" * 64, "a\n", "ä"],
+    "secret": ["a: b", "A", ".a", "a..b", "a" * 254, "a\n", "a/b"],
+    "storage_uri": ["s3://a\nb", "s3://a b", "ftp://a"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FINE.items() for text in texts])
+def test_names_that_a_cluster_takes_are_taken(name: str, text: str) -> None:
+    assert getattr(KServeOptions(**{"image": "i", name: text}), name) == text
+
+
+def test_an_image_may_be_named_by_its_digest() -> None:
+    KServeOptions(image=f"registry.example/edgekit:1@sha256:{'0' * 64}")
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
+def test_names_that_a_cluster_would_refuse_are_refused_with_what_is_allowed(name: str, text: str) -> None:
+    with pytest.raises(UsageError, match="allowed") as caught:
+        KServeOptions(**{"image": "i", name: text})
+    assert repr(text) in caught.value.message and caught.value.hint
+
+
+def test_a_bundles_name_breaks_out_of_no_comment(tail_bundle: Path, tmp_path: Path) -> None:
+    with (
+        Bundle.open(shutil.copy(tail_bundle, tmp_path / "a\nb: c")) as bundle,
+        pytest.raises(UsageError, match="printed"),
+    ):
+        inference_service(bundle, KServeOptions(image="i"))
