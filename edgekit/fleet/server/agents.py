@@ -18,11 +18,13 @@ from edgekit.fleet.protocol.wire import API
 from edgekit.fleet.server.asking import DeviceId, Service
 from edgekit.fleet.server.metrics import Metrics
 from edgekit.fleet.server.waiting import Waiters
+from edgekit.fleet.service import FleetService
 
 router = APIRouter(prefix=API, tags=["agents"])
 
 # MAX_WINDOWS windows with full histograms have some 600 kB.
 MAX_BODY_BYTES = 2 << 20
+BODY_S = 20.0
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
@@ -62,14 +64,19 @@ def renew(renewal: Renewal, device: DeviceId, service: Service) -> Enrolled:
     responses={413: {"description": "More than 2 MiB"}, 422: {"description": "Not a Sync"}},
 )
 async def sync(request: Request, device: DeviceId, service: Service) -> Response:
-    """Takes what the device did and saw, and says what it is to do; waits up to `wait_s` for something new.
+    """Takes what the device did and saw, and says what it is to do; waits up to `wait_s` for something new."""
+    return await answer_sync(request, device, service)
 
-    The body goes through one parser, once, on the event loop: threads and models of the mapper would cost more than
-    all the rest.
-    """
+
+async def answer_sync(request: Request, device: str, service: FleetService) -> Response:
+    """The body goes through one parser, once, on the event loop: threads and objects of the mapper would cost more than
+    all the rest. Raises EdgekitError, RequestValidationError, HTTPException."""
     metrics: Metrics = request.app.state.metrics
     started = time.perf_counter()
-    body = _read(await _body(request))
+    try:
+        body = _read(await asyncio.wait_for(_body(request), BODY_S))
+    except asyncio.TimeoutError:
+        raise HTTPException(408, f"the body took more than {BODY_S:g} s") from None
     waiters: Waiters = request.app.state.waiters
     devices = service.devices
     future = waiters.expect(device)

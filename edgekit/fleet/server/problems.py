@@ -44,24 +44,24 @@ def status_of(error: EdgekitError) -> int:
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
 
 
-async def _tell_known(request: Request, error: Exception) -> Response:
+async def tell_known(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgekitError)
     return answer(status_of(error), error.message, error.hint, type(error).__name__)
 
 
-async def _tell_invalid(request: Request, error: Exception) -> Response:
+async def tell_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(key) for key in first["loc"])
     return answer(422, f"{where}: {first['msg']}", "see /openapi.json", "UsageError")
 
 
-async def _tell_http(request: Request, error: Exception) -> Response:
+async def tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return answer(error.status_code, str(error.detail), "see /openapi.json", "UsageError")
 
 
 def install(app: FastAPI) -> None:
-    app.add_exception_handler(EdgekitError, _tell_known)
-    app.add_exception_handler(RequestValidationError, _tell_invalid)
-    app.add_exception_handler(HTTPException, _tell_http)
+    app.add_exception_handler(EdgekitError, tell_known)
+    app.add_exception_handler(RequestValidationError, tell_invalid)
+    app.add_exception_handler(HTTPException, tell_http)

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from edgekit.errors import NodeError
 from edgekit.fleet.server.app import create_app
 from edgekit.fleet.server.asking import TLS
+from edgekit.fleet.server.door import AgentDoor
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.trust.files import write_private
 from edgekit.runtimes.loopback import is_loopback
@@ -111,7 +112,7 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
         }
     app = create_app(service)
     config = uvicorn.Config(
-        app,
+        AgentDoor(app),
         http=TlsProtocol,
         ws="none",
         log_config=None,
