@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -39,13 +42,14 @@ from edgekit.fleet.protocol.people import (
     PersonView,
 )
 from edgekit.fleet.protocol.rollouts import RolloutOrder, RolloutView
-from edgekit.fleet.protocol.wire import API, Page, Problem
+from edgekit.fleet.protocol.wire import API, Page, Problem, new_identifier
 from edgekit.runtimes.loopback import is_loopback
 
 Model = TypeVar("Model", bound=BaseModel)
 
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
+_TIMES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 _DIGESTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _GROUPS: TypeAdapter[tuple[GroupView, ...]] = TypeAdapter(tuple[GroupView, ...])
@@ -53,10 +57,16 @@ _PEOPLE: TypeAdapter[tuple[PersonView, ...]] = TypeAdapter(tuple[PersonView, ...
 
 
 class Connection:
-    """`url`: https://host:port, or http:// on loopback. `certificate`: (certificate, key) of a device."""
+    """`url`: https://host:port, or http:// on loopback. `certificate`: (certificate, key) of a device. `repeats`: what
+    broke off is sent once more."""
 
     def __init__(
-        self, url: str, token: str = "", ca: Path | None = None, certificate: tuple[Path, Path] | None = None
+        self,
+        url: str,
+        token: str = "",
+        ca: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        repeats: bool = False,
     ) -> None:
         """Raises UsageError for another kind of address, or one to which a token would go in the clear."""
         parts = urlsplit(url)
@@ -65,6 +75,8 @@ class Connection:
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise UsageError(f"what is sent to {url} could be read on the way", hint="use https://")
         self.url = url.rstrip("/")
+        self._repeats = repeats
+        self.skew_s = 0.0  # of this machine's clock ahead of the service's, by its last answer
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(
             base_url=self.url + API,
@@ -76,15 +88,28 @@ class Connection:
 
     def call(self, method: str, path: str, body: BaseModel | None = None, **options: Any) -> httpx.Response:
         """Raises the error that the service names, UnreachableError, RemoteError."""
+        headers = {"Idempotency-Key": new_identifier()} if method == "POST" else {}
         if body is not None:
-            options |= {"content": body.model_dump_json(), "headers": {"Content-Type": "application/json"}}
-        try:
-            answer = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise _unreachable(self.url, error) from error
+            options |= {"content": body.model_dump_json()}
+            headers["Content-Type"] = "application/json"
+        options["headers"] = headers
+        answer = self._send(method, path, options)
+        self.skew_s = _skew_s(answer)
         if answer.status_code >= 400:
             raise _with_patience(problem_of(answer.status_code, answer.content), answer)
         return answer
+
+    def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        """Once more where the connection broke, unless a body cannot be given twice; the key makes it count once."""
+        for is_last in (False, True) if self._repeats and isinstance(options.get("content", ""), str) else (True,):
+            try:
+                return self._http.request(method, path, **options)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+                if is_last:
+                    raise _unreachable(self.url, error) from error
+            except httpx.HTTPError as error:
+                raise _unreachable(self.url, error) from error
+        raise AssertionError("the last attempt returns or raises")
 
     def ask(self, kind: type[Model], method: str, path: str, body: BaseModel | None = None, **options: Any) -> Model:
         """The answer as a `kind`. Raises like `call`, and MismatchError for an answer of another kind."""
@@ -117,7 +142,7 @@ class FleetClient:
     """What people ask. Close it, or use `with`."""
 
     def __init__(self, url: str, token: str, ca: Path | None = None) -> None:
-        self.connection = Connection(url, token, ca)
+        self.connection = Connection(url, token, ca, repeats=True)
         self._ask = self.connection.ask
 
     def __enter__(self) -> FleetClient:
@@ -318,11 +343,38 @@ def _unreachable(url: str, error: httpx.HTTPError) -> EdgekitError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
-            return AuthenticationError(
-                f"TLS with {url} fails: {cause.reason or cause}", hint="--ca names the authority of the fleet"
-            )
+            return _untrusted(url, cause)
         cause = cause.__cause__ or cause.__context__
     return UnreachableError(f"{url} does not answer: {error or type(error).__name__}", hint="does the fleet run there?")
+
+
+def _untrusted(url: str, error: ssl.SSLError) -> AuthenticationError:
+    reason = error.reason or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _TIMES:
+        here = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        return AuthenticationError(
+            f"the certificate of {url} does not count now: {error.verify_message}; the clock here says {here}",
+            hint="is the clock right (date, timedatectl)? else the fleet's certificate has to be renewed",
+        )
+    if "ALERT_CERTIFICATE_EXPIRED" in reason:
+        return AuthenticationError(
+            f"{url} says that this device's certificate has ended",
+            hint="a new key: edgekit fleet invite --device NAME, then edgekit agent enroll --again --token T",
+        )
+    if "ALERT_UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason or "ALERT_UNSUPPORTED_CERT" in reason:
+        return AuthenticationError(
+            f"{url} does not take this device's certificate: it is not from its authority ({reason})",
+            hint="enroll with this fleet: edgekit agent enroll --again",
+        )
+    return AuthenticationError(f"TLS with {url} fails: {reason}", hint="--ca names the authority of the fleet")
+
+
+def _skew_s(answer: httpx.Response) -> float:
+    """Of the clock here ahead of the service's; 0 where it does not say the time."""
+    try:
+        return time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return 0.0
 
 
 def _context(ca: Path | None, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:

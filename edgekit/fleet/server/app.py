@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from edgekit.fleet.server import agents, bundles, devices, pages, people, problems, rollouts, telemetry, tuf
 from edgekit.fleet.server.duties import on_duty
+from edgekit.fleet.server.limits import Limits
 from edgekit.fleet.server.metrics import Metrics
 from edgekit.fleet.server.waiting import Waiters
 from edgekit.fleet.service import FleetService
@@ -35,4 +36,5 @@ def create_app(service: FleetService, *, advance_every_s: float = ADVANCE_EVERY_
     for module in (agents, bundles, devices, rollouts, people, telemetry, tuf):
         app.include_router(module.router)
     pages.install(app)
+    app.add_middleware(Limits, is_streamed=bundles.is_file)
     return app

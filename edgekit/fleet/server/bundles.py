@@ -29,6 +29,11 @@ Reference = Annotated[str, Path(max_length=300)]
 SEALED = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"}
 
 
+def is_file(method: str, path: str) -> bool:
+    """Whether the body is streamed: `receive`."""
+    return method == "PUT" and path.startswith(f"{API}/blobs/")
+
+
 @router.post("/uploads")
 def offer(body: Offer, person: Person, service: Service) -> Wanted:
     """Which files of a bundle are not here yet."""

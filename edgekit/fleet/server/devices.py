@@ -16,14 +16,15 @@ from edgekit.fleet.protocol.people import (
 )
 from edgekit.fleet.protocol.wire import API, Page
 from edgekit.fleet.server.asking import After, IfMatch, Limit, Person, Service, etag
+from edgekit.fleet.server.repeating import UNTOLD, RepeatableRoute
 
-router = APIRouter(prefix=API, tags=["devices"])
+router = APIRouter(prefix=API, tags=["devices"], route_class=RepeatableRoute)
 
 Key = Annotated[str, Path(max_length=63, description="The id or the name")]
 GroupName = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 
 
-@router.post("/invitations", status_code=201)
+@router.post("/invitations", status_code=201, openapi_extra={UNTOLD: True})
 def invite(order: InvitationOrder, person: Person, service: Service) -> InvitationMade:
     """A token to enrol devices with."""
     return service.devices.invite(person, order)

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Path, Query
 from edgekit.fleet.protocol.people import EventView, Overview, PersonMade, PersonOrder, PersonView
 from edgekit.fleet.protocol.wire import API, Page
 from edgekit.fleet.server.asking import Limit, Person, Service
+from edgekit.fleet.server.repeating import UNTOLD, RepeatableRoute
 
-router = APIRouter(prefix=API, tags=["people"])
+router = APIRouter(prefix=API, tags=["people"], route_class=RepeatableRoute)
 
 PersonName = Annotated[str, Path(max_length=63)]
 
@@ -47,7 +48,7 @@ def list_people(person: Person, service: Service) -> tuple[PersonView, ...]:
     return service.people.all()
 
 
-@router.post("/people", status_code=201)
+@router.post("/people", status_code=201, openapi_extra={UNTOLD: True})
 def add_person(order: PersonOrder, person: Person, service: Service) -> PersonMade:
     """With a token that is shown this once."""
     return service.people.make(person, order)

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Path, Response
 from edgekit.fleet.protocol.rollouts import RolloutOrder, RolloutView
 from edgekit.fleet.protocol.wire import API, Page
 from edgekit.fleet.server.asking import After, Limit, Person, Service, etag
+from edgekit.fleet.server.repeating import RepeatableRoute
 
-router = APIRouter(prefix=API, tags=["rollouts"])
+router = APIRouter(prefix=API, tags=["rollouts"], route_class=RepeatableRoute)
 
 Key = Annotated[str, Path(pattern=r"^([0-9a-f]{4,32}|latest)$", description="The id, its front, or `latest`")]
 

@@ -21,6 +21,7 @@ from edgekit.fleet.service.history import Histories
 from edgekit.fleet.service.invitations import Invitations
 from edgekit.fleet.service.people import People
 from edgekit.fleet.service.progress import Progress
+from edgekit.fleet.service.repeats import Repeats
 from edgekit.fleet.service.retention import Keeping, Retention
 from edgekit.fleet.service.rollouts import Rollouts
 from edgekit.fleet.service.sign_ins import SignIns
@@ -70,6 +71,7 @@ class FleetService:
         self.histories = Histories(core)
         self.progress = Progress(core)
         self.invitations = Invitations(core)
+        self.repeats = Repeats(core)
         self.retention = Retention(core, keeping)
         self.lease = Lease(self.database, "leader", now=now)
 
