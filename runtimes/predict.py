@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgekit.bundle.bundle import Bundle
 from edgekit.bundle.manifest import Postprocess, TextPreprocess
-from edgekit.errors import BundleError, DataError
+from edgekit.errors import BundleError, DataError, InputError
 from edgekit.runtimes.preprocess import make_feeder
 from edgekit.runtimes.session import Session
 
@@ -44,6 +44,17 @@ class Predictor:
     """Samples as a user has them, through `session`, a session of `bundle`."""
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
+        """Raises InputError for anything but an open bundle and a session, BundleError where they do not fit."""
+        if not isinstance(bundle, Bundle):
+            raise InputError(
+                f"Predictor takes an open bundle, not {type(bundle).__name__}",
+                hint='bundle = edgekit.Bundle.open("cats.edgekit"), then edgekit.load(bundle) gives the session',
+            )
+        if not isinstance(session, Session):
+            raise InputError(
+                f"Predictor takes a session, not {type(session).__name__}",
+                hint="edgekit.load(bundle) gives one, edgekit.connect(bundle, edge=...) another",
+            )
         self.session = session
         manifest = bundle.manifest
         text = manifest.preprocess if isinstance(manifest.preprocess, TextPreprocess) else None

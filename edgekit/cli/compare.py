@@ -27,7 +27,7 @@ COLUMNS = (
     Column("size", number=True),
     Column("here ms", number=True),
     Column("device ms", number=True),
-    Column("energy mJ", number=True),
+    Column("board mJ", number=True),
     Column("sends at least", number=True),
     Column(""),
 )
@@ -75,8 +75,9 @@ class Compared:
 def command(out: Output, bundles: tuple[Path, ...], plot: Path | None, force: bool) -> None:
     """Put BUNDLES side by side: quality, size, latency, energy and bytes, as their reports state them.
 
-    Latency here was measured when each was exported: compare it between exports of one machine. A bundle that another
-    one beats or equals in quality, size and latency is marked.
+    Latency here was measured when each was exported: compare it between exports of one machine. Energy is the whole
+    board's for one inference on the device; `edgekit plan` tells what is above idle of it. A bundle that another one
+    beats or equals in quality, size and latency is marked.
     """
     if len(bundles) < 2:
         raise UsageError("one bundle, allowed two or more", hint="edgekit inspect shows a single one")

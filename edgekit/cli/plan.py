@@ -27,7 +27,7 @@ LIMITS, WHERE = "Limits", "Where it runs"
 FIGURES = (
     Column("latency ms", number=True),
     Column("bound ms", number=True),
-    Column("energy mJ", number=True),
+    Column("mJ above idle", number=True),
     Column("sends", number=True),
     Column("drop", number=True),
 )
@@ -55,7 +55,7 @@ def _where(name: str, help: str) -> Decorator:
 @click.option("--cloud-link", default="1gbps,10ms", show_default=True, metavar="LINK", help="Edge to cloud.")
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True, help="To minimise.")
 @_limit("latency", Milliseconds(), "TIME", "Such as 50ms.")
-@_limit("energy", FiniteRange(0), "MJ", "Millijoules of the device for each answer.")
+@_limit("energy", FiniteRange(0), "MJ", "Millijoules of the device above idle, for each answer.")
 @_limit("bytes", Size(), "SIZE", "Sent by the device for each answer, such as 2kB.")
 @_limit("drop", FiniteRange(0), "POINTS", "What a plan may lose; as the export allowed without it.")
 @_limit("memory", Size(), "SIZE", "Of the parts on the device, such as 20MB.")
@@ -169,7 +169,7 @@ def _show(out: Output, outlook: Outlook, chosen: Plan) -> None:
             f"{ms_text(chosen.network_ms)}; bound {ms_text(bound)}"
             + (f", {chosen.latency_ms / bound:.2f} x" if bound else ""),
         ),
-        ("energy", f"{number_text(chosen.energy_mj)} mJ of {outlook.device}, estimated"),
+        ("energy", f"{number_text(chosen.energy_mj)} mJ of {outlook.device} above idle, estimated"),
         ("sends", size_text(chosen.bytes_sent)),
         ("loses", f"{chosen.drop:.2f} points{_agreement(chosen)}"),
     ]

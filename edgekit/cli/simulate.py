@@ -278,7 +278,7 @@ def _table(trace: str, rows: dict[str, Row], best: str | None) -> Table:
         Column("p95", number=True),
         Column("regret", number=True),
         Column("sent", number=True),
-        Column("energy mJ", number=True),
+        Column("mJ above idle", number=True),
         Column("drop", number=True),
         Column("agreement", number=True),
         Column("degraded", number=True),

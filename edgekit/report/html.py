@@ -134,7 +134,7 @@ def _tiles(report: EvaluationReport) -> list[str]:
             detail = "largest set of live tensors"
             tiles.append(_tile("Working memory", size_text(report.memory.peak_activation_bytes), detail))
     if report.energy is not None:
-        detail = "estimated, one inference" if report.energy.estimated else "measured, one inference"
+        detail = "estimated, whole board" if report.energy.estimated else "measured, whole board"
         tiles.append(_tile("Energy", f"{three_digits(report.energy.energy_mj)} mJ", detail))
     return tiles
 

@@ -106,7 +106,7 @@ class Roofline(Entry):
 
 
 class Energy(Entry):
-    """For one run. `estimated` unless a meter measured it; `method` says how."""
+    """Of the whole board, for one run. `estimated` unless a meter measured it; `method` says how."""
 
     energy_mj: float
     estimated: bool = True

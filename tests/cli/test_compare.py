@@ -96,6 +96,7 @@ def test_a_bundle_that_another_beats_is_marked(invoke: Invoke, invoke_json: Invo
     result = invoke("compare", *three)
     assert "beaten by int8.edgekit" in result.output
     assert "no better in points lost, size, or latency" in result.stderr
+    assert "board mJ" in result.stdout
 
 
 def test_unlike_machines_and_models_are_told(invoke: Invoke, tmp_path: Path) -> None:

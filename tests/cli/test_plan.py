@@ -90,6 +90,8 @@ def test_the_chosen_plan_is_marked_and_the_others_have_a_reason(invoke: Invoke, 
     assert "drop 2.1 points, allowed 0.65" in coarsest
     assert any(line.startswith("whole") and line.endswith("ms more") for line in lines)
     assert "bound" in text
+    assert "mJ above idle" in text
+    assert "mJ of raspberry-pi-4 above idle, estimated" in text
 
 
 def test_a_link_without_a_round_trip_is_told_what_is_assumed(

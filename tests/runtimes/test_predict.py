@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgekit.bundle.manifest import Postprocess
-from edgekit.errors import DataError
-from edgekit.runtimes.predict import Prediction, probabilities, top_labels
+from edgekit.errors import DataError, InputError
+from edgekit.runtimes.predict import Prediction, Predictor, probabilities, top_labels
 
 CLASSES = Postprocess(kind="classification", output="scores", labels=("cat", "dog", "fox"))
 
@@ -59,3 +59,10 @@ def test_prediction_becomes_json_with_labels_or_outputs():
     assert with_labels["top"][0] == {"label": "dog", "probability": 0.7}
     without = Prediction(outputs, (), stages).to_json()
     assert json.loads(json.dumps(without)) == {"outputs": {"scores": [[1.0, 2.0]]}, "latency_ms": stages}
+
+
+@pytest.mark.parametrize("given", ["cats.edgekit", None])
+def test_a_predictor_without_an_open_bundle_says_how_to_open_one(given):
+    with pytest.raises(InputError, match="takes an open bundle") as refused:
+        Predictor(given, None)
+    assert "Bundle.open" in refused.value.hint
