@@ -44,10 +44,12 @@ from collections.abc import Iterable
 
 
 class EdgekitError(Exception):
-    """What happened, and `hint`: what to do about it. `trail` is set by a pipeline: which pass failed, after which."""
+    """What happened, and `hint`: what to do about it. `trail` is set by a pipeline: which pass failed, after which.
+    `retry_after_s`: when whoever was asked wants to be asked again, None where it did not say."""
 
     exit_code = 1
     trail = ""
+    retry_after_s: float | None = None
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

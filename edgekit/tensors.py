@@ -5,13 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(name)
-    for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-}
+    DTYPES: dict[str, np.dtype]
+
+NAMES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+def __getattr__(name: str) -> Any:
+    """`DTYPES`: numpy is imported by who computes, not by who reads a manifest."""
+    if name == "DTYPES":
+        return _dtypes()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _dtypes() -> dict[str, np.dtype]:
+    import numpy as np
+
+    return {name: np.dtype(name) for name in NAMES}
 
 
 Shape = tuple[int | str, ...]
@@ -38,11 +54,11 @@ class TensorSpec:
     @property
     def size_bytes(self) -> int:
         """Bytes with every dynamic dimension taken as 1."""
-        return DTYPES[self.dtype].itemsize * math.prod(s if isinstance(s, int) else 1 for s in self.shape)
+        return _dtypes()[self.dtype].itemsize * math.prod(s if isinstance(s, int) else 1 for s in self.shape)
 
     def mismatch(self, array: np.ndarray) -> str | None:
         """Why `array` does not fit, or None where it does."""
-        if array.dtype != DTYPES[self.dtype]:
+        if array.dtype != _dtypes()[self.dtype]:
             return f"dtype {array.dtype}, allowed {self.dtype}"
         if len(array.shape) != len(self.shape) or any(
             isinstance(want, int) and want != got for want, got in zip(self.shape, array.shape, strict=True)

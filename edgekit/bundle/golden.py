@@ -11,14 +11,17 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 from pydantic import Field
 
 from edgekit.bundle.strict import Strict
 from edgekit.errors import BundleError
 
-Arrays = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays: TypeAlias = "dict[str, np.ndarray]"
 
 INPUT, OUTPUT, PIXELS = "in.", "out.", "px."
 
@@ -41,6 +44,8 @@ class Pixels:
     channels: int
 
     def normal(self, pixels: np.ndarray) -> np.ndarray:
+        import numpy as np  # by who computes, not by who reads a manifest
+
         shape = [1] * pixels.ndim
         shape[self.channels] = len(self.mean)
         mean, std = (np.asarray(values, np.float32).reshape(shape) for values in (self.mean, self.std))
@@ -48,6 +53,8 @@ class Pixels:
 
     def pixels(self, normal: np.ndarray) -> np.ndarray | None:
         """None where some value was no whole pixel."""
+        import numpy as np
+
         shape = [1] * normal.ndim
         shape[self.channels] = len(self.mean)
         mean, std = (np.asarray(values, np.float32).reshape(shape) for values in (self.mean, self.std))
@@ -60,6 +67,8 @@ class Pixels:
 
 def write_golden(inputs: Sequence[Arrays], answers: Sequence[Arrays], pixels: Pixels | None = None) -> bytes:
     """The asset. The same arrays give the same bytes."""
+    import numpy as np
+
     stored: Arrays = {}
     for name in inputs[0]:
         stacked = np.stack([sample[name] for sample in inputs])
@@ -74,6 +83,8 @@ def write_golden(inputs: Sequence[Arrays], answers: Sequence[Arrays], pixels: Pi
 
 def read_golden(data: bytes, pixels: Pixels | None = None) -> tuple[list[Arrays], list[Arrays]]:
     """(inputs, answers), one of each a sample. Raises BundleError."""
+    import numpy as np
+
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in arrays.files}
@@ -101,6 +112,8 @@ def _samples(stacked: Arrays, count: int) -> list[Arrays]:
 
 def closeness_db(wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> float:
     """SQNR of the worst output; whole numbers must be equal. -inf for other names, shapes or values that are none."""
+    import numpy as np
+
     worst = math.inf
     for name, reference in wanted.items():
         answer = got.get(name)

@@ -1,22 +1,25 @@
-"""`edgekit agent`: enroll, run, status."""
+"""`edgekit agent`: enroll, run, status, install."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import command as make_command
 from edgekit.cli.command import group
+from edgekit.cli.ending import Ending
 from edgekit.cli.options import FiniteRange, file_option, option
 from edgekit.cli.output import Cell, Output, facts
 from edgekit.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from edgekit.fleet.agent.status import AgentStatus
 
 
 def default_home() -> Path:
@@ -38,6 +41,7 @@ home_option = option(
     """
     edgekit agent enroll --fleet https://fleet:8080 --ca fleet.pem --token eki_...
     edgekit agent run
+    sudo edgekit agent install
     edgekit agent status
     """,
     name="agent",
@@ -49,22 +53,33 @@ def command(context: click.Context, out: Output) -> None:
         click.echo(context.get_help())
 
 
-@make_command("edgekit agent enroll --fleet https://fleet:8080 --ca fleet.pem --token eki_...", name="enroll")
+@make_command("edgekit agent enroll --fleet https://fleet:8080 --token eki_...", name="enroll")
 @option("--fleet", heading="Fleet", envvar="EDGEKIT_FLEET", required=True, metavar="URL", help="Its address.")
-@option("--token", heading="Fleet", required=True, metavar="T", help="Of `edgekit fleet invite`.")
-@file_option("--ca", heading="Fleet", help="The authority of its certificate.")
+@option(
+    "--token",
+    heading="Fleet",
+    envvar="EDGEKIT_INVITATION",
+    required=True,
+    metavar="T",
+    help="Of `edgekit fleet invite`; else EDGEKIT_INVITATION, which other users do not see in the list of processes.",
+)
+@file_option("--ca", heading="Fleet", help="The authority of its certificate; without, the one that the token names.")
 @option("--name", heading="Agent", metavar="NAME", help="Of this device; the host's without.")
 @option("--tier", heading="Agent", type=click.Choice(TIERS), default="device", show_default=True, help="What this is.")
+@option("--again", heading="Agent", is_flag=True, help="Give an enrolled folder a new key; its bundles stay.")
 @home_option
 def enroll(out: Output, token: str, name: str | None, tier: Any, home: Path | None, **settings: Any) -> None:
     """Become a device of the fleet: the key is made here and stays here."""
     _check_installed()
     from edgekit.fleet.agent.home import Home
     from edgekit.fleet.agent.identity import enroll as enroll_device
+    from edgekit.fleet.agent.identity import kept_name
 
     place = Home(home or default_home())
     own = name or socket.gethostname().split(".")[0].lower()
-    identity = enroll_device(place, settings["fleet"], token, own, tier, settings["ca"])
+    if name is None and settings["again"]:
+        own = kept_name(place) or own
+    identity = enroll_device(place, settings["fleet"], token, own, tier, settings["ca"], again=settings["again"])
     out.emit({"device": identity.device, "name": identity.name, "home": str(place.path)})
     out.table(facts([("device", Cell(identity.name, "bold")), ("id", identity.device), ("home", str(place.path))]))
     out.remark("next: edgekit agent run")
@@ -74,70 +89,141 @@ def enroll(out: Output, token: str, name: str | None, tier: Any, home: Path | No
 @option(
     "--serve",
     heading="Runtime",
-    type=click.IntRange(0, 65534),
+    type=click.IntRange(1, 65534),
     metavar="PORT",
     help="Answer requests there (REST; gRPC one above) as `edgekit serve` does; without, applications open `current`.",
 )
 @file_option("--key", heading="Security", help="Take only bundles that this public key signed.")
 @option(
     "--wait",
-    heading="Agent",
+    heading="Fleet",
     type=FiniteRange(0, 60),
     default=25.0,
     show_default=True,
     metavar="SECONDS",
     help="How long a question to the fleet waits for new orders.",
 )
+@option(
+    "--windows",
+    heading="Fleet",
+    type=FiniteRange(0, 86_400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often what was seen is summed up for the fleet; 0: never.",
+)
+@option(
+    "--hear",
+    heading="Updates",
+    type=FiniteRange(0, 86_400),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A new bundle with which the fleet cannot be reached so long is left again; 0: never.",
+)
+@option(
+    "--slowest-ms",
+    heading="Updates",
+    type=FiniteRange(0, min_open=True),
+    metavar="F",
+    help="Refuse a bundle that takes longer for a golden answer (the median of a part).",
+)
+@option(
+    "--trial",
+    heading="Updates",
+    type=FiniteRange(0, 86_400, min_open=True),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Refuse a bundle that has not answered all its golden inputs by then.",
+)
 @home_option
-def run(out: Output, serve: int | None, key: Path | None, wait: float, home: Path | None) -> None:
+def run(out: Output, home: Path | None, **settings: Any) -> None:
     """Until SIGTERM or Ctrl-C. Without the fleet, what runs goes on running."""
     _check_installed()
-    from edgekit.fleet.agent.daemon import Daemon
+    from edgekit.fleet.agent.assembly import AgentOptions, run_agent
     from edgekit.fleet.agent.home import Home
-    from edgekit.fleet.agent.identity import connect, facts, load_identity
-    from edgekit.fleet.agent.runtime import NodeRuntime, NoRuntime
-    from edgekit.fleet.agent.update import Updater
+    from edgekit.fleet.agent.trial import TrialLimits
 
-    place = Home(home or default_home())
-    identity = load_identity(place)
-    place.make()
-    client = connect(place, identity)
-    runtime = NoRuntime() if serve is None else NodeRuntime(place.current, identity.tier, serve, serve + 1)
-    updater = Updater(place, identity.tier, runtime, key)
-    daemon = Daemon(client, updater, facts(identity.tier), wait)
-    updater.report = daemon.tell
+    options = AgentOptions(
+        serve=settings["serve"],
+        key=settings["key"],
+        wait_s=settings["wait"],
+        trial=TrialLimits(timeout_s=settings["trial"], slowest_ms=settings["slowest_ms"]),
+        hear_s=settings["hear"],
+        window_s=settings["windows"],
+    )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    out.remark(f"{identity.name} follows {identity.fleet}")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ending = Ending()
+    ending.listen()
     try:
-        daemon.run()
+        run_agent(Home(home or default_home()), options, out.remark)
     except KeyboardInterrupt:
         out.remark("stopped")
     finally:
-        signal.signal(signal.SIGTERM, before)
-        runtime.close()
-        client.close()
+        ending.restore()
 
 
 @make_command("edgekit agent status", name="status")
 @home_option
 def status(out: Output, home: Path | None) -> None:
-    """Who this is, what runs, and what was refused. Asks nobody."""
+    """Who this is, what runs, what waits, and what was refused. Asks nobody."""
     _check_installed()
     from edgekit.fleet.agent.home import Home
-    from edgekit.fleet.agent.identity import load_identity
+    from edgekit.fleet.agent.status import describe
 
-    place = Home(home or default_home())
-    identity, state = load_identity(place), place.read_state()
-    out.emit({"name": identity.name, "fleet": identity.fleet, "state": state.model_dump(mode="json")})
+    found = describe(Home(home or default_home()))
+    out.emit(found.to_json())
+    out.table(facts(_status_rows(found)))
+
+
+def _status_rows(found: AgentStatus) -> list[tuple[str, str | Cell]]:
+    state, waiting = found.state, found.windows
+    dropped = f", {waiting['dropped']} were let go" if waiting["dropped"] else ""
     rows: list[tuple[str, str | Cell]] = [
-        ("device", Cell(identity.name, "bold")),
-        ("fleet", identity.fleet),
-        ("runs", state.digest or "-"),
+        ("device", Cell(found.name or "-", "bold")),
+        ("fleet", found.fleet or found.trouble),
+        ("agent", "runs" if found.is_running else "does not run"),
+        ("answers", f"{found.bundle} {state.active[:12]}" if state.active else "nothing"),
         ("golden", f"{state.right} of {state.checked} right" if state.checked else "-"),
     ]
+    if not state.confirmed or not state.heard:
+        rows.append(("on trial", "the fleet has not been reached with it yet" if state.confirmed else "switched to"))
+    rows += [("before it", state.previous[:12])] if state.previous else []
+    rows += [("kept", ", ".join(one[:12] for one in state.kept))] if state.kept else []
+    rows += [("coming", f"{found.coming_bytes / 1e6:.1f} MB are here")] if found.coming_bytes else []
+    rows += (
+        [("plan", f"{found.plan.variant} at rate {found.plan.rate}: {found.plan.why}")] if found.plan.variant else []
+    )
+    rows.append(("windows", f"{waiting['waiting']} wait, {waiting['bytes'] / 1e3:.0f} kB{dropped}"))
     rows += [("refused", f"{digest[:12]}: {reason}") for digest, reason in state.refused.items()]
-    out.table(facts(rows))
+    return rows
+
+
+@make_command("sudo edgekit agent install\nedgekit agent install --serve 8101 --print", name="install")
+@option("--serve", heading="Runtime", type=click.IntRange(1, 65534), metavar="PORT", help="As of `edgekit agent run`.")
+@file_option("--key", heading="Security", help="As of `edgekit agent run`.")
+@option("--user", heading="Service", default="edgekit", show_default=True, help="Who it runs as; made if missing.")
+@option(
+    "--memory-max",
+    heading="Service",
+    default="80%",
+    show_default=True,
+    metavar="SIZE",
+    help="Of all that the agent starts, as systemd's MemoryMax.",
+)
+@option("--print", "show", heading="Service", is_flag=True, help="Print the unit, and install nothing.")
+@home_option
+def install(out: Output, show: bool, home: Path | None, **settings: Any) -> None:
+    """A systemd service that starts with the machine, once this device is enrolled."""
+    from edgekit.fleet.agent.unit import UnitOptions, install_unit, unit_text
+
+    options = UnitOptions(home=(home or Path("/var/lib/edgekit")).absolute(), **settings)
+    if show:
+        click.echo(unit_text(options), nl=False)
+        return
+    for line in install_unit(options):
+        out.remark(line)
 
 
 def _check_installed() -> None:
@@ -149,5 +235,5 @@ def _check_installed() -> None:
     del cryptography, httpx
 
 
-for one in (enroll, run, status):
+for one in (enroll, run, status, install):
     command.add_command(one)

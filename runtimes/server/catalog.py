@@ -194,7 +194,8 @@ class Catalog:
     def _reload_shelf(self, folder: Path) -> list[Reloaded]:
         """Those that are gone stay served while one that came cannot be."""
         before, now = self._shelves[folder], on_shelf(folder) or []
-        outcomes, fresh = [], []
+        outcomes: list[Reloaded] = []
+        fresh: list[_Holding] = []
         for path in now:
             try:
                 held = [one.bundle.digest for one in (*self._state.holdings, *fresh)]

@@ -27,6 +27,8 @@ MAX_KINDS = 256  # whose paces are remembered
 class RefusedError(OverloadedError):
     """`retry_after_s`: when there should be room again, by the pace of late."""
 
+    retry_after_s: float
+
     def __init__(self, message: str, retry_after_s: float, advice: str = "") -> None:
         wait = f"try again in {max(1, round(retry_after_s))} s"
         super().__init__(message, hint=f"{wait}, or {advice}" if advice else wait)

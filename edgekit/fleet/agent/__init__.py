@@ -1,11 +1,21 @@
 """The daemon on a device or node: it makes what runs here what the fleet wants, and never less than what ran before.
 
-home      the folder: identity, two slots, what is known of them; every change of it is one rename
-identity  enrolment: a key made here, a certificate from the fleet
-fetch     the files of a bundle that are not here yet
-trial     a bundle in a process of its own, answering its golden inputs
-runtime   the process that answers requests, from the slot that counts
-update    the steps from one bundle to the next, each of which may be the last before the power goes
-windows   what was seen, kept in a bounded ring until the fleet has it
-daemon    the loop
+disk       every change on the disk, one step after which the power may go
+home       the folder: who this is, slots, what is known of them
+slots      bundles on the disk: filled beside those that count, looked through, let go
+recovery   what counts at a start, whatever the disk has been through
+identity   enrolment: a key made here, a certificate from the fleet
+contact    the fleet as this device asks it
+trusted    what the fleet's signed metadata vouches for
+fetch      the files of a bundle that are not here yet
+machine    what can run here
+trial      a bundle in a process of its own, answering its golden inputs
+runtime    the process that answers requests, from the slots that count
+update     the steps from one bundle to the next, each of which may be the last before the power goes
+orders     what the fleet wants of applications
+tally      what was seen, as sums; spool: what applications saw; node_seen: what the node did; health: how the device is
+collector  makes a window of these every minute
+ring       windows, kept within bounds until the fleet has them
+daemon     the loop
+assembly   all of these put together; status: an agent from outside; unit: as a systemd service
 """

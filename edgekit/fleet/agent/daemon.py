@@ -6,83 +6,151 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from edgekit.errors import EdgekitError, RemoteError
+from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.fleet.agent.home import Home
+from edgekit.fleet.agent.orders import write_orders
 from edgekit.fleet.agent.update import Updater
 from edgekit.fleet.client import AgentClient
-from edgekit.fleet.protocol.agents import Desired, Facts, Slot, Sync
+from edgekit.fleet.protocol.agents import MAX_WAIT_S, Desired, Facts, Slot, Sync
+from edgekit.fleet.protocol.windows import MAX_WINDOWS, Window
 
 logger = logging.getLogger("edgekit")
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 300.0
+LEAST_PAUSE_S = 0.5  # between two syncs, whatever the fleet answers
 JITTER = 0.2  # of an interval, so that a fleet that was started at once does not ask at once
 
 
+class Seen(Protocol):
+    """Windows that the fleet does not have yet, oldest first."""
+
+    def oldest(self, count: int) -> Sequence[Window]: ...
+
+    def taken(self, sequence: int) -> None:
+        """Up to this one the fleet has them, and they need not be kept."""
+
+
 class Daemon:
-    """`wait_s`: how long a sync waits for new orders. `stop` ends it from any thread."""
+    """`connect`: the fleet, as this device; asked again after an error that is not the network's. `wait_s`: how long a
+    sync waits for new orders. `wait`: stands still for so many seconds, or until `stop`. `choose`: between two
+    numbers, for jitter. `stop` ends it from any thread."""
 
     def __init__(
         self,
-        client: AgentClient,
+        home: Home,
+        connect: Callable[[], AgentClient],
         updater: Updater,
         facts: Facts,
+        seen: Seen | None = None,
         wait_s: float = 25.0,
         choose: Callable[[float, float], float] = random.uniform,
+        wait: Callable[[float], object] | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client, self._updater, self._facts, self._wait_s, self._choose = client, updater, facts, wait_s, choose
+        self._home, self._connect, self._updater, self._facts = home, connect, updater, facts
+        self._seen, self._wait_s, self._choose, self._now = seen, wait_s, choose, now
         self._stopped = threading.Event()
+        self._wait = wait or self._stopped.wait
+        self._client: AgentClient | None = None
         self._told_facts = False
         self._known = 0
-        self._wanted: Desired | None = None
+        self._retry_s = FIRST_RETRY_S
+        updater.report = self.tell
 
     def run(self) -> None:
         """Until `stop`."""
         self._updater.start()
-        retry_s, wait_s = FIRST_RETRY_S, 0.0
-        while not self._stopped.is_set():
-            started = time.monotonic()
-            try:
-                desired = self.sync(wait_s)
-                followed = self._follow(desired)
-            except EdgekitError as error:
-                logger.warning("the fleet is not heard: %s; again in %.0f s", error.message, retry_s)
-                self._stopped.wait(self._choose(0.5 * retry_s, retry_s))
-                retry_s = min(LONGEST_RETRY_S, 2 * retry_s)
-                continue
-            retry_s = FIRST_RETRY_S
-            wait_s = 0.0 if followed else self._wait_s
-            if not followed and self._wait_s == 0:
-                interval_s = desired.interval_s * self._choose(1 - JITTER, 1 + JITTER)
-                self._stopped.wait(max(0.0, interval_s - (time.monotonic() - started)))
+        wait_s = 0.0
+        try:
+            while not self._stopped.is_set():
+                started, known = self._now(), self._known
+                try:
+                    desired = self.sync(wait_s)
+                    hurry = self._follow(desired) or self._has_more()
+                except EdgekitError as error:
+                    self._missed(error)
+                    wait_s = 0.0
+                    continue
+                self._retry_s = FIRST_RETRY_S
+                took_s = self._now() - started
+                was_held = desired.generation != known or took_s >= 0.5 * wait_s
+                pause_s = 0.0 if hurry else self._pause_s(desired.interval_s, was_held) - took_s
+                wait_s = 0.0 if hurry else min(self._wait_s, desired.interval_s)
+                self._wait(max(LEAST_PAUSE_S, pause_s))
+        finally:
+            self._disconnect()
+
+    def _pause_s(self, interval_s: float, was_held: bool) -> float:
+        """From one sync to the next. Questions that wait at the fleet follow one another without a gap, unless the
+        fleet wants to be asked rarely, or answers what should have waited at once."""
+        if self._wait_s and was_held and interval_s <= MAX_WAIT_S:
+            return 0.0
+        return interval_s * self._choose(1 - JITTER, 1 + JITTER)
 
     def sync(self, wait_s: float = 0.0) -> Desired:
-        """Once. Raises like `AgentClient.sync`."""
+        """Once. Raises like `connect` and `AgentClient.sync`."""
+        if self._client is None:
+            self._client = self._connect()
         desired = self._client.sync(
             Sync(
                 known=self._known,
                 slot=self._updater.slot,
+                windows=tuple(self._seen.oldest(MAX_WINDOWS)) if self._seen is not None else (),
                 facts=None if self._told_facts else self._facts,
+                boot=self._facts.boot,
                 wait_s=wait_s,
             )
         )
         self._told_facts = True
+        if self._seen is not None:
+            self._seen.taken(desired.taken)
+        self._updater.heard()
         return desired
-
-    def _follow(self, desired: Desired) -> bool:
-        """Whether something changed here, which the fleet should hear of at once."""
-        before = self._updater.slot
-        self._known = desired.generation
-        wanted = None if desired.bundle is None else desired.bundle.digest
-        self._updater.follow(self._client, wanted)
-        return self._updater.slot != before
 
     def tell(self, slot: Slot) -> None:
         """A phase in the middle of an update; that it is not heard does not matter."""
+        if self._client is None:
+            return
         try:
-            self._client.sync(Sync(known=self._known, slot=slot))
-        except RemoteError as error:
+            self._client.sync(Sync(known=self._known, slot=slot, boot=self._facts.boot))
+        except EdgekitError as error:
             logger.info("not told: %s", error.message)
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def _follow(self, desired: Desired) -> bool:
+        """Whether something changed here, which the fleet should hear of at once."""
+        assert self._client is not None
+        before = self._updater.slot
+        write_orders(self._home, desired)
+        wanted = None if desired.bundle is None else desired.bundle.digest
+        self._updater.follow(self._client, wanted, [one.digest for one in desired.kept])
+        self._known = desired.generation
+        return self._updater.slot != before
+
+    def _missed(self, error: EdgekitError) -> None:
+        """Waits longer each time, as long as the fleet asks for, and never in step with others."""
+        asked_s = getattr(error, "retry_after_s", None)
+        pause_s = self._choose(0.5 * self._retry_s, self._retry_s)
+        if asked_s is not None:
+            pause_s = max(pause_s, min(LONGEST_RETRY_S, asked_s) * self._choose(1, 1 + JITTER))
+        logger.warning("%s (%s); again in %.0f s", error.message, type(error).__name__, pause_s)
+        self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)
+        self._known = 0  # the next answer is to come at once
+        if isinstance(error, UnreachableError):
+            self._updater.unheard()
+        else:
+            self._disconnect()  # a certificate that was renewed counts with the next connection
+        self._wait(pause_s)
+
+    def _has_more(self) -> bool:
+        return self._seen is not None and len(self._seen.oldest(MAX_WINDOWS)) == MAX_WINDOWS
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()

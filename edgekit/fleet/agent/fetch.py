@@ -2,102 +2,75 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection
 
-from edgekit.bundle.layout import INDEX, MANIFEST, SIGNATURE, Index, parse_index
+from edgekit.bundle.layout import MANIFEST, Index, parse_index
 from edgekit.errors import BundleError
-from edgekit.fleet.agent.home import Home, SlotName, output_error, sync_folder
+from edgekit.fleet.agent.disk import output_error
+from edgekit.fleet.agent.home import Home
+from edgekit.fleet.agent.slots import check_room, collect, hash_file, holds
 from edgekit.fleet.client import AgentClient
 from edgekit.fleet.protocol.bundles import Offer
-from edgekit.fleet.registry.intake import link_or_copy
-
-CHUNK_BYTES = 1 << 20
 
 
 def fetch(
-    home: Home, client: AgentClient, digest: str, progress: Callable[[int, int], None] = lambda done, total: None
+    home: Home,
+    client: AgentClient,
+    digest: str,
+    named: Collection[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Offer, Index]:
-    """Every file of the bundle lies in `home.blobs` after this. Raises BundleError for an index of another bundle and
-    content that is not what it says, OutputError where the disk is full, and like `AgentClient`."""
+    """Every file of the bundle lies in `home.blobs` after this, right to the byte; the slots `named` are untouched, and
+    what neither they nor it need is gone. Raises BundleError for an index of another bundle and content that is not
+    what it says, OutputError where the disk is full, and like `AgentClient`."""
     offer = client.index(digest)
     index = parse_index(offer.index.encode(), digest)
     if index.files[MANIFEST].sha256 != digest:
         raise BundleError(f"the fleet sent the index of another bundle than {digest[:16]}", hint="push it again")
-    total, done = sum(entry.size_bytes for entry in index.files.values()), 0
-    for entry in sorted(index.files.values(), key=lambda entry: entry.sha256):
-        if not (home.blobs / entry.sha256).exists():
-            _fetch_file(home, client, entry.sha256, entry.size_bytes)
-        done += entry.size_bytes
+    files = {entry.sha256: entry.size_bytes for entry in index.files.values()}
+    collect(home, named, coming=files)
+    missing = {sha256: size for sha256, size in sorted(files.items()) if not holds(home, sha256, size)}
+    check_room(home, sum(missing.values()))
+    total = sum(files.values())
+    done = total - sum(missing.values())
+    for sha256, size in missing.items():
         progress(done, total)
+        _fetch_file(home, client, sha256, size)
+        done += size
+    progress(total, total)
     return offer, index
 
 
 def _fetch_file(home: Home, client: AgentClient, sha256: str, size: int) -> None:
-    part = home.part / sha256
+    """Goes on from what came before; where that was something else, once more from the start."""
+    part, disk = home.part / sha256, home.disk
+    resumed = part.exists()
     try:
-        with part.open("ab") as stream:
-            at = stream.tell()
-            if at < size:
-                for chunk in client.blob(sha256, at):
-                    at += len(chunk)
-                    if at > size:
-                        break
-                    stream.write(chunk)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if at < size:
-            raise BundleError(f"only {at} of {size} bytes of {sha256[:16]} came", hint="it goes on with the next try")
-        if at > size or _hash(part) != sha256:
-            part.unlink()
-            raise BundleError(f"what came as {sha256[:16]} is something else", hint="push the bundle again")
-        part.replace(home.blobs / sha256)
-        sync_folder(home.blobs)
+        _receive(home, client, sha256, size)
+        if hash_file(part) != (sha256, size):
+            disk.remove(part)
+            if not resumed:
+                raise BundleError(f"what came as {sha256[:16]} is something else", hint="push the bundle again")
+            _fetch_file(home, client, sha256, size)
+            return
+        disk.sync(part)
+        disk.rename(part, home.blobs / sha256)
+        disk.sync(home.blobs)
     except OSError as error:
         raise output_error(part, error) from error
 
 
-def fill(home: Home, slot: SlotName, offer: Offer, index: Index) -> Path:
-    """The slot holds the bundle as a folder, of links to the files; it must not be the one that counts."""
-    home.clear(slot)
-    fresh = home.slots / f".{slot}"
-    try:
-        _remove(fresh)
-        fresh.mkdir()
-        _write(fresh / INDEX, offer.index.encode())
-        if offer.signature:
-            _write(fresh / SIGNATURE, offer.signature.encode())
-        for path, entry in index.files.items():
-            target = fresh / path
-            target.parent.mkdir(exist_ok=True)
-            link_or_copy(home.blobs / entry.sha256, target)
-        for folder in (*(one for one in fresh.iterdir() if one.is_dir()), fresh):
-            sync_folder(folder)
-        fresh.rename(home.slot(slot))
-        sync_folder(home.slots)
-    except OSError as error:
-        raise output_error(home.slot(slot), error) from error
-    return home.slot(slot)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _receive(home: Home, client: AgentClient, sha256: str, size: int) -> None:
+    """Raises BundleError where less came than there is; the next try goes on from there."""
+    part = home.part / sha256
+    at = part.stat().st_size if part.exists() else 0
+    if at == 0:
+        home.disk.create(part, b"")
+    if at < size:
+        for chunk in client.blob(sha256, at):
+            at += len(chunk)
+            home.disk.append(part, chunk)
+            if at > size:
+                return
+    if at < size:
+        raise BundleError(f"only {at} of {size} bytes of {sha256[:16]} came", hint="it goes on with the next try")

@@ -1,149 +1,155 @@
 """The agent's folder.
 
 identity.json                      who this is, and whose fleet
-device.key device.pem fleet.pem    its key and certificate, and the fleet's authority
-slots/a slots/b                    two bundles as folders; one of them counts
-state.json                         which one, and what became of others
+device.pem fleet.pem root.json     its certificate with its key, the fleet's authority, where trust in bundles begins
+trust/                             the fleet's signed metadata, as it was seen last
+slots/<digest>                     bundles as folders: the one that counts and one more (before it, or on its way);
+                                   on servers also those that are kept
+state.json                         which one counts, and what became of others
 current                            a link to the slot that counts, for applications
+plan.json                          how the fleet would run it, for applications
 blobs/ part/                       files by content, whole and on their way; slots hold hard links to them
+windows/ spool/                    what was seen, until the fleet has it; what applications see, until the agent has it
+
+The group of the folder may read bundles and plan and write into the spool; keys are the agent's alone.
 
 `state.json` is replaced by one rename after its bytes are on disk, so that it is the old one or the new one whenever
-the power goes. `current` is made from it at each start.
+the power goes. No slot that it names is ever written to. `current` is made from it at each start.
 """
 
 from __future__ import annotations
 
-import errno
-import json
+import fcntl
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from edgekit.errors import BundleError, OutputError
-from edgekit.fleet.protocol.agents import PlanOrder
-from edgekit.fleet.protocol.wire import Digest, Text, Wire
+from edgekit.bundle.manifest import Tier
+from edgekit.errors import BundleError, ConflictError
+from edgekit.fleet.agent.disk import Disk, output_error
+from edgekit.fleet.protocol.wire import Digest, Heard, Text
 
-SlotName = Literal["a", "b"]
-SLOTS: tuple[SlotName, ...] = ("a", "b")
 MAX_REMEMBERED = 16
+STATE = "state.json"
+SPOOL_MODE = 0o3770  # who may write there may remove only what is his
 
 
-class State(Wire):
-    """`active`: the slot that counts, with `digest` in it; `confirmed`: it has answered its golden inputs since it was
-    switched to. `previous`: what the other slot holds. `refused`: digest -> why it was not taken; it is not tried again
-    until the fleet asks for another one in between. `generation`: of the orders that were last followed."""
+class State(Heard):
+    """`active`: the slot that counts. `confirmed`: the runtime has answered with it; `heard`: the fleet was reached
+    with it. `previous`: what counted before, to fall back to. `kept`: others that a server answers for. `refused`:
+    digest -> why it was not taken; it is not tried again until the fleet asks for another one in between."""
 
-    active: SlotName | None = None
-    digest: Digest | None = None
+    active: Digest | None = None
     confirmed: bool = True
+    heard: bool = True
     checked: int = 0
     right: int = 0
     previous: Digest | None = None
+    kept: tuple[Digest, ...] = ()
     refused: dict[Digest, Text] = Field(default_factory=dict)
-    generation: int = 0
-    plan: PlanOrder | None = None
+    tier: Tier = "device"
 
     @property
-    def free(self) -> SlotName:
-        return "b" if self.active == "a" else "a"
+    def named(self) -> frozenset[str]:
+        """Slots that must not be touched."""
+        return frozenset(one for one in (self.active, self.previous, *self.kept) if one is not None)
 
 
 class Home:
     """`path` is this agent's alone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk | None = None) -> None:
         self.path = path
+        self.disk = disk or Disk()
         self.blobs, self.part, self.slots = path / "blobs", path / "part", path / "slots"
+        self.windows, self.spool = path / "windows", path / "spool"
 
     def make(self) -> None:
         """Raises OutputError where the folder cannot be written."""
         try:
-            for folder in (self.path, self.blobs, self.part, self.slots):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.blobs, self.part, self.slots, self.windows, self.spool):
+                if not folder.is_dir():
+                    self.disk.make_folder(folder, SPOOL_MODE if folder == self.spool else 0o750)
+                    self.disk.sync(folder.parent)
         except OSError as error:
             raise output_error(self.path, error) from error
 
-    def slot(self, name: SlotName) -> Path:
-        return self.slots / name
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Raises ConflictError where another agent runs here, OutputError where there is no such folder. The folder
+        itself is locked, which works on a read-only file system too."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        try:
+            if not _is_locked(descriptor):
+                raise ConflictError(f"another agent runs in {self.path}", hint="stop it, or give another --home")
+            yield
+        finally:
+            os.close(descriptor)
+
+    def slot(self, digest: str) -> Path:
+        return self.slots / digest
 
     @property
     def current(self) -> Path:
         return self.path / "current"
 
     def read_state(self) -> State:
-        """Raises BundleError for a file that is none of ours: what is in the slots is then not trusted."""
+        """Raises BundleError for a file that is none of ours."""
         try:
-            return State.model_validate_json((self.path / "state.json").read_bytes())
+            return State.model_validate_json((self.path / STATE).read_bytes())
         except FileNotFoundError:
             return State()
         except (OSError, ValidationError) as error:
-            raise BundleError(
-                f"{self.path / 'state.json'} cannot be read: {error}",
-                hint="remove it: the bundle comes again",
-            ) from error
+            raise BundleError(f"{self.path / STATE} cannot be read", hint="the agent mends it at its start") from error
 
     def write_state(self, state: State) -> None:
         """Raises OutputError; the state on disk is then the one before."""
-        self.replace("state.json", state.model_dump_json(indent=2).encode())
+        self.replace(STATE, state.model_dump_json(indent=2).encode(), 0o640)
 
-    def point(self, slot: SlotName | None) -> None:
-        """`current` leads to the slot."""
+    def point(self, digest: str | None) -> None:
+        """`current` leads to the slot. Raises OutputError."""
+        wanted = None if digest is None else self.slot(digest).relative_to(self.path)
+        if self.pointed() == wanted:
+            return
+        fresh = self.path / ".current"
         try:
-            if slot is None:
-                self.current.unlink(missing_ok=True)
-                return
-            fresh = self.path / ".current"
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(self.slot(slot).relative_to(self.path))
-            fresh.replace(self.current)
+            if wanted is None:
+                self.disk.remove(self.current)
+            else:
+                if fresh.is_symlink():
+                    self.disk.remove(fresh)
+                self.disk.symlink(wanted, fresh)
+                self.disk.rename(fresh, self.current)
+            self.disk.sync(self.path)
         except OSError as error:
             raise output_error(self.current, error) from error
+
+    def pointed(self) -> Path | None:
+        """Where `current` leads; None where there is none."""
+        return self.current.readlink() if self.current.is_symlink() else None
 
     def replace(self, name: str, data: bytes, mode: int = 0o600) -> None:
         """`name` holds `data` after this, or what it held before. Raises OutputError."""
         fresh = self.path / f".{name}"
         try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.replace(self.path / name)
-            sync_folder(self.path)
+            self.disk.create(fresh, data, mode)
+            self.disk.sync(fresh)
+            self.disk.rename(fresh, self.path / name)
+            self.disk.sync(self.path)
         except OSError as error:
             raise output_error(self.path / name, error) from error
 
-    def clear(self, slot: SlotName) -> None:
-        shutil.rmtree(self.slot(slot), ignore_errors=True)
 
-    def collect(self) -> None:
-        """Lets go of files that no slot holds."""
-        for blob in self.blobs.iterdir():
-            if blob.stat().st_nlink == 1:
-                blob.unlink()
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_bytes())
-    return found
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in it durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _is_locked(descriptor: int) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def output_error(path: Path, error: OSError) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"no space left for {path}", hint="free some; what runs goes on running")
-    if error.errno == errno.EROFS:
-        return OutputError(f"{path} is on a read-only file system", hint="mount it writable; what runs goes on")
-    return OutputError(f"cannot write {path}: {error.strerror}", hint="check the folder; what runs goes on running")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False

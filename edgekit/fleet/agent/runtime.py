@@ -1,4 +1,4 @@
-"""The process that answers requests: an edgekit node over the bundle that `current` leads to, or nobody."""
+"""What answers requests: an edgekit node over the bundles that count, or nobody."""
 
 from __future__ import annotations
 
@@ -7,25 +7,53 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from edgekit.bundle.layout import INDEX, MANIFEST, parse_index
 from edgekit.bundle.manifest import Tier
 from edgekit.errors import SessionError
+from edgekit.fleet.agent.disk import output_error
+from edgekit.runtimes.lifeline import start_tied
 
 logger = logging.getLogger("edgekit")
 
 START_S, STOP_S, POLL_S = 60.0, 10.0, 0.1
+WATCH_S = 0.5
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+CRASHES, CRASH_LOOP_S = 5, 300.0  # 15 s at least: an earlier node may still finish what is inside, and hold the port
+LOOK_S, SILENT = 10.0, 6  # a node that does not say that it lives for a minute is ended
+
+
+class Runtime(Protocol):
+    """What answers requests here. `on_failing`: hears, from any thread, which slot cannot be kept running, and why."""
+
+    on_failing: Callable[[Path, str], None]
+    url: str | None  # where it answers, None where nobody does
+
+    def use(self, bundle: Path | None, kept: Sequence[Path] = ()) -> None:
+        """Answers with `bundle` from now on (None: with nothing), and for who asks for one that is `kept` with that.
+        Raises EdgekitError, and then goes on as before where it can."""
+
+    def close(self) -> None: ...
+
+
+def nobody_hears(slot: Path, reason: str) -> None:
+    """Until an updater listens."""
+    logger.error("%s: %s", slot, reason)
 
 
 class NoRuntime:
     """Applications open `current` themselves, and look where it leads."""
 
-    def use(self, bundle: Path | None) -> None:
+    def __init__(self) -> None:
+        self.url: str | None = None
+        self.on_failing: Callable[[Path, str], None] = nobody_hears
+
+    def use(self, bundle: Path | None, kept: Sequence[Path] = ()) -> None:
         pass
 
     def close(self) -> None:
@@ -33,55 +61,149 @@ class NoRuntime:
 
 
 class NodeRuntime:
-    """`edgekit serve CURRENT`, exchanged by SIGHUP, which loses no request. `current`: the link to the slot."""
+    """`edgekit serve`, over a folder of links to the bundles, exchanged by SIGHUP, which loses no request; started
+    again with growing pauses when it ends. `served`: the folder, this object's alone."""
 
-    def __init__(self, current: Path, tier: Tier, port: int, grpc_port: int, options: tuple[str, ...] = ()) -> None:
-        self._current, self._port = current, port
-        self._command = [sys.executable, "-m", "edgekit", "serve", str(current), "--tier", tier]
+    def __init__(self, served: Path, tier: Tier, port: int, grpc_port: int, options: tuple[str, ...] = ()) -> None:
+        self.on_failing: Callable[[Path, str], None] = nobody_hears
+        self.url: str | None = f"http://127.0.0.1:{port}"
+        self._served = served
+        self._command = [sys.executable, "-m", "edgekit", "serve", str(served), "--tier", tier]
         self._command += ["--port", str(port), "--grpc-port", str(grpc_port), "-q", *options]
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._crashes: list[float] = []
+        self._wanted: tuple[Path, ...] = ()
+        self._watcher: threading.Thread | None = None
 
-    def use(self, bundle: Path | None) -> None:
+    def use(self, bundle: Path | None, kept: Sequence[Path] = ()) -> None:
         """Raises SessionError where the node does not come up with it."""
-        if bundle is None:
-            self.close()
-            return
-        digest = parse_index((bundle / INDEX).read_bytes(), str(bundle)).files[MANIFEST].sha256
+        with self._lock:
+            before, self._wanted = self._wanted, () if bundle is None else (*kept, bundle)
+            if bundle is None:
+                self._end()
+                return
+            self._crashes.clear()
+            self._lay_out()
+            if self._is_up() and self._wanted == before:
+                return
+            self._start_or_reload()
+            self._watch()
+            self._wait_for({path.name for path in self._wanted})
+
+    def _lay_out(self) -> None:
+        """What counts comes last: it answers who asks for no bundle in particular. Nothing is written where nothing
+        changes, so that a node starts on a read-only file system too."""
+        wanted = {f"{place:02d}": path.absolute() for place, path in enumerate(self._wanted)}
+        try:
+            there = {link.name: link.readlink() for link in self._served.iterdir()} if self._served.is_dir() else None
+            if there == wanted:
+                return
+            self._served.mkdir(exist_ok=True)
+            for name in there or ():
+                (self._served / name).unlink()
+            for name, path in wanted.items():
+                (self._served / name).symlink_to(path)
+        except OSError as error:
+            raise output_error(self._served, error) from error
+
+    def _start_or_reload(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
         else:
-            self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        self._wait_for(digest)
+            self._process = start_tied(self._command, stdout=subprocess.DEVNULL)
 
-    def _wait_for(self, digest: str) -> None:
+    def _wait_for(self, digests: set[str]) -> None:
         assert self._process is not None
         until = time.monotonic() + START_S
         while time.monotonic() < until:
             if self._process.poll() is not None:
                 raise SessionError(f"the node ended with exit code {self._process.returncode}")
-            if digest in self.served():
+            if self.served() == digests:
                 return
             time.sleep(POLL_S)
-        raise SessionError(f"the node does not serve {digest[:16]} after {START_S:g} s")
+        raise SessionError(f"the node does not serve {', '.join(sorted(digests))[:200]} after {START_S:g} s")
 
     def served(self) -> set[str]:
-        """Digests of the bundles whose newest versions are answered for."""
+        """Digests of the bundles that are answered for."""
         found = set()
         try:
             for model in self._ask("/v2/repository/index", b"{}"):
-                config = self._ask(f"/v2/models/{model['name']}/config")
+                config = self._ask(f"/v2/models/{model['name']}/versions/{model['version']}/config")
                 found.add(config["parameters"]["edgekit_bundle"]["string_value"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             logger.debug("the node does not answer yet: %s", error)
         return found
 
     def _ask(self, path: str, body: bytes | None = None) -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", data=body)
+        request = urllib.request.Request(f"{self.url}{path}", data=body)
         request.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
 
+    # Watching
+
+    def _watch(self) -> None:
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._keep_up, name="edgekit-node-watch", daemon=True)
+            self._watcher.start()
+
+    def _keep_up(self) -> None:
+        silent, looked = 0, time.monotonic()
+        while not self._closed.wait(WATCH_S):
+            if time.monotonic() - looked >= LOOK_S:
+                silent, looked = 0 if self._is_live() else silent + 1, time.monotonic()
+            with self._lock:
+                if not self._wanted:
+                    continue
+                if silent >= SILENT:
+                    self._kill()
+                    silent = 0
+                if self._is_up():
+                    continue
+                slot, count = self._wanted[-1], self._note_crash()
+            if count >= CRASHES:
+                self.on_failing(slot, f"the node ended {count} times within {CRASH_LOOP_S:g} s")
+            if self._closed.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (count - 1))):
+                return
+            with self._lock:
+                if self._wanted and not self._closed.is_set() and not self._is_up():
+                    self._start_or_reload()
+
+    def _note_crash(self) -> int:
+        """How many there were lately."""
+        now = time.monotonic()
+        self._crashes = [at for at in self._crashes if now - at < CRASH_LOOP_S] + [now]
+        code = None if self._process is None else self._process.returncode
+        logger.warning("the node ended with exit code %s; it is started again", code)
+        return len(self._crashes)
+
+    def _is_live(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/v2/health/live", timeout=LOOK_S / 2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            logger.warning("the node runs and does not answer: it is ended")
+            self._process.kill()
+            self._process.wait()
+
+    def _is_up(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            self._wanted = ()
+            self._end()
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join(STOP_S)
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
