@@ -9,6 +9,7 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
+from edgekit.bundle.write import check_folder
 from edgekit.errors import OutputError, UsageError
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 500, 64, 210, 62, 56
@@ -65,13 +66,15 @@ Shape = Line | Dot | Text | Box
 
 
 def check_path(path: Path | None, force: bool) -> None:
-    """Raises UsageError for a suffix that is not drawn, OutputError for a file that stands there."""
+    """Raises UsageError for a suffix that is not drawn, OutputError for a file that stands there or a folder that takes
+    none; call it before long work."""
     if path is None:
         return
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {path}: unknown suffix {path.suffix!r}", hint=f"one of {', '.join(SUFFIXES)}")
     if path.exists() and not force:
         raise OutputError(f"{path} exists", hint="--force replaces it, --plot names another")
+    check_folder(path)
 
 
 def draw(path: Path, shapes: Sequence[Shape], title: str) -> None:

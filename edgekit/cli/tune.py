@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.bundle.manifest import TIERS, Manifest, Tier
+from edgekit.bundle.write import check_folder
 from edgekit.cli.command import command as make_command
 from edgekit.cli.drawing import check_path, draw
 from edgekit.cli.options import FiniteRange, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.cli.wording import number_text
-from edgekit.errors import MissingExtraError, OutputError, UnknownNameError
+from edgekit.errors import MissingExtraError, OutputError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.capacity.demand import Objective
+    from edgekit.capacity.probe import Cores
     from edgekit.tuning.search import Tuned
     from edgekit.tuning.settings import Settings
     from edgekit.tuning.trial import Trial
 
 WHAT, HOW, OUTPUT = "What is tuned", "How long", "Output"
-SHOWN = 12
+SHOWN, MAX_CORES = 12, 256
 UNSTEADY = 0.2  # of what settings carry from round to round
 
 
@@ -43,7 +45,7 @@ UNSTEADY = 0.2  # of what settings carry from round to round
 @option(
     "--cores",
     heading=WHAT,
-    type=click.IntRange(1, 256),
+    type=click.IntRange(1, MAX_CORES),
     metavar="N",
     help="For the node; all but one without, which is left to the caller.",
 )
@@ -107,7 +109,7 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
 
     try:
         from edgekit.capacity.probe import Cores
-        from edgekit.tuning.trial import run_trial
+        from edgekit.tuning.trial import Trial, run_trial
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "grpcio", "serve", "tuning a server") from error
 
@@ -116,13 +118,18 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
     _check_free(settings["written"], settings["force"])
     with Bundle.open(bundle) as opened:
         manifest, digest = opened.manifest, opened.digest
-    cores = Cores.divide(settings["cores"] or 256)
+    cores = Cores.divide(settings["cores"] or MAX_CORES)
+    _check_cores(settings["cores"], cores)
     whole = space(_parts(manifest, tier, settings["part"]), max(1, len(cores.node)), objective.limit_ms)
     tried = sample(whole, settings["most"], settings["seed"])
     if any(part.loop is not None for part in manifest.parts):
         out.remark("an iterated part: each request here is one step of it")
     out.remark(f"{len(tried)} settings; {cores}" + ("" if cores.apart else "; they share it, which costs both"))
-    state = State(state_path(digest, objective, settings["seconds"], settings["seed"]), fresh=not settings["resume"])
+    state = State(
+        state_path(digest, objective, settings["seconds"], settings["seed"]),
+        fresh=not settings["resume"],
+        reads=Trial.of,
+    )
     with out.working() as progress:
         found = tune(
             tried,
@@ -168,8 +175,21 @@ def _parts(manifest: Manifest, tier: Tier, wanted: str | None) -> list[tuple[str
 
 
 def _check_free(path: Path | None, force: bool) -> None:
-    if path is not None and path.exists() and not force:
-        raise OutputError(f"{path} exists", hint="--force replaces it, --out names another")
+    if path is None:
+        return
+    if path.is_dir() or (path.exists() and not force):
+        raise OutputError(f"{path} exists", hint="--force replaces a file, --out names another")
+    check_folder(path)
+
+
+def _check_cores(wanted: int | None, given: Cores) -> None:
+    """Raises UsageError where the node cannot have so many."""
+    if wanted is not None and given.node and wanted > len(given.node):
+        whole = len({*given.node, *given.client})
+        raise UsageError(
+            f"--cores {wanted}, allowed 1 to {len(given.node)}: there are {whole} here, and one is the caller's",
+            hint="leave it out for all but one",
+        )
 
 
 def _told(bundle: Path, objective: Objective, found: Tuned, cores: str) -> str:

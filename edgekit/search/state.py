@@ -15,9 +15,10 @@ Json = TypeVar("Json", bound=Any)
 
 
 class State:
-    """A JSON file `path`, written whole and moved into place; one that cannot be read is begun anew."""
+    """A JSON file `path`, written whole and moved into place; one that cannot be read, or one of whose values `reads`
+    refuses with a ValueError, is begun anew."""
 
-    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+    def __init__(self, path: Path, *, fresh: bool = False, reads: Callable[[Any], object] | None = None) -> None:
         self.path = path
         self._known: dict[str, Any] = {}
         if fresh or not path.is_file():
@@ -26,6 +27,8 @@ class State:
             loaded = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(loaded, dict):
                 raise ValueError("no object")
+            for value in loaded.values() if reads is not None else ():
+                reads(value)
             self._known = loaded
         except (OSError, ValueError) as error:
             logger.warning("the unfinished search in %s cannot be read (%s): begun anew", path, error)

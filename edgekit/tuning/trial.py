@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,24 @@ class Trial:
         return asdict(self)
 
     @classmethod
-    def of(cls, value: dict[str, Any]) -> Trial:
-        return cls(**{**value, "loads": tuple(Load(**load) for load in value["loads"])})
+    def of(cls, value: Any) -> Trial:
+        """Raises ValueError for what `to_json` does not write."""
+        held = _fields(cls, value)
+        loads = held["loads"]
+        if not isinstance(loads, list | tuple):
+            raise ValueError(f"loads are {loads!r:.40}")
+        return cls(**{**held, "loads": tuple(Load(**_fields(Load, load)) for load in loads)})
+
+
+def _fields(kind: type[Trial | Load], value: Any) -> dict[str, Any]:
+    """Raises ValueError where `value` has others, or no numbers in them."""
+    names = {field.name for field in fields(kind)}
+    if not isinstance(value, dict) or set(value) != names:
+        raise ValueError(f"{value!r:.60} is no {kind.__name__.lower()}")
+    for name, number in value.items():
+        if name != "loads" and (isinstance(number, bool) or not isinstance(number, int | float) or number != number):
+            raise ValueError(f"{name} is {number!r:.40}")
+    return value
 
 
 def run_trial(

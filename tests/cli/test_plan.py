@@ -184,7 +184,7 @@ def test_the_front_is_drawn_in_the_format_of_the_suffix(
     ((*LINK, "--max-drop", "-1"), 2, "--max-drop"),
     ((*LINK, "--objective", "beauty"), 2, "beauty"),
     ((*LINK, "--plot", "front.gif"), 2, "unknown suffix"),
-    ((*LINK, "--plot", "/nowhere/at/all/front.svg"), 10, "cannot write"),
+    ((*LINK, "--plot", "/nowhere/at/all/front.svg"), 10, "there is no folder"),
 ])  # fmt: skip
 def test_what_cannot_be_planned_is_refused(
     invoke: Invoke, split_bundle: Path, arguments: tuple[str, ...], code: int, words: str

@@ -43,6 +43,14 @@ def test_a_damaged_file_is_begun_anew_and_told(tmp_path: Path, content: str, cap
     assert "begun anew" in caplog.text
 
 
+def test_values_of_another_shape_are_begun_anew_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "s.json").write_text('{"a": 1, "b": "two"}')
+    assert len(State(tmp_path / "s.json", reads=int)) == 0
+    assert "begun anew" in caplog.text
+    (tmp_path / "s.json").write_text('{"a": 1, "b": 2}')
+    assert len(State(tmp_path / "s.json", reads=int)) == 2
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,3 +70,28 @@ def test_a_real_node_holds_an_easy_objective(whole_bundle: Path) -> None:
     assert found.rate_hz > 0 and found.closed_hz > 0
     assert found.percentile_ms <= easy.limit_ms
     assert all(load.requests > 0 for load in found.loads)
+
+
+def test_a_trial_is_kept_as_json_and_read_again() -> None:
+    trial = Trial(9.0, 5.0, 12.0, (Load(9.0, 5.0, 60, 0), Load(20.0, float("inf"), 60, 60)))
+    assert Trial.of(json.loads(json.dumps(trial.to_json()))) == trial
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rate_hz": "9"},
+        {"rate_hz": True},
+        {"rate_hz": None},
+        {"percentile_ms": float("nan")},
+        {"loads": 3},
+        {"loads": [3]},
+        {"loads": [{"rate_hz": 1.0}]},
+        {"more": 1},
+    ],
+)
+def test_what_is_no_trial_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Trial.of({**Trial(9.0, 5.0, 12.0, ()).to_json(), **changed})
+    with pytest.raises(ValueError):
+        Trial.of([changed])

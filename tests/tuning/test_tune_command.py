@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -49,6 +50,40 @@ def test_an_objective_out_of_reach_names_the_nearest_settings(whole_bundle: Path
 def test_a_part_that_is_not_there_is_named(whole_bundle: Path) -> None:
     found = run(whole_bundle, "--slo", "p95=1s", "--part", "hole", code=2)
     assert "'whole'" in found.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_place_that_takes_no_file_is_told_before_anything_is_tried(
+    whole_bundle: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.tuning.search.tune", lambda *_: pytest.fail("it was tuned"))
+    words = (whole_bundle, "--slo", "p95=1s")
+    found = run(*words, option, tmp_path / "missing" / "it.svg", code=10)
+    assert f"there is no folder {tmp_path / 'missing'}" in found.stderr
+    if Path("/proc/version").exists():
+        assert "/proc is not writable" in run(*words, option, "/proc/it.svg", code=10).stderr
+    assert "exists" in run(*words, "--out", tmp_path, "--force", code=10).stderr
+
+
+def test_more_cores_than_there_are_are_refused_with_what_there_is(whole_bundle: Path) -> None:
+    here = len(os.sched_getaffinity(0))
+    found = run(whole_bundle, "--slo", "p95=1s", "--cores", "256", code=2)
+    assert f"--cores 256, allowed 1 to {max(1, here - 1)}: there are {here} here" in found.stderr
+
+
+def test_an_unfinished_tuning_of_another_shape_is_begun_anew_and_told(
+    whole_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    words = (whole_bundle, "--slo", "p50=5s", "--seconds", "0.3", "--most", "2", "--json")
+    first = run(*words)
+    (state,) = (tmp_path / "tune").glob("*.json")
+    known = json.loads(state.read_text())
+    assert len(known) == 2
+    state.write_text(json.dumps({key: {"speed": 1} for key in known}))
+    second = run(*words)
+    assert "begun anew" in second.stderr
+    assert json.loads(second.stdout)["best"]["rate_hz"] > 0 and json.loads(first.stdout)["best"]["rate_hz"] > 0
 
 
 def _tuned() -> Tuned:
