@@ -90,7 +90,8 @@ class Identities:
                 row = self._take_over(session, fresh, enrolment, token, issued)
             root = newest_root(session)
             core.note(session, f"invitation {invitation.id}", "device.enroll", row.name, device=fresh)
-        core.tell((fresh,))
+        if invitation.device is not None:
+            core.tell((fresh,))  # its old key counts no more; one that is new is looked for at its first call
         return Enrolled(device=fresh, certificate=issued.pem, authority=core.authority.pem, token=token, root=root)
 
     def _spend(self, session: Session, token: str) -> Invitation:
