@@ -8,6 +8,7 @@ nobody out, and one that arrived makes the older one worthless.
 from __future__ import annotations
 
 import logging
+import threading
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -38,6 +39,7 @@ class Identities:
         self.directory = Directory(core.database)
         self.tells_authority = False
         self._noted: dict[str, float] = {}
+        self._enrolling = threading.Lock()
 
     def invite(self, actor: Actor, order: InvitationOrder) -> InvitationMade:
         """Raises AbsentError for a device that is not there, UsageError for more than one use by one."""
@@ -79,7 +81,8 @@ class Identities:
         """Raises AuthenticationError for a token that does not count, ConflictError where the name is taken, UsageError
         for the certificate request."""
         core, token = self._core, new_token("device")
-        with core.database.write() as session:
+        # Hundreds that come at once wait here, where it costs least, and not each with a connection to the database.
+        with self._enrolling, core.database.write() as session:
             invitation = self._spend(session, enrolment.token)
             fresh = new_identifier() if invitation.device is None else invitation.device
             issued = core.authority.issue_device(enrolment.request, fresh)
