@@ -191,7 +191,7 @@ class FleetClient:
         self.connection.call("DELETE", f"/bundles/{reference}")
 
     def prune_bundles(self, keep: int, name: str = "") -> tuple[str, ...]:
-        answer = self.connection.call("POST", "/bundles/prune", params={"keep": keep, "name": name})
+        answer = self.connection.call("POST", "/retention/bundles", params={"keep": keep, "name": name})
         return _DIGESTS.validate_json(answer.content)
 
     def invite(self, order: InvitationOrder) -> InvitationMade:

@@ -13,7 +13,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
-Labels = Annotated[dict[Name, LabelValue], Field(max_length=32)]
+Labels = Annotated[dict[Name, LabelValue], Field(max_length=32, json_schema_extra={"additionalProperties": False})]
 Text = Annotated[str, Field(max_length=2000)]
 
 Item = TypeVar("Item")

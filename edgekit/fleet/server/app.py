@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from edgekit.fleet.server import agents, bundles, devices, pages, people, problems, rollouts, telemetry, tuf
+from edgekit.fleet.server.described import PROBLEMS, describe
 from edgekit.fleet.server.duties import on_duty
 from edgekit.fleet.server.limits import Limits
 from edgekit.fleet.server.metrics import Metrics
@@ -34,7 +35,8 @@ def create_app(service: FleetService, *, advance_every_s: float = ADVANCE_EVERY_
     app.state.metrics = Metrics(service, app.state.waiters)
     problems.install(app)
     for module in (agents, bundles, devices, rollouts, people, telemetry, tuf):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=PROBLEMS)
     pages.install(app)
+    describe(app)
     app.add_middleware(Limits, is_streamed=bundles.is_file)
     return app

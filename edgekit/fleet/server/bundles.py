@@ -142,7 +142,7 @@ def get_report(reference: Reference, person: Person, service: Service) -> Respon
     return HTMLResponse(service.bundles.report(service.bundles.find(reference)), headers=SEALED)
 
 
-@router.post("/bundles/prune")
+@router.post("/retention/bundles")
 def prune_bundles(
     person: Person,
     service: Service,

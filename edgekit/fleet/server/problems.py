@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from edgekit.errors import (
     AbsentError,
@@ -58,7 +59,23 @@ async def tell_invalid(request: Request, error: Exception) -> Response:
 
 async def tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return answer(error.status_code, str(error.detail), "see /openapi.json", "UsageError")
+    said = answer(error.status_code, str(error.detail), "see /openapi.json", "UsageError")
+    said.headers.update(error.headers or {})
+    if error.status_code == 405:
+        # The router names the methods of the first route of this path alone.
+        said.headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return said
+
+
+def _methods(request: Request) -> set[str]:
+    """Of every route of this path; FastAPI may keep those of a router in a thing of their own."""
+    found: set[str] = set()
+    for outer in request.app.routes:
+        router = getattr(outer, "original_router", None)
+        for route in [outer] if router is None else router.routes:
+            if route.matches(request.scope)[0] != Match.NONE:
+                found |= getattr(route, "methods", None) or set()
+    return found
 
 
 def install(app: FastAPI) -> None:
