@@ -16,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from edgekit.cli.output import Output
+from edgekit.cli.streams import printable
 from edgekit.errors import UnknownNameError
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -125,6 +126,11 @@ def with_output(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+class _Shown(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def _logs(out: Output) -> Iterator[None]:
     """On stderr: edgekit's warnings and other libraries' errors; with -v a level more, with -q errors only."""
@@ -136,7 +142,7 @@ def _logs(out: Output) -> Iterator[None]:
         return record.levelno >= (own_level if is_own else other_level)
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Shown("%(levelname)s %(name)s: %(message)s"))
     handler.addFilter(wanted)
     root, level = logging.getLogger(), logging.getLogger().level
     root.addHandler(handler)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from edgekit import errors
-from edgekit.cli.streams import paint, stdout_may_be_full
+from edgekit.cli.streams import paint, printable, stdout_may_be_full
 from edgekit.errors import INTERRUPTED, EdgekitError, OutputError, QualityError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -94,9 +94,9 @@ def report(error: EdgekitError, message: str) -> None:
 
 
 def _report(kind: str, message: str, hint: str, exit_code: int, as_json: bool, details: dict[str, Any]) -> None:
-    click.echo(f"{paint('error:', 'bold red', sys.stderr)} {message}", err=True, color=True)
+    click.echo(f"{paint('error:', 'bold red', sys.stderr)} {printable(message)}", err=True, color=True)
     if hint:
-        click.echo(f"{paint('hint:', 'cyan', sys.stderr)} {hint}", err=True, color=True)
+        click.echo(f"{paint('hint:', 'cyan', sys.stderr)} {printable(hint)}", err=True, color=True)
     if as_json:
         from edgekit.cli.output import SCHEMA_VERSION, dump
 

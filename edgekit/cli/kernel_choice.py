@@ -38,5 +38,16 @@ def need_triton(*, interpreted: bool) -> str:
     return "interpreter"
 
 
+def architectures(text: str) -> list[str]:
+    """Separated by commas, each once. Raises UsageError for one that is not known, or where nothing stands between two
+    commas. Triton is there by now."""
+    from edgekit.runtimes.kernels.compilation import check_architecture
+
+    found = list(dict.fromkeys(one.strip() for one in text.split(",")))
+    for one in found:
+        check_architecture(one)
+    return found
+
+
 def chosen(names: Iterable[str]) -> list[Kernel]:
     return [KERNELS.load(name) for name in names or KERNELS]

@@ -9,7 +9,7 @@ import click
 
 from edgekit.cli.command import command as make_command
 from edgekit.cli.command import group
-from edgekit.cli.kernel_choice import NAMES, chosen, need_triton
+from edgekit.cli.kernel_choice import NAMES, architectures, chosen, need_triton
 from edgekit.cli.kernels_benchmark import benchmark_command
 from edgekit.cli.kernels_pack import pack_command
 from edgekit.cli.kernels_try import try_command
@@ -114,7 +114,8 @@ def compile_command(out: Output, names: tuple[str, ...], arch: str, output: Path
         from edgekit.runtimes.kernels.compilation import compile_kernel
 
         binaries: list[Binary] = []
-        jobs = [(kernel, one.strip()) for kernel in chosen(names) for one in arch.split(",")]
+        wanted = architectures(arch)
+        jobs = [(kernel, one) for kernel in chosen(names) for one in wanted]
         for index, (kernel, one) in enumerate(jobs):
             progress(f"compile {kernel.name} for {one}", index, len(jobs))
             binaries += compile_kernel(kernel, one)

@@ -8,7 +8,7 @@ import click
 
 from edgekit.cli.command import NameType
 from edgekit.cli.command import command as make_command
-from edgekit.cli.kernel_choice import chosen, need_triton
+from edgekit.cli.kernel_choice import architectures, chosen, need_triton
 from edgekit.cli.output import Output
 from edgekit.cli.packed_kernels import kernel_table
 from edgekit.cli.wording import plain, size_text
@@ -53,13 +53,9 @@ def pack_command(
     with out.working() as progress, Bundle.open(bundle) as opened:
         progress("import Triton", 0, 0)
         need_triton(interpreted=False)
-        from edgekit.runtimes.kernels.compilation import check_architecture
         from edgekit.runtimes.kernels.packing import codecs_of, compile_assets, repack
 
-        architectures = list(dict.fromkeys(one.strip() for one in arch.split(",")))
-        for one in architectures:
-            check_architecture(one)
-        assets = compile_assets(chosen(names), architectures, codecs_of(opened), progress)
+        assets = compile_assets(chosen(names), architectures(arch), codecs_of(opened), progress)
         repack(opened, assets, output, sign_key=key, force=force, as_directory=directory)
         was_signed = opened.is_signed
     from edgekit.runtimes.cubins.table import read_table

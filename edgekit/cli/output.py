@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from edgekit.cli.streams import is_terminal, own_stderr, paint, stdout_kept_clean
+from edgekit.cli.streams import OBEYED, is_terminal, own_stderr, paint, printable, stdout_kept_clean
 from edgekit.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ FOLDED_WIDTH = 16
 COLUMN_GAP = 2
 # Loggers of libraries that warn of what no user can change.
 CHATTER = ("torch.utils._pytree",)
+# JSON escapes what is below a space; these a terminal would obey too, or a stream refuse.
+_UNSHOWN = re.compile(f"[{OBEYED}]")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Output:
     def line(self, text: str = "", style: str = "") -> None:
         """A line of the result, on stdout."""
         if not self.json:
+            text = printable(text)
             click.echo(paint(text, style, sys.stdout) if style else text, color=True)
 
     def table(self, table: Table) -> None:
@@ -81,14 +85,14 @@ class Output:
     def remark(self, text: str) -> None:
         """Worth knowing, no part of the result: on stderr."""
         if not self.quiet:
-            click.echo(paint(text, "dim", sys.stderr), err=True, color=True)
+            click.echo(paint(printable(text), "dim", sys.stderr), err=True, color=True)
 
     def warn(self, text: str, hint: str = "") -> None:
         """Something that the user will want to mend, though the command goes on: on stderr."""
         if not self.quiet:
-            click.echo(f"{paint('warning:', 'yellow', sys.stderr)} {text}", err=True, color=True)
+            click.echo(f"{paint('warning:', 'yellow', sys.stderr)} {printable(text)}", err=True, color=True)
             if hint:
-                click.echo(f"{paint('hint:', 'cyan', sys.stderr)} {hint}", err=True, color=True)
+                click.echo(f"{paint('hint:', 'cyan', sys.stderr)} {printable(hint)}", err=True, color=True)
 
     @contextmanager
     def working(self) -> Iterator[Progress]:
@@ -115,7 +119,8 @@ def facts(rows: Sequence[tuple[str, str | Cell]], title: str = "") -> Table:
 
 
 def dump(payload: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(payload), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(payload), indent=2, ensure_ascii=False, allow_nan=False)
+    return _UNSHOWN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _finite(value: Any) -> Any:
@@ -160,7 +165,7 @@ def _grid(table: Table) -> RichTable:
     from rich.text import Text
 
     view = RichTable(
-        title=Text(table.title, "bold") if table.title else None,
+        title=Text(printable(table.title), "bold") if table.title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD if table.header else None,
         show_header=table.header,
@@ -178,7 +183,7 @@ def _grid(table: Table) -> RichTable:
             overflow="fold",
         )
     for row in table.rows:
-        view.add_row(*(Text(cell) if isinstance(cell, str) else Text(cell.text, cell.style) for cell in row))
+        view.add_row(*(Text(_text(cell), cell.style if isinstance(cell, Cell) else "") for cell in row))
     return view
 
 
@@ -187,7 +192,7 @@ def _records(table: Table) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    lines = [Text(table.title, "bold")] if table.title else []
+    lines = [Text(printable(table.title), "bold")] if table.title else []
     for row in table.rows:
         lines.append(Text(_text(row[0]), table.columns[0].style))
         for cell, column in list(zip(row, table.columns, strict=True))[1:]:
@@ -200,7 +205,7 @@ def _records(table: Table) -> Group:
 
 
 def _text(cell: str | Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text
+    return printable(cell if isinstance(cell, str) else cell.text, one_line=True)
 
 
 def _draw_plain(table: Table, stream: TextIO) -> None:
@@ -209,7 +214,7 @@ def _draw_plain(table: Table, stream: TextIO) -> None:
         rows.insert(0, [column.title for column in table.columns])
     widths = [max((len(row[index]) for row in rows), default=0) for index in range(len(table.columns))]
     if table.title:
-        click.echo(table.title, file=stream)
+        click.echo(printable(table.title), file=stream)
     for row in rows:
         cells = [
             cell.rjust(width) if column.number else cell.ljust(width)

@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from edgekit.cli.streams import printable
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -24,7 +26,7 @@ class Lines:
         if step in self._seen:
             return
         self._seen.add(step)
-        self._stream.write(f"[{time.perf_counter() - self._start:6.1f} s] {step}\n")
+        self._stream.write(f"[{time.perf_counter() - self._start:6.1f} s] {printable(step)}\n")
         self._stream.flush()
 
 
@@ -64,7 +66,7 @@ class Bars:
         if step != self._step or self._task is None:
             self._leave_line()
             self._step, self._since = step, time.perf_counter()
-            self._task = self._bars.add_task(escape(step), total=total or None, count="")
+            self._task = self._bars.add_task(escape(printable(step)), total=total or None, count="")
         self._bars.update(self._task, completed=done, total=total or None, count=f"{done}/{total}" if total else "")
 
     def _leave_line(self) -> None:
@@ -74,6 +76,6 @@ class Bars:
             return
         seconds = time.perf_counter() - self._since
         if seconds >= WORTH_A_LINE_S:
-            self._bars.console.print(f"[green]✓[/green] {escape(self._step)} [dim]{seconds:.1f} s[/dim]")
+            self._bars.console.print(f"[green]✓[/green] {escape(printable(self._step))} [dim]{seconds:.1f} s[/dim]")
         self._bars.remove_task(self._task)
         self._task = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -23,6 +24,24 @@ def paint(text: str, style: str, stream: TextIO) -> str:
     """`text` in the named terminal style, or as it is where the stream shows no colour."""
     codes = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2", "bold red": "1;31"}
     return f"\x1b[{codes[style]}m{text}\x1b[0m" if is_coloured(stream) else text
+
+
+# What a terminal would obey instead of showing it, beside what is below a space: more control characters, marks that
+# turn the direction of writing; and halves of characters, which no stream takes.
+OBEYED = r"\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_OBEYED = re.compile(rf"[\x00-\x08\x0b-\x1f{OBEYED}]")
+_BREAKS = re.compile(r"[\t\n]")
+
+
+def printable(text: str, *, one_line: bool = False) -> str:
+    """`text` as it can be shown, whoever chose it: `\\x1b[2J` in the place of a code that clears the screen.
+    `one_line`: tabs and ends of lines too."""
+    shown = _OBEYED.sub(_escape, text)
+    return _BREAKS.sub(_escape, shown) if one_line else shown
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def owns_descriptor(stream: TextIO, descriptor: int) -> bool:

@@ -12,7 +12,7 @@ import click
 from edgekit.cli.command import command as make_command
 from edgekit.cli.options import certificate_option, file_option, option
 from edgekit.cli.output import Cell, Column, Output, Table
-from edgekit.cli.streams import is_terminal
+from edgekit.cli.streams import is_terminal, printable
 from edgekit.cli.trace_report import STATUS_STYLES, head, moment, notes, payload, stage_table
 from edgekit.cli.trace_view import Line, flame, legend, plain_text
 from edgekit.cli.wording import count_text, ms_text
@@ -220,6 +220,7 @@ def _width() -> int:
 
 def _print(lines: Sequence[Line], *, wraps: bool = False) -> None:
     """`wraps`: what a narrow terminal has no room for goes to the next line; bars would be torn."""
+    lines = [[(printable(text, one_line=True), style) for text, style in line] for line in lines]
     if not is_terminal(sys.stdout):
         for text in plain_text(lines):
             click.echo(text)

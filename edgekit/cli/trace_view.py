@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgekit.cli.streams import printable
 from edgekit.cli.wording import number_text
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Layout:
     def of(cls, trace: Trace, width: int) -> Layout:
         branches = list(trace.branches())
         label = max(len("span"), *(2 * branch.depth + len(label_of(branch)) for branch in branches))
-        tier = max(len("tier"), *(len(branch.span.tier) for branch in branches))
+        tier = max(len("tier"), *(len(tier_of(branch)) for branch in branches))
         figures = tier + 2 * MS_WIDTH + SHARE_WIDTH + 6
         label = min(label, MOST_LABEL, max(12, width - figures - LEAST_BAR))
         return cls(label, tier, max(LEAST_BAR, width - figures - label))
@@ -78,7 +79,11 @@ def label_of(branch: Branch) -> str:
         label += f" ({why})"
     if branch.is_let_go:
         label += ", let go"
-    return f"{label} ✗" if span.is_error else label
+    return printable(f"{label} ✗" if span.is_error else label, one_line=True)
+
+
+def tier_of(branch: Branch) -> str:
+    return printable(branch.span.tier, one_line=True)
 
 
 def figure(duration_ms: float, total_ms: float) -> str:
@@ -121,7 +126,7 @@ def _row(trace: Trace, branch: Branch, layout: Layout) -> Line:
     own = figure(branch.self_ms, trace.total_ms) if branch.children else ""
     return [
         (f"{label:<{layout.label}} ", "bold red" if branch.span.is_error else f"{style}{faded}"),
-        (f"{branch.span.tier:<{layout.tier}} ", f"{style} dim"),
+        (f"{tier_of(branch):<{layout.tier}} ", f"{style} dim"),
         (_bar(trace.root, branch, layout.bar), "red" if branch.span.is_error else f"{style}{faded}"),
         (f" {figure(branch.duration_ms, trace.total_ms):>{MS_WIDTH}} {number_text(100 * share):>{SHARE_WIDTH}}", ""),
         (f" {own:>{MS_WIDTH}}", "dim"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Reading:
 
 
 def read_files(paths: Iterable[Path]) -> Reading:
-    """Files, and the `*.jsonl` of folders; of the latter those without any span belong to somebody else.
+    """Files, and the `*.jsonl` of folders; of the latter those that hold JSON but no span belong to somebody else.
 
     Raises DataError for a path that is not there or cannot be read."""
     found = Reading()
@@ -40,10 +41,19 @@ def read_files(paths: Iterable[Path]) -> Reading:
         if path.is_dir():
             for entry in sorted(path.glob(PATTERN)):
                 one = read_file(entry)
-                found += one if one.spans else Reading()
+                found += Reading() if not one.spans and _begins_with_json(entry) else one
         else:
             found += read_file(path)
     return found
+
+
+def _begins_with_json(path: Path) -> bool:
+    with path.open("rb") as stream:
+        try:
+            json.loads(stream.readline(MAX_LINE_BYTES))
+        except (ValueError, RecursionError):
+            return False
+    return True
 
 
 def read_file(path: Path) -> Reading:

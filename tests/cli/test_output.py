@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.cli.output import Cell, Column, Output, Table, draw, dump, facts
 from edgekit.cli.progress_view import Bars, Lines
-from edgekit.cli.streams import paint, stdout_kept_clean
+from edgekit.cli.streams import paint, printable, stdout_kept_clean
 
 
 class Terminal(io.StringIO):
@@ -166,3 +166,33 @@ def test_stdout_comes_back_after_a_failure() -> None:
     with pytest.raises(RuntimeError), stdout_kept_clean():
         raise RuntimeError
     assert os.path.samestat(os.fstat(1), before)
+
+
+HOSTILE = "a\x1b[2J\x07\r\x9b\u202eb\udc80"
+
+
+def test_control_characters_are_shown_and_text_stays() -> None:
+    assert printable(HOSTILE) == "a\\x1b[2J\\x07\\r\\x9b\\u202eb\\udc80"
+    assert printable("Ärger\t→ 日本\nمرحبا \u200f") == "Ärger\t→ 日本\nمرحبا \u200f"
+    assert printable("a\tb\nc", one_line=True) == "a\\tb\\nc"
+    assert printable(printable(HOSTILE)) == printable(HOSTILE)
+
+
+def test_no_name_reaches_a_terminal_as_a_command(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    out = Output()
+    out.line(HOSTILE)
+    out.remark(HOSTILE)
+    out.warn(HOSTILE, HOSTILE)
+    out.table(Table((Column("name"),), [(f"{HOSTILE}\nnext",), (Cell(HOSTILE, "red"),)], HOSTILE))
+    Lines(terminal)(HOSTILE, 0, 1)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())  # colours of our own
+    assert [letter for letter in text if not (letter.isprintable() or letter == "\n")] == []
+    assert text.count("\\x1b[2J") == 8 and "\nnext" not in text
+
+
+def test_json_holds_the_names_as_they_are_and_shows_none_of_them() -> None:
+    text = dump({"name": HOSTILE})
+    assert json.loads(text) == {"name": HOSTILE}
+    assert text.replace("\n", "").isprintable()

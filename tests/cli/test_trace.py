@@ -269,3 +269,24 @@ def test_figures_of_a_trace_have_the_same_digits() -> None:
 def test_a_label_says_which_attempt_and_why() -> None:
     labels = [label_of(branch) for branch in next(iter(join(request_over_three_tiers()).values())).branches()]
     assert {"send → edge ✗", "send → edge #2", "local (hedge), let go", "forward → cloud"} <= set(labels)
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\u202e\x9b1m"
+
+
+def test_what_a_terminal_would_obey_is_shown_instead(tmp_path: Path) -> None:
+    """Names, tiers and reasons come from other machines."""
+    number = itertools.count(1)
+    root = make(number, f"request{HOSTILE}\nnext", 0, 9, at=f"edge{HOSTILE}", model=f"cats{HOSTILE}", policy=HOSTILE)
+    broken = f"NodeError: {HOSTILE}"
+    child = make(number, "send", 1, 8, root, node=HOSTILE, why=HOSTILE, status=broken, at=HOSTILE, reason=HOSTILE)
+    path = tmp_path / "spans.jsonl"
+    path.write_text("".join(json.dumps(one.model_dump()) + "\n" for one in (root, child)))
+    for words in ((), ("last",), ("last", "--json"), (HOSTILE,)):
+        result = CliRunner().invoke(cli, ["trace", *words, "--from", str(path)])
+        said = result.stdout + result.stderr
+        assert "\\x1b" in said or "\\u001b" in said
+        assert not [letter for letter in said if not (letter.isprintable() or letter == "\n")]
+    assert result.exit_code == 2
+    shown = CliRunner().invoke(cli, ["trace", "last", "--from", str(path)]).stdout
+    assert not any(line.startswith("next") for line in shown.splitlines())

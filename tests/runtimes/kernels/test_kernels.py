@@ -118,6 +118,9 @@ def test_all_compile_for_four_architectures_without_spills(arch: str) -> None:
 
 def test_what_cannot_be_compiled_or_timed_is_told() -> None:
     assert "no architecture 'sm_12'" in command("compile", "kmeans-update", "--arch", "sm_12", code=2).stderr
+    for arch in ("sm_87,", "sm_87,nonsense"):
+        said = command("compile", "--arch", arch, code=2).stderr
+        assert f"no architecture {arch.partition(',')[2]!r}" in said and "compile " not in said
     assert "are not compiled" in command("compile", code=2, interpret=True).stderr
     if not torch.cuda.is_available():
         assert "no CUDA GPU" in command("benchmark", code=5).stderr

@@ -58,6 +58,15 @@ def test_a_folder_gives_its_span_files_and_leaves_others_alone(make, tmp_path: P
     assert (len(reading.spans), reading.damaged) == (2, 1)
 
 
+def test_a_binary_file_among_others_counts_its_lines(make, tmp_path: Path) -> None:
+    (tmp_path / "edge.jsonl").write_text(line(make("infer", 0, 1)))
+    (tmp_path / "broken.jsonl").write_bytes(bytes(range(256)) * 7)
+    reading = read_files([tmp_path])
+    assert (len(reading.spans), reading.damaged) == (1, 7)
+    (tmp_path / "edge.jsonl").unlink()
+    assert read_files([tmp_path]).damaged == read_file(tmp_path / "broken.jsonl").damaged == 7
+
+
 def test_a_path_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.jsonl: No such file") as caught:
         read_files([tmp_path / "none.jsonl"])
