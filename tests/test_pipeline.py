@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import edgekit
 from edgekit.bundle import Bundle
 from edgekit.bundle.cache import cache_root
+from edgekit.bundle.golden import closeness_db, read_golden
 from edgekit.bundle.manifest import Postprocess
 from edgekit.bundle.signature import generate_key
 from edgekit.errors import QualityError, UsageError
@@ -24,6 +25,7 @@ from edgekit.model import Model, Sample
 from edgekit.parity import judge
 from edgekit.pipeline import ExportResult, export_recipe
 from edgekit.recipe import Recipe
+from edgekit.runtimes.load import load
 
 
 class Net(nn.Module):
@@ -116,6 +118,20 @@ def test_the_summary_has_what_export_json_promises(made: ExportResult) -> None:
     assert predicted["low"] < predicted["p50"] < predicted["high"]
     assert summary["fallbacks"] == []
     assert summary["seconds"] > 0 and summary["peak_memory_bytes"] > 10**7
+
+
+def test_every_part_comes_with_golden_answers_that_it_gives_again(made: ExportResult) -> None:
+    bundle = made.bundle
+    assert {golden.part for golden in bundle.manifest.golden} == {part.name for part in bundle.manifest.parts}
+    for golden in bundle.manifest.golden:
+        inputs, answers = read_golden(bundle.asset_path(golden.file).read_bytes())
+        assert len(inputs) == golden.samples > 1
+        with load(bundle, part=golden.part) as session:
+            for feeds, wanted in zip(inputs, answers, strict=True):
+                got = session.run(feeds)
+                assert closeness_db(wanted, got) >= golden.least_sqnr_db
+                # Another input's answer is not taken for it.
+                assert closeness_db({name: -value for name, value in wanted.items()}, got) < golden.least_sqnr_db
 
 
 def test_the_float_twin_is_packed_where_asked(made: ExportResult) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -88,7 +89,7 @@ def read_golden(data: bytes, pixels: Pixels | None = None) -> tuple[list[Arrays]
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"golden answers cannot be read: {error}", hint="export the bundle again") from error
     inputs: Arrays = {}
     for name, array in stored.items():
