@@ -50,18 +50,20 @@ def labels_of(words: tuple[str, ...]) -> dict[str, str]:
     metavar="F",
     help="How long it counts.",
 )
+@option("--device", heading="Devices", metavar="NAME", help="One that is here already: it gets a new key, and stays.")
 @reach_options
-def invite(out: Output, labels: tuple[str, ...], uses: int, hours: float, **settings: Any) -> None:
+def invite(out: Output, labels: tuple[str, ...], uses: int, hours: float, device: str | None, **settings: Any) -> None:
     """Make a token to enrol devices with. It is shown this once."""
     from edgekit.fleet.protocol.people import InvitationOrder
 
     where = reached(settings)
-    order = InvitationOrder(labels=labels_of(labels), uses=uses, valid_s=3600 * hours)
+    order = InvitationOrder(labels=labels_of(labels), uses=uses, valid_s=3600 * hours, device=device)
     with where.open() as client:
         made = client.invite(order)
     out.emit({"invitation": made.model_dump(mode="json")})
     out.table(facts([("token", Cell(made.token, "yellow")), ("devices", str(uses)), ("counts for", f"{hours:g} h")]))
-    out.remark(f"next, on the device: edgekit agent enroll --fleet {where.url} --token {made.token}")
+    again = " --again" if device is not None else ""
+    out.remark(f"next, on the device: edgekit agent enroll --fleet {where.url} --token {made.token}{again}")
 
 
 @group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 import click
@@ -9,13 +10,14 @@ import click
 from edgekit.cli.command import command as make_command
 from edgekit.cli.command import group
 from edgekit.cli.fleet_options import reach_options, reached
+from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 
 
 @group(
     """
     edgekit fleet people
-    edgekit fleet people add ada operator
+    edgekit fleet people add ada operator --days 90
     edgekit fleet people remove ada
     """,
     name="people",
@@ -30,19 +32,28 @@ def people(context: click.Context, /, out: Output, **settings: Any) -> None:
     with context.meta["fleet"].open() as client:
         found = client.people()
     out.emit({"people": [one.model_dump(mode="json") for one in found]})
-    out.table(Table((Column("name", style="cyan"), Column("role")), [(one.name, one.role) for one in found]))
+    columns = (Column("name", style="cyan"), Column("role"), Column("until"))
+    out.table(Table(columns, [(one.name, one.role, day_of(one.ends_at)) for one in found]))
+
+
+def day_of(at: float | None) -> str:
+    """ "-" for what has no end."""
+    return "-" if at is None else datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 @make_command("edgekit fleet people add ada operator", name="add")
 @click.argument("name")
 @click.argument("role", type=click.Choice(("viewer", "operator", "admin")))
+@option(
+    "--days", heading="Token", type=FiniteRange(0.01, 3650), metavar="F", help="How long it counts; for ever without."
+)
 @click.pass_context
-def add(context: click.Context, out: Output, name: str, role: Any) -> None:
+def add(context: click.Context, out: Output, name: str, role: Any, days: float | None) -> None:
     """Viewers read; operators also push, roll out and invite; admins also manage people."""
     from edgekit.fleet.protocol.people import PersonOrder
 
     with context.meta["fleet"].open() as client:
-        made = client.add_person(PersonOrder(name=name, role=role))
+        made = client.add_person(PersonOrder(name=name, role=role, valid_s=None if days is None else 86_400 * days))
     out.emit({"person": made.model_dump(mode="json")})
     out.table(
         facts([("name", made.name), ("role", made.role), ("token", Cell(f"{made.token}  (told once)", "yellow"))])
