@@ -240,6 +240,11 @@ class Directory:
             labels=known.labels,
         )
 
+    def groups_of(self, device: str) -> tuple[str, ...]:
+        """Those that hold it; () for a device that is gone."""
+        known = self._known.get(device)
+        return () if known is None else known.groups
+
     def stored(self, device: str, taken: int, boot: str = "") -> None:
         """Windows up to `taken` are in the database now; `boot`: of the agent that said what it is, "" for none."""
         known = self._known.get(device)

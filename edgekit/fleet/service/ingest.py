@@ -19,6 +19,7 @@ from edgekit.errors import EdgekitError, OverloadedError, StoreError, UsageError
 from edgekit.fleet.protocol.agents import Facts, Sync
 from edgekit.fleet.protocol.windows import Window
 from edgekit.fleet.service.directory import Directory
+from edgekit.fleet.service.spans import Spans
 from edgekit.fleet.service.writing import Saying, write_all
 from edgekit.fleet.store.database import Database
 
@@ -30,6 +31,7 @@ MAX_WINDOWS = 50_000  # in waiting calls; some 100 MB
 BATCH = 2_000  # calls of one transaction
 TRIES = 4  # of a batch that another worker's transaction stood against
 STOP_S = 30.0
+SPANS_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class Intake:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._spans, self._spans_at = Spans(), time.monotonic()
         self._calls = self._stored = self._refused = self._failed = self._commits = 0
 
     def put(self, device: str, sync: Sync) -> Future[None]:
@@ -104,12 +107,10 @@ class Intake:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._queue and not self._closed:
-                    self._wake.wait()
-                if not self._queue:
-                    return
-                closing = self._closed
-            if not closing and len(self._queue) < BATCH:
+                while not self._queue and not self._closed and not self._spans_are_due():
+                    self._wake.wait(SPANS_EVERY_S if self._spans.grown else None)
+                closing, is_last = self._closed, self._closed and not self._queue
+            if self._queue and not closing and len(self._queue) < BATCH:
                 time.sleep(self._gather_s)
             with self._wake:
                 batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
@@ -119,6 +120,8 @@ class Intake:
             except BaseException as error:
                 logger.exception("the intake failed")
                 _end(batch, StoreError(f"what came could not be stored: {error}", hint="try again"))
+            if is_last:
+                return
 
     def _store(self, batch: list[Call]) -> None:
         try:
@@ -141,19 +144,29 @@ class Intake:
             _end(batch, None)
 
     def _commit(self, batch: Sequence[Call]) -> None:
-        said = gather(batch)
+        said, with_spans = gather(batch), self._closed or self._spans_are_due()
+        if with_spans:
+            self._spans_at = time.monotonic()
         for left in reversed(range(TRIES)):
             try:
                 with self._database.write(shared=True) as session:
                     taken, tick = write_all(session.connection(), said)
+                    if with_spans:
+                        self._spans.write(session.connection())
                 break
             except StoreError as error:
                 if not left or not error.again:
                     raise
+        if with_spans:
+            self._spans.written()
+        self._spans.add((self._directory.groups_of(one.device), one.windows) for one in said if one.windows)
         for one in said:
             self._directory.stored(one.device, taken.get(one.device, one.taken), _boot(one.facts))
         if tick > self._directory.tick:
             self._directory.refresh()
+
+    def _spans_are_due(self) -> bool:
+        return self._spans.grown > 0 and time.monotonic() - self._spans_at >= SPANS_EVERY_S
 
 
 def gather(batch: Sequence[Call]) -> list[Saying]:
@@ -163,7 +176,8 @@ def gather(batch: Sequence[Call]) -> list[Saying]:
         before = held.get(call.device)
         windows = {one.sequence: one for one in (*(before.windows if before else ()), *call.fresh)}
         facts = call.sync.facts or (before.facts if before else None)
-        held[call.device] = Saying(call.device, call.at, call.sync.slot, tuple(windows.values()), facts)
+        in_order = tuple(windows[sequence] for sequence in sorted(windows))
+        held[call.device] = Saying(call.device, call.at, call.sync.slot, in_order, facts)
     return [held[device] for device in sorted(held)]
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import delete, inspect, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from edgekit.fleet.service.core import Core
-from edgekit.fleet.store.tables import Base, Event, Invitation, Repeated, WindowRow
+from edgekit.fleet.store.tables import Base, Event, Invitation, Repeated, SpanRow, WindowRow
 
 DAY_S = 86_400.0
 AT_ONCE = 2_000  # rows of one transaction, so that nobody waits long
@@ -21,6 +21,7 @@ class Keeping:
     """For how long, in seconds; 0 for ever. A device that sends a window each 30 s makes some 3 MB a day of them."""
 
     windows_s: float = 14 * DAY_S
+    spans_s: float = 400 * DAY_S
     events_s: float = 400 * DAY_S
     answers_s: float = 1 * DAY_S
     invitations_s: float = 30 * DAY_S  # behind their end
@@ -36,6 +37,7 @@ class Retention:
         gone: dict[str, int] = {}
         for what, column, kept_s in (
             (WindowRow, WindowRow.started_at, keeping.windows_s),
+            (SpanRow, SpanRow.starts_at, keeping.spans_s),
             (Event, Event.at, keeping.events_s),
             (Repeated, Repeated.at, keeping.answers_s),
             (Invitation, Invitation.ends_at, keeping.invitations_s),

@@ -25,6 +25,7 @@ from edgekit.fleet.service.repeats import Repeats
 from edgekit.fleet.service.retention import Keeping, Retention
 from edgekit.fleet.service.rollouts import Rollouts
 from edgekit.fleet.service.sign_ins import SignIns
+from edgekit.fleet.service.telemetry import Telemetry
 from edgekit.fleet.service.trust import Trust
 from edgekit.fleet.store.database import Database
 from edgekit.fleet.store.lease import Lease
@@ -72,6 +73,7 @@ class FleetService:
         self.progress = Progress(core)
         self.invitations = Invitations(core)
         self.repeats = Repeats(core)
+        self.telemetry = Telemetry(core)
         self.retention = Retention(core, keeping)
         self.lease = Lease(self.database, "leader", now=now)
 

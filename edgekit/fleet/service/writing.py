@@ -109,6 +109,8 @@ def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str,
     ):
         if rows:
             connection.exec_driver_sql(text, rows if lite else _columns(rows))
+    if not told:
+        return {}, -1
     if lite:
         connection.exec_driver_sql(LITE_SAID, told)
         return {}, -1

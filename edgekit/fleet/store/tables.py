@@ -216,6 +216,20 @@ class WindowRow(Base):
     content: Mapped[dict[str, Any]] = mapped_column(Json)
 
 
+class SpanRow(Base):
+    """What the devices of a group saw in a stretch of time with one bundle, added up as it came in. `part`: of one
+    worker since its start, which alone writes it; the parts of a span add up. `content`: counts and histograms."""
+
+    __tablename__ = "spans"
+    __table_args__ = (Index("spans_by_time", "starts_at"),)
+
+    scope: Mapped[str] = mapped_column(String(80), primary_key=True)
+    starts_at: Mapped[float] = mapped_column(Float, primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    part: Mapped[str] = mapped_column(String(48), primary_key=True)
+    content: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
 class Finding(Base):
     """What sets a device apart: from its peers (`kind` suspect) or from its own past (drift). `content`: the evidence,
     as the protocol has it."""
