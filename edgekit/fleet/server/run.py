@@ -19,6 +19,7 @@ from edgekit.errors import NodeError
 from edgekit.fleet.server.app import create_app
 from edgekit.fleet.server.asking import TLS
 from edgekit.fleet.server.door import AgentDoor
+from edgekit.fleet.server.guessing import SlowGuessing
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.trust.files import write_private
 from edgekit.runtimes.loopback import is_loopback
@@ -112,7 +113,7 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
         }
     app = create_app(service)
     config = uvicorn.Config(
-        AgentDoor(app),
+        SlowGuessing(AgentDoor(app)),
         http=TlsProtocol,
         ws="none",
         log_config=None,
