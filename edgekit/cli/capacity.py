@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,10 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
 @make_command(
     """
     edgekit capacity cats.edgekit --devices 1000000 --rate 0.2 --slo p99=200ms
-    edgekit capacity cats.edgekit --devices 20000 --rate 1 --slo p95=80ms --link 10mbps,20ms --price edge=0.1,cloud=1.2
-    edgekit capacity cats.edgekit --devices 5000 --rate 2 --slo p99=50ms --on edge=x86-server --request-cost 0.5ms
+    edgekit capacity cats.edgekit --devices 20000 --rate 1 --slo p95=80ms --link 10mbps,20ms \\
+        --price edge=0.1,cloud=1.2
+    edgekit capacity cats.edgekit --devices 5000 --rate 2 --slo p99=50ms --on edge=x86-server \\
+        --request-cost 0.5ms
     """,
     name="capacity",
 )
@@ -168,7 +170,8 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
 
     objective = Objective.parse(settings["slo"])
     prices = _by_tier(settings["price"], "--price", float)
-    profiles = _by_tier(",".join(settings["profiles"]) or None, "--on", str)
+    profiles = _profiles(settings["profiles"])
+    settings["port_mbps"] = _port_mbps(settings["port"])
     arrivals = (
         Arrivals.read(settings["arrivals"])
         if settings["arrivals"]
@@ -228,6 +231,23 @@ def _by_tier(text: str | None, name: str, kind: type) -> dict[str, Any]:
     return found
 
 
+def _profiles(entries: Sequence[str]) -> dict[str, Device]:
+    """Raises UsageError, UnknownNameError: before anything is measured."""
+    from edgekit.devices.device import load_device
+
+    return {tier: load_device(name) for tier, name in _by_tier(",".join(entries) or None, "--on", str).items()}
+
+
+def _port_mbps(text: str) -> float:
+    """Raises UsageError."""
+    from edgekit.planning.link import Link
+
+    try:
+        return Link.parse(text).bandwidth_mbps
+    except UsageError as error:
+        raise UsageError(f"--port {text!r} is no bandwidth", hint="like 1gbps or 100mbps") from error
+
+
 def _links(out: Output, settings: Mapping[str, Any]) -> dict[str, Link | None]:
     names = {"device": "link", "cloud": "edge_link"}
     return {
@@ -237,16 +257,13 @@ def _links(out: Output, settings: Mapping[str, Any]) -> dict[str, Link | None]:
 
 
 def _replica(
-    out: Output, bundle: Bundle, stop: Stop, link: Link | None, profile: str | None, settings: dict[str, Any]
+    out: Output, bundle: Bundle, stop: Stop, link: Link | None, device: Device | None, settings: dict[str, Any]
 ) -> Replica:
     from edgekit.capacity.calibration import is_batchable
     from edgekit.capacity.replica import Crossing, Replica, fitting_workers
-    from edgekit.devices.device import load_device
     from edgekit.devices.machine import this_machine
-    from edgekit.planning.link import Link
     from edgekit.runtimes.server.schedule import BatchOptions
 
-    device = load_device(profile) if profile else None
     most = settings["max_batch"] if is_batchable(stop.part) else 1
     memory = settings["memory"] or (device.memory_bytes if device else this_machine().memory_bytes)
     workers = min(settings["workers"], fitting_workers(stop.part, most, memory))
@@ -263,7 +280,7 @@ def _replica(
         overhead=_overhead(bundle, stop, alone, most, settings),
         crossing=Crossing(stop.up_bytes, stop.down_bytes, link),
         shares_cores=workers * settings["threads"] >= cores,
-        port_mbps=Link.parse(settings["port"]).bandwidth_mbps,
+        port_mbps=settings["port_mbps"],
     )
 
 

@@ -66,8 +66,8 @@ def command(context: click.Context, out: Output) -> None:
 @make_command(
     """
     edgekit deploy kserve cats.edgekit --image registry.example/edgekit:1 > service.yaml
-    edgekit deploy kserve cats.edgekit --image registry.example/edgekit:1 --storage-uri s3://models/cats.edgekit \\
-        --replicas 0:8 --canary 10
+    edgekit deploy kserve cats.edgekit --image registry.example/edgekit:1 \\
+        --storage-uri s3://models/cats.edgekit --replicas 0:8 --canary 10
     edgekit deploy kserve cats.edgekit --image registry.example/edgekit:1 --mode standard --secret cats-keys
     """,
     name="kserve",

@@ -19,7 +19,8 @@ from edgekit.registry import KERNELS
 @make_command(
     """
     edgekit kernels pack cats.edgekit --arch sm_87 -o cats-kernels.edgekit
-    edgekit kernels pack cats.edgekit --arch sm_87 --kernels ragged-dequantize,kmeans-assign -o out.edgekit --sign KEY
+    edgekit kernels pack cats.edgekit --arch sm_87 --kernels ragged-dequantize,kmeans-assign \\
+        -o out.edgekit --sign KEY
     """,
     name="pack",
 )

@@ -69,7 +69,8 @@ class Node:
     """Ports are bound and models loaded by the constructor; `start` lets requests in. Use it as a context manager."""
 
     def __init__(self, bundles: list[Path], options: NodeOptions = NodeOptions()) -> None:
-        """Raises NodeError (port, certificate, host, nothing to serve), BundleError, MissingExtraError, UsageError."""
+        """Raises NodeError (port, certificate, host, nothing to serve), BundleError, MissingExtraError, UsageError,
+        OutputError (the file for spans)."""
         self.options = options
         options.security.check_host(options.host)
         options.security.check_certificate()

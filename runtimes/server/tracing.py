@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import EdgekitError, NodeError, OutputError, UnknownNameError, UsageError
+from edgekit.errors import EdgekitError, UnknownNameError
 from edgekit.runtimes.protocol.status import error_kind
 from edgekit.runtimes.tracing.recorder import Recorder, offset_ns, open_recorder
 from edgekit.runtimes.tracing.sinks import RecentTraces
@@ -71,11 +71,9 @@ class Tracer:
 
 
 def open_tracer(node: str, file: Path | None) -> Tracer | None:
-    """None where neither `file` nor the environment asks for traces. Raises MissingExtraError, NodeError."""
-    try:
-        recorder = open_recorder(node, file, keep=KEPT)
-    except (OutputError, UsageError) as error:
-        raise NodeError(error.message, hint=error.hint) from error
+    """None where neither `file` nor the environment asks for traces. Raises MissingExtraError, OutputError,
+    UsageError."""
+    recorder = open_recorder(node, file, keep=KEPT)
     return Tracer(recorder) if recorder is not None else None
 
 

@@ -159,3 +159,20 @@ def test_an_iterated_part_is_counted_by_the_step(tmp_path: Path) -> None:
 def test_steps_of_what_is_not_iterated_are_refused(whole_bundle: Path) -> None:
     words = ("--devices", "100", "--rate", "1", "--slo", "p95=1s", *QUICK)
     assert "without an iterated part" in run(whole_bundle, *words, "--steps", "3", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--on", "edge=nosuch"), "unknown device 'nosuch'"),
+        (("--on", "edge=x86-servr"), "did you mean 'x86-server'"),
+        (("--port", "1bps"), "--port '1bps' is no bandwidth"),
+        (("--port", "20ms"), "--port '20ms' is no bandwidth"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(
+    tmp_path: Path, words: tuple[str, str], said: str
+) -> None:
+    """The bundle, which is not there, is not even looked at."""
+    found = run(tmp_path / "missing", "--devices", "1", "--rate", "1", "--slo", "p99=1s", *words, code=2)
+    assert said in found.stderr

@@ -17,7 +17,7 @@ import pytest
 from click.testing import Result
 
 from edgekit import errors
-from edgekit.cli.command import Exampled
+from edgekit.cli.command import CONTEXT, Exampled
 from edgekit.cli.main import COMMANDS, cli
 
 Invoke = Callable[..., Result]
@@ -42,6 +42,7 @@ def test_every_command_has_help_with_examples_and_the_common_options(invoke: Inv
     assert any(line.startswith(f"  edgekit {path[0]}") for line in examples)
     for option in ("--json", "--quiet", "--verbose", "--help"):
         assert option in text
+    assert max(map(len, text.splitlines())) <= CONTEXT["max_content_width"]
 
 
 @pytest.mark.parametrize("path", _every_command(), ids=" ".join)

@@ -173,7 +173,7 @@ HOSTILE = "a\x1b[2J\x07\r\x9b\u202eb\udc80"
 
 def test_control_characters_are_shown_and_text_stays() -> None:
     assert printable(HOSTILE) == "a\\x1b[2J\\x07\\r\\x9b\\u202eb\\udc80"
-    assert printable("Ärger\t→ 日本\nمرحبا \u200f") == "Ärger\t→ 日本\nمرحبا \u200f"
+    assert printable("Ärger\t→ 日本\n한국 \u200f") == "Ärger\t→ 日本\n한국 \u200f"
     assert printable("a\tb\nc", one_line=True) == "a\\tb\\nc"
     assert printable(printable(HOSTILE)) == printable(HOSTILE)
 

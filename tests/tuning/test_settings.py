@@ -63,9 +63,14 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("max_bach = 8\n", "max_batch"),
-        ("max_batch = 8.5\n", "8.5"),
-        ("max_batch = 0\n", "0"),
+        ("max_bach = 8\n", "did you mean 'max_batch'"),
+        ("max_batch = 8.5\n", "max_batch: '8.5' is not a valid integer"),
+        ("max_batch = 0\n", "max_batch: 0 is not in the range"),
+        ("workers = true\n", "workers is true, allowed a number or a text"),
+        ("degrade = 1\n", "degrade is 1, allowed true or false"),
+        ("workers = [1, 2]\n", "workers is [1, 2], allowed a number or a text"),
+        ("tls = 'only.pem'\n", "tls: 'only.pem', allowed CERT,KEY"),
+        ("max_delay_ms = inf\n", "max_delay_ms: "),
         ("settings = 'other.toml'\n", "settings"),
     ],
 )
@@ -74,7 +79,7 @@ def test_serve_refuses_a_file_that_does_not_fit(tmp_path: Path, whole_bundle: Pa
     path.write_text(text)
     found = CliRunner().invoke(cli, ["serve", str(whole_bundle), "--settings", str(path)])
     assert found.exit_code == 2
-    assert told in found.stderr
+    assert told in found.stderr and str(path) in found.stderr
 
 
 def test_the_command_line_overrides_the_file(tmp_path: Path, whole_bundle: Path) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edgekit.bundle import Bundle
-from edgekit.errors import InputError, NodeError
+from edgekit.cli.main import cli
+from edgekit.errors import InputError, OutputError
 from edgekit.runtimes.protocol.calls import InferCall
 from edgekit.runtimes.protocol.client import ClientOptions, NodeClient
 from edgekit.runtimes.protocol.frames import Wish
@@ -69,9 +71,12 @@ def test_a_trace_goes_on_through_a_node_that_records_none(
     assert (spans(path)["infer"]["trace_id"], spans(path)["infer"]["parent_id"]) == (TRACE, PARENT)
 
 
-def test_a_trace_file_that_cannot_be_written_is_a_node_error(split_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(NodeError, match="cannot write"):
-        Node([split_bundle], NodeOptions(trace=tmp_path / "no" / "such" / "folder.jsonl"))
+def test_a_trace_file_that_cannot_be_written_ends_as_that_of_any_command(split_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "no").write_text("no folder")
+    with pytest.raises(OutputError, match="cannot write"):
+        Node([split_bundle], NodeOptions(trace=tmp_path / "no" / "spans.jsonl"))
+    words = ["serve", str(split_bundle), "--port", "0", "--grpc-port", "0", "--trace", str(tmp_path / "no" / "x")]
+    assert CliRunner().invoke(cli, words).exit_code == OutputError.exit_code
 
 
 def test_a_node_gives_the_spans_of_its_last_requests_to_its_owner(split_bundle: Path, tmp_path: Path) -> None:
