@@ -22,6 +22,7 @@ COMMANDS = {
     "pause": ("fleet_rollouts", "pause", "Ask no further device."),
     "resume": ("fleet_rollouts", "resume", "Go on with a paused rollout."),
     "rollback": ("fleet_rollouts", "rollback", "Give every device back what it ran before."),
+    "telemetry": ("fleet_telemetry", "telemetry", "What devices measured over time; export as CSV or Parquet."),
     "simulate": ("fleet_simulate", "simulate", "Many simulated devices that speak the real protocol."),
     "events": ("fleet_events", "events", "The audit log."),
     "people": ("fleet_people", "people", "List people; add or remove one."),

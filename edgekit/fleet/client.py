@@ -42,6 +42,7 @@ from edgekit.fleet.protocol.people import (
     PersonView,
 )
 from edgekit.fleet.protocol.rollouts import RolloutOrder, RolloutView
+from edgekit.fleet.protocol.telemetry import TelemetryView
 from edgekit.fleet.protocol.wire import API, Page, Problem, new_identifier
 from edgekit.runtimes.loopback import is_loopback
 
@@ -131,6 +132,16 @@ class Connection:
                 if start and answer.status_code != 206:
                     raise RemoteError(f"{self.url} sent all of {path}, not what is missing", hint="try again")
                 yield from answer.iter_bytes(CHUNK_BYTES)
+        except httpx.HTTPError as error:
+            raise _unreachable(self.url, error) from error
+
+    def lines(self, path: str, params: dict[str, Any]) -> Iterator[str]:
+        """A text, line by line, however long it is. Raises like `call`, and RemoteError where it breaks off."""
+        try:
+            with self._http.stream("GET", path, params=params) as answer:
+                if answer.status_code >= 400:
+                    raise problem_of(answer.status_code, answer.read())
+                yield from answer.iter_lines()
         except httpx.HTTPError as error:
             raise _unreachable(self.url, error) from error
 
@@ -230,6 +241,15 @@ class FleetClient:
     def turn_rollout(self, key: str, verb: str) -> RolloutView:
         """`verb`: pause, resume or rollback."""
         return self._ask(RolloutView, "POST", f"/rollouts/{key}/{verb}")
+
+    def telemetry(self, device: str, group: str, since: float, until: float, step_s: float) -> TelemetryView:
+        """Of a device, of a group, or with "" for both of everyone."""
+        params = {"device": device, "group": group, "since": since, "until": until, "step_s": step_s}
+        return self._ask(TelemetryView, "GET", "/telemetry", params=params)
+
+    def windows(self, selector: str, since: float, until: float) -> Iterator[str]:
+        """Every window of the devices that it holds, as lines of CSV behind a header."""
+        return self.connection.lines("/telemetry/windows", {"selector": selector, "since": since, "until": until})
 
     def events(self, after: str | None = None, limit: int = 50, subject: str = "") -> Page[EventView]:
         return self._ask(Page[EventView], "GET", "/events", params={"subject": subject, **_page(after, limit)})
