@@ -107,6 +107,11 @@ class Session(ABC):
         """Whether `run` also takes CodedRows (`codecs.rows`) of this codec, which it then remembers by `digest`."""
         return False
 
+    @property
+    def runs(self) -> str:
+        """What really runs, where that is not the artifact in its own runtime; else ""."""
+        return ""
+
     def warm_up(self) -> None:
         """Runs zeros `options.warmup` times, every dynamic dimension at 1."""
         feeds = {

@@ -294,6 +294,7 @@ def _tell(out: Output, node: Node, engine: str) -> None:
                     "tier": model.part.tier,
                     "format": model.part.format,
                     "precision": model.part.precision,
+                    "runs": _runs(model),
                     "batches": model.is_batchable,
                     "iterated": model.looped is not None,
                     "takes": list(model.alternatives),
@@ -306,18 +307,22 @@ def _tell(out: Output, node: Node, engine: str) -> None:
     ends: list[tuple[str, str | Cell]] = [("tier", Cell(options.tier, "bold")), ("engine", engine)]
     out.table(facts([*ends, ("REST", node.rest_url), ("gRPC", node.grpc_url), *above]))
     out.line()
-    columns = (Column("model", style="cyan"), Column("version"), Column("tier"), Column("format"), Column("batches"))
+    columns = (Column("model", style="cyan"), Column("version"), Column("tier"), Column("runs"), Column("batches"))
     rows = [
         (
             m.name,
             m.version,
             m.part.tier,
-            f"{m.part.format} {m.part.precision}",
+            _runs(m),
             _batches(m),
         )
         for m in models
     ]
     out.table(Table(columns, rows))
+
+
+def _runs(model: ServedModel) -> str:
+    return model.runs or f"{model.part.format} {model.part.precision}"
 
 
 def _batches(model: ServedModel) -> str:

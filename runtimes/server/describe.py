@@ -18,6 +18,9 @@ from edgekit.tensors import TensorSpec
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "model_repository")
 
+# In a model's configuration: what runs, where that is not the part's file in its own runtime.
+RUNS = "edgekit_runs"
+
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
 
 
@@ -60,7 +63,7 @@ def config(model: ServedModel, versions: Iterable[str]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": model.name,
         "platform": _platform(model),
-        "backend": model.part.format,
+        "backend": model.backend,
         "max_batch_size": model.batching.max_batch if batched else 0,
         "input": [entry(spec) for spec in model.inputs],
         "output": [entry(spec) for spec in model.outputs],
@@ -81,6 +84,7 @@ def _digests(model: ServedModel) -> dict[str, str]:
     codecs = {f"{CODEC}.{link.entry.name}": digest for digest, link in model.links.items()}
     media = {ALTERNATIVES: ",".join(model.alternatives)} if model.alternatives else {}
     loop = {LOOP: model.part.loop.model_dump_json()} if model.part.loop is not None else {}
+    runs = {RUNS: model.runs} if model.runs else {}
     return {
         TIER: model.part.tier,
         BUNDLE: model.bundle.digest,
@@ -89,6 +93,7 @@ def _digests(model: ServedModel) -> dict[str, str]:
         **codecs,
         **media,
         **loop,
+        **runs,
     }
 
 
@@ -128,7 +133,7 @@ def _duration(entry: Duration) -> dict[str, int]:
 
 
 def _platform(model: ServedModel) -> str:
-    return _PLATFORMS.get(model.part.format, f"edgekit_{model.part.format}")
+    return _PLATFORMS.get(model.backend, f"edgekit_{model.backend}")
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -182,6 +182,16 @@ class ServedModel:
             taken[rows] = time.perf_counter() - start
         return taken
 
+    @property
+    def runs(self) -> str:
+        """What really runs, where that is not the part's file in its own runtime; else ""."""
+        return self._sessions[0].runs
+
+    @property
+    def backend(self) -> str:
+        """The part's format, or that of the session that stands in for its own runtime."""
+        return self._sessions[0].format if self.runs else self.part.format
+
     @cached_property
     def is_batchable(self) -> bool:
         return shares_batch(spec.shape for spec in (*self.inputs, *self.outputs))

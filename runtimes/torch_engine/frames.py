@@ -27,7 +27,8 @@ class FrameReader:
         tables = rate_tables(codec)
         self._place, self._first = place, channels_first(codec)
         self._positions = tables.classes.shape[2] if codec.per_position else None
-        self._tables = [torch.from_numpy(one).to(place) for one in vars(tables).values()]
+        # Copies: tables that lie in a bundle's bytes cannot be written, and torch knows no such tensors.
+        self._tables = [torch.from_numpy(one.copy()).to(place) for one in vars(tables).values()]
         self._means = torch.zeros_like(self._tables[0])
 
     def read(self, symbols: Sequence[np.ndarray], rates: Sequence[int], shape: tuple[int, ...]) -> Tensor:

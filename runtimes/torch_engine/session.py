@@ -81,6 +81,11 @@ class EngineSession(TorchSession):
 
         return isinstance(self._runner, CompiledRunner)
 
+    @property
+    def runs(self) -> str:
+        how = "compiled, checked against its eager form" if self.is_compiled else "eager"
+        return f"torch {self.engine.precision} on {self._place}, {how}"
+
     def _load(self) -> None:
         self._torch = import_torch("the torch engine")
         from edgekit.runtimes.torch_engine.compiled import Target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,15 @@ def test_a_node_in_torch_answers_frames_as_one_in_the_parts_own_runtime(
     for key, wanted in answers[0].items():
         # two runtimes sum float32 products in another order
         np.testing.assert_allclose(answers[1][key], wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_tables_in_a_bundles_bytes_are_read_without_a_warning(link: Link) -> None:
+    codec = link.codec
+    assert isinstance(codec, TransformCodec)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            FrameReader(codec, torch.device("cpu"))
+    finally:
+        torch.set_warn_always(False)

@@ -31,6 +31,9 @@ def test_a_node_serves_every_part_from_its_program(
         tier="cloud", grpc_port=None, threads=1, batch=BatchOptions(max_batch=4), open_session=opener(options)
     )
     with Node([cnn.path], chosen) as node:
+        told = httpx.get(f"{node.rest_url}/v2/models/{cnn.manifest.name}.whole/config").json()
+        assert (told["platform"], told["backend"]) == ("edgekit_torch-engine", "torch-engine")
+        assert told["parameters"]["edgekit_runs"]["string_value"] == "torch fp32 on cpu, eager"
         assert {model.name.partition(".")[2] for model in node.catalog.models} == {
             entry.name for entry in cnn.manifest.parts if entry.tier == "cloud"
         }

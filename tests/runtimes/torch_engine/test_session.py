@@ -77,6 +77,7 @@ def test_a_compiled_tail_agrees_with_onnx_runtime_at_every_batch_size(
         load(cnn, part=tail.name, threads=1) as reference,
     ):
         assert session.is_compiled
+        assert session.runs == f"torch {precision} on cpu, compiled, checked against its eager form"
         agree(session, reference, features, first_rows, allowed(session.path, precision))
 
 
