@@ -25,6 +25,9 @@ COMMANDS = {
     "telemetry": ("fleet_telemetry", "telemetry", "What devices measured over time; export as CSV or Parquet."),
     "simulate": ("fleet_simulate", "simulate", "Many simulated devices that speak the real protocol."),
     "events": ("fleet_events", "events", "The audit log."),
+    "backup": ("fleet_backup", "backup", "Write database, bundles and keys into one file."),
+    "restore": ("fleet_backup", "restore", "Put a backup in the place of a fleet."),
+    "keys": ("fleet_keys", "keys", "The keys that sign what may be installed: look, change, take offline."),
     "people": ("fleet_people", "people", "List people; add or remove one."),
 }
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.command import command as make_command
-from edgekit.cli.options import certificate_option, file_option, option
+from edgekit.cli.options import FiniteRange, certificate_option, file_option, option
 from edgekit.cli.output import Cell, Output, facts
-from edgekit.errors import MissingExtraError
+from edgekit.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    import socket
+
+    from edgekit.fleet.server.run import Listening
+    from edgekit.fleet.service import FleetService
+    from edgekit.fleet.service.retention import Keeping
 
 
 def default_data() -> Path:
@@ -23,7 +30,7 @@ def default_data() -> Path:
     """
     edgekit fleet serve
     edgekit fleet serve --host 0.0.0.0 --tls
-    edgekit fleet serve --db postgresql+psycopg://fleet@127.0.0.1/fleet
+    edgekit fleet serve --db postgresql+psycopg://fleet@127.0.0.1/fleet --workers 4
     """,
     name="serve",
 )
@@ -36,6 +43,14 @@ def default_data() -> Path:
     show_default=True,
     metavar="N",
     help="0 takes a free one.",
+)
+@option(
+    "--tls-name",
+    "tls_names",
+    heading="Listening",
+    multiple=True,
+    metavar="NAME",
+    help="A name or address by which it is reached, for --tls; repeatable. The host's own are in it.",
 )
 @option("--tls", heading="Listening", is_flag=True, help="With a certificate of the fleet's own authority.")
 @certificate_option("--tls-files", heading="Listening", help="PEM files of a certificate of yours.")
@@ -53,29 +68,85 @@ def default_data() -> Path:
     metavar="URL",
     help="Keep bundles there: s3://bucket/prefix, with ?endpoint=https://host:9000 for a store of your own.",
 )
+@option(
+    "--workers",
+    heading="Storage",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that share the port; several want PostgreSQL.",
+)
+@option(
+    "--keep-windows",
+    heading="Storage",
+    type=FiniteRange(min=0),
+    default=14.0,
+    show_default=True,
+    metavar="DAYS",
+    help="What devices told of themselves, some 3 MB a day and device; 0 for ever.",
+)
+@option(
+    "--keep-events",
+    heading="Storage",
+    type=FiniteRange(min=0),
+    default=400.0,
+    show_default=True,
+    metavar="DAYS",
+    help="The audit log; 0 for ever.",
+)
 @file_option("--key", heading="Security", help="Take only bundles that this public key signed.")
 def serve(out: Output, **settings: Any) -> None:
     """Run the service until SIGTERM or Ctrl-C. The first start tells the first admin's token, once."""
     try:
         from edgekit.fleet.registry.s3 import open_blobs
         from edgekit.fleet.server.run import Listening, make_server, open_socket
+        from edgekit.fleet.server.workers import Workers
         from edgekit.fleet.service import FleetService
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "fleet", "serving a fleet") from error
     files = settings["tls_files"]
-    listening = Listening(settings["host"], settings["port"], settings["tls"] or files is not None, files)
+    listening = Listening(
+        settings["host"], settings["port"], settings["tls"] or files is not None, files, settings["tls_names"]
+    )
     listening.check()
-    folder = settings["data"] or default_data()
-    blobs = None if settings["blobs"] is None else open_blobs(settings["blobs"], folder / "blobs")
-    service = FleetService(folder, settings["db"], blobs=blobs, key=settings["key"])
+    folder, many = settings["data"] or default_data(), settings["workers"] > 1
+    if many and not (settings["db"] or "sqlite").startswith("postgresql"):
+        raise UsageError(
+            f"{settings['workers']} workers on SQLite, allowed 1", hint="--db postgresql+psycopg://user@host/fleet"
+        )
+
+    def open_service() -> FleetService:
+        blobs = None if settings["blobs"] is None else open_blobs(settings["blobs"], folder / "blobs")
+        return FleetService(folder, settings["db"], blobs=blobs, key=settings["key"], keeping=_keeping(settings))
+
+    service = open_service()
     try:
         server = make_server(service, listening)
         with open_socket(listening.host, listening.port) as listener:
-            port = listener.getsockname()[1]
-            _tell(out, service, listening, port, folder)
-            server.run(sockets=[listener])
+            _tell(out, service, listening, listener.getsockname()[1], folder)
+            if many:
+                service.close()
+                Workers(settings["workers"], lambda: _work(open_service(), listening, listener)).run()
+            else:
+                server.run(sockets=[listener])
     finally:
         service.close()
+
+
+def _work(service: FleetService, listening: Listening, listener: socket.socket) -> None:
+    from edgekit.fleet.server.run import make_server
+
+    try:
+        make_server(service, listening).run(sockets=[listener])
+    finally:
+        service.close()
+
+
+def _keeping(settings: dict[str, Any]) -> Keeping:
+    from edgekit.fleet.service.retention import DAY_S, Keeping
+
+    return Keeping(windows_s=settings["keep_windows"] * DAY_S, events_s=settings["keep_events"] * DAY_S)
 
 
 def _tell(out: Output, service: Any, listening: Any, port: int, folder: Path) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from edgekit.errors import StoreError
 from edgekit.fleet.protocol.people import Overview
 from edgekit.fleet.registry.blobs import Blobs, FolderBlobs
+from edgekit.fleet.service.backup import refuse_half_restored
 from edgekit.fleet.service.bundles import Bundles
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.devices import Devices
@@ -55,6 +56,7 @@ class FleetService:
                 (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StoreError(f"cannot use {folder}: {error.strerror}", hint="choose another --data folder") from error
+        refuse_half_restored(folder)
         self.database = Database(url or f"sqlite:///{folder / 'fleet.db'}")
         self.database.create()
         blobs = FolderBlobs(folder / "blobs") if blobs is None else blobs

@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, MetaData, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from edgekit.errors import StoreError
@@ -47,6 +47,10 @@ def head() -> str:
     return found
 
 
+def known_revisions() -> frozenset[str]:
+    return frozenset(one.revision for one in revisions().walk_revisions())
+
+
 def current(connection: Connection) -> str | None:
     """The revision of a database; None for one without tables.
 
@@ -61,7 +65,7 @@ def current(connection: Connection) -> str | None:
             )
         return None
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-    if found is not None and found not in {one.revision for one in revisions().walk_revisions()}:
+    if found is not None and found not in known_revisions():
         raise StoreError(
             f"the database has the schema {found}, this edgekit knows up to {head()}: it was used by a newer one",
             hint="install that edgekit again, or restore a backup that was made before",
@@ -74,22 +78,34 @@ def upgrade(engine: Engine, to: str = "head") -> None:
 
     Raises StoreError like `current`, and where a revision fails: then the database is as it was.
     """
-    with _one_at_a_time, _alone(engine) as connection:
+    with alone(engine) as connection:
         before = current(connection)
-        wanted = head() if to == "head" else to
-        if before == wanted:
-            return
-        try:
-            _run(connection, before, wanted)
-        except DBAPIError as error:
-            raise StoreError(
-                f"the database could not be brought from schema {before or 'none'} to {wanted}: {error.orig}",
-                hint="it is as it was before; make room, mend what is named, and start again",
-            ) from error
-        logger.info("the database came from schema %s to %s", before or "none", wanted)
+        if before != (head() if to == "head" else to):
+            migrate(connection, to)
+            logger.info("the database came from schema %s to %s", before or "none", to)
 
 
-def _run(connection: Connection, before: str | None, wanted: str) -> None:
+def migrate(connection: Connection, to: str = "head") -> None:
+    """Within `alone`. Raises StoreError like `upgrade`."""
+    before, wanted = current(connection), head() if to == "head" else to
+    try:
+        _run(connection, wanted)
+    except DBAPIError as error:
+        raise StoreError(
+            f"the database could not be brought from schema {before or 'none'} to {wanted}: {error.orig}",
+            hint="it is as it was before; make room, mend what is named, and start again",
+        ) from error
+
+
+def drop_all(connection: Connection) -> None:
+    """Every table of edgekit's; within `alone`. Raises StoreError like `current`, for others' tables too."""
+    current(connection)
+    tables = MetaData()
+    tables.reflect(connection)
+    tables.drop_all(connection)
+
+
+def _run(connection: Connection, wanted: str) -> None:
     known = revisions()
     context = MigrationContext.configure(
         connection,
@@ -107,9 +123,9 @@ def _run(connection: Connection, before: str | None, wanted: str) -> None:
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
-    """A transaction that no other migration runs beside."""
-    with engine.connect().execution_options(edgekit_writes=True) as connection:
+def alone(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may change tables; no other one runs beside it."""
+    with _one_at_a_time, engine.connect().execution_options(edgekit_writes=True) as connection:
         if engine.dialect.name != "sqlite":
             with connection.begin():
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
