@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from edgekit.fleet.protocol.rollouts import GuardView
-from edgekit.fleet.rollouts.guards import SHARES, Guard, parse_guards
+from edgekit.fleet.rollouts.guards import LATENCIES, Guard, parse_guards
 from edgekit.fleet.web.wording import number, percent
 
 # In the order in which they stand in a bar.
@@ -16,8 +16,10 @@ MEMBER_WORDS = {
     "asked": "on their way",
     "wrong": "wrong",
     "lost": "lost",
+    "reverting": "on their way back",
     "reverted": "went back",
     "waiting": "waiting",
+    "left": "left",
 }
 WIDTH, HEIGHT = 300.0, 10
 
@@ -62,6 +64,7 @@ def guard_bar(view: GuardView) -> Markup:
 
 def said(guard: Guard, value: float) -> str:
     """With its unit."""
-    if guard.metric in SHARES:
-        return percent(value)
-    return number(value, "mJ" if guard.metric == "energy" else "ms")
+    if guard.metric in LATENCIES:
+        return number(value, "ms")
+    unit = {"energy": "mJ", "temperature": "\N{DEGREE SIGN}C"}.get(guard.metric)
+    return number(value, unit) if unit else percent(value)

@@ -14,9 +14,10 @@ from edgekit.fleet.service.history import Span
 from edgekit.fleet.web.wording import number
 
 WIDTH, HEIGHT = 520, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 30
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 32, 30
 TIME_STEPS_S = (60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86_400, 2 * 86_400, 7 * 86_400)
 MOST_TICKS_X, TICKS_Y = 6, 4
+CLOSE = 26.0  # marks that are nearer to each other share a number
 GAP = 3.0  # a line breaks where nothing was heard for so many of its steps
 
 
@@ -115,8 +116,8 @@ def time_chart(chart: Chart, spans: Sequence[Span], since: float, until: float, 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
 
-    rows = [_grid(ticks, y), _clock(since, until, x), f'<text class="unit" x="0" y="12">{escape(chart.unit)}</text>']
-    rows += [_mark(place, x(mark.at), mark) for place, mark in enumerate(marks, 1) if since <= mark.at <= until]
+    rows = [_grid(ticks, y), _clock(since, until, x), f'<text class="unit" x="0" y="14">{escape(chart.unit)}</text>']
+    rows += _marks([(place, x(mark.at), mark) for place, mark in enumerate(marks, 1) if since <= mark.at <= until])
     middles = [(span.starts_at + span.ends_at) / 2 for span in spans]
     width = (until - since) / 96
     rows += [_line(line, middles, GAP * max(width, _typical(middles)), x, y) for line in chart.lines]
@@ -150,11 +151,21 @@ def _clock(since: float, until: float, x: Callable[[float], float]) -> str:
     )
 
 
-def _mark(place: int, x: float, mark: Mark) -> str:
-    return (
-        f'<g class="mark"><title>{escape(mark.text)}</title><path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
-        f'<text x="{x:.1f}" y="{TOP - 6}" text-anchor="middle">{place}</text></g>'
-    )
+def _marks(found: Sequence[tuple[int, float, Mark]]) -> list[str]:
+    """Numbers that would touch are written once, as from and to."""
+    rows, held = [], list(found)
+    while held:
+        near = [one for one in held if one[1] - held[0][1] < CLOSE]
+        held = held[len(near) :]
+        first, last = near[0][0], near[-1][0]
+        number = f"{first}" if first == last else f"{first}\N{EN DASH}{last}"
+        lines = "".join(f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" for _, x, _ in near)
+        words = escape("; ".join(mark.text for _, _, mark in near))
+        rows.append(
+            f'<g class="mark"><title>{words}</title><path d="{lines}"/>'
+            f'<text x="{near[0][1]:.1f}" y="{TOP - 7}" text-anchor="middle">{number}</text></g>'
+        )
+    return rows
 
 
 def _typical(middles: Sequence[float]) -> float:

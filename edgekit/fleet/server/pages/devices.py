@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
@@ -24,10 +25,12 @@ router = page_router()
 
 ROWS = 50
 HOURS = (1, 6, 24, 168)
+USUAL_HOURS = 6
 MOST_MARKS = 12
+MOST_PLANS = 6  # a device that changes its plan more often than that shows its bundles alone
 
 Key = Annotated[str, Path(max_length=63)]
-Hours = Annotated[Literal[1, 6, 24, 168], Query()]
+Hours = Annotated[int | None, Query(ge=1, le=HOURS[-1])]
 
 
 class Search:
@@ -80,14 +83,19 @@ async def devices(page: Page, search: Annotated[Search, Depends()]) -> Response:
 
 
 @router.get("/devices/{key}")
-async def device(page: Page, key: Key, hours: Hours = 6) -> Response:
+async def device(page: Page, key: Key, hours: Hours = None) -> Response:
     return await page.show("device.html", lambda: _device(page.service, key, hours))
 
 
-def _device(service: FleetService, key: str, hours: int) -> Context:
+def _device(service: FleetService, key: str, hours: int | None = None) -> Context:
+    """`hours` None: as many as there is something to see of."""
     view = service.devices.get(key)
     now = service.core.now()
-    history = service.histories.of(view.id, now - 3600 * hours, now)
+    history = service.histories.of(view.id, now - 3600 * (hours or USUAL_HOURS), now)
+    if hours is None:
+        brief = bool(history.spans) and history.spans[0].starts_at > now - 3600
+        hours = 1 if brief else USUAL_HOURS
+        history = service.histories.of(view.id, now - 3600, now) if brief else history
     glance = service.glances.now()
     labelled = {**view.labels, "name": view.name, "tier": view.tier}
     events = service.core.events(None, 20, view.name).items
@@ -95,7 +103,7 @@ def _device(service: FleetService, key: str, hours: int) -> Context:
         "device": view,
         "history": history,
         "charts": device_charts(history.spans),
-        "marks": _marks(history, glance),
+        "marks": _marks(history, glance.names),
         "hours": hours,
         "all_hours": HOURS,
         "cell": next((cell for cell in glance.cells if cell.name == view.name), None),
@@ -105,20 +113,19 @@ def _device(service: FleetService, key: str, hours: int) -> Context:
     }
 
 
-def _marks(history: History, glance: Glance) -> list[Mark]:
-    """Where another bundle or plan began to answer; the latest of them."""
-    marks: list[Mark] = []
-    digest, plan = None, None
-    for span in history.spans:
-        for seen in span.digests:
-            if digest is not None and seen != digest:
-                marks.append(Mark(span.starts_at, f"answers with {glance.names.get(seen, 'a bundle')} {short(seen)}"))
-            digest = seen
-        for chosen in span.plans:
-            if plan is not None and chosen != plan:
-                marks.append(Mark(span.starts_at, f"plan {chosen}"))
-            plan = chosen
-    return marks[-MOST_MARKS:]
+def _marks(history: History, names: Mapping[str, str]) -> list[Mark]:
+    """Where another bundle or another plan began to answer; the latest of them."""
+    bundles = _changes([(span.starts_at, digest) for span in history.spans for digest in span.digests])
+    plans = _changes([(span.starts_at, plan) for span in history.spans for plan in span.plans])
+    marks = [Mark(at, f"answers with {names.get(digest, 'a bundle')} {short(digest)}") for at, digest in bundles]
+    if len(plans) <= MOST_PLANS:
+        marks += [Mark(at, f"plan {plan}") for at, plan in plans]
+    return sorted(marks, key=lambda mark: mark.at)[-MOST_MARKS:]
+
+
+def _changes(seen: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Those that are not what was before them."""
+    return [after for before, after in pairwise(seen) if after[1] != before[1]]
 
 
 @router.post("/devices/{key}/labels")
@@ -128,7 +135,7 @@ async def relabel(page: Page, key: Key, fields: Form) -> Response:
         return page.service.devices.change(page.actor, key, wanted, version_of(fields))
 
     attempt = page.do(change, _place)
-    return await page.retry(attempt, "device.html", lambda: _device(page.service, key, 6), fields)
+    return await page.retry(attempt, "device.html", lambda: _device(page.service, key), fields)
 
 
 @router.post("/devices/{key}/revoke")
