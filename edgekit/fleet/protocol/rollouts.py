@@ -13,8 +13,9 @@ RolloutState = Literal["running", "paused", "rolling-back", "complete", "rolled-
 ENDED: tuple[RolloutState, ...] = ("complete", "rolled-back", "aborted")
 
 # waiting: not asked yet; asked: it should move; right: answers right with the new digest; wrong: it refused, or fell
-# back; lost: not heard of while it was asked; reverted: told to go back, and it has.
-DeviceState = Literal["waiting", "asked", "right", "wrong", "lost", "reverted"]
+# back; lost: not heard of while it was asked; reverting: told to go back, and it has not yet; reverted: it has; left:
+# revoked, or out of the group before it was asked.
+DeviceState = Literal["waiting", "asked", "right", "wrong", "lost", "reverting", "reverted", "left"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -22,7 +23,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class RolloutOrder(Wire):
     """`steps`: shares of the devices, rising to 1: the first is the canary. `guards`: "agreement>=0.97,p95<=80ms".
     `soak_s`: how long a step must hold before the next. `window`: devices under way at once, 0 for no bound.
-    `max_wrong`: devices that may refuse it before it ends. `timeout_s`: a device that does not answer by then is lost.
+    `max_wrong`: devices that may refuse it, fall back or fall silent on the way before it turns back. `timeout_s`: a
+    device that does not answer by then is lost, and what cannot be judged by then pauses the rollout.
     """
 
     bundle: Digest
@@ -47,17 +49,20 @@ class Tally(Heard):
     right: int = 0
     wrong: int = 0
     lost: int = 0
+    reverting: int = 0
     reverted: int = 0
+    left: int = 0
 
 
 class GuardView(Heard):
-    """`value` None: nothing to judge by yet. `ratio_limit`: set where the guard compares with the devices that still
-    run the old bundle."""
+    """`value` None: nothing to judge by yet; in shares, ms, mJ or degrees Celsius. `holds` None: not told yet, and
+    `why` says what is missing."""
 
     text: str
     value: float | None
     holds: bool | None
     samples: int
+    why: str = ""
 
 
 class RolloutView(Heard):

@@ -52,12 +52,25 @@ def percentile(histogram: Histogram, share: float) -> float:
     count = sum(histogram.values())
     if count == 0:
         return math.nan
-    rank, seen = max(1, math.ceil(share * count)), 0
+    rank, seen = max(1, math.ceil(share * count - 1e-9)), 0
     for bucket in sorted(histogram):
         seen += histogram[bucket]
         if seen >= rank:
             return middle(bucket)
     raise AssertionError("the ranks of a histogram end with its count")
+
+
+def percentile_interval(histogram: Histogram, share: float, z: float) -> tuple[float, float]:
+    """Where the percentile of all such values may be, `z` standard deviations to either side: the values at the ranks
+    n p -+ z sqrt(n p (1 - p)) (Conover, Practical Nonparametric Statistics, section 3.2); (0, inf) where that many
+    values cannot tell."""
+    count = sum(histogram.values())
+    reach = z * math.sqrt(count * share * (1 - share))
+    low, high = math.floor(count * share - reach), math.ceil(count * share + reach) + 1
+    return (
+        0.0 if low < 1 else percentile(histogram, low / count),
+        math.inf if high > count else percentile(histogram, high / count),
+    )
 
 
 def mean(histogram: Histogram) -> float:

@@ -12,7 +12,8 @@ from edgekit.fleet.telemetry.histogram import merge, percentile
 
 @dataclass(frozen=True)
 class Seen:
-    """Shares are of requests that ended (answered or not); nan where there were none."""
+    """Shares are of requests that ended (answered or not); nan where there were none. `temperatures`: of each window
+    that has one, in degrees Celsius. `checked` and `right`: golden inputs, which slots tell, not windows."""
 
     windows: int = 0
     answered: int = 0
@@ -26,6 +27,9 @@ class Seen:
     latency: dict[int, int] = field(default_factory=dict)
     confidence: dict[int, int] = field(default_factory=dict)
     inputs: dict[int, int] = field(default_factory=dict)
+    temperatures: tuple[float, ...] = ()
+    checked: int = 0
+    right: int = 0
 
     @classmethod
     def of(cls, windows: Iterable[Window]) -> Seen:
@@ -44,6 +48,7 @@ class Seen:
             merge(window.latency for window in found),
             merge(window.confidence for window in found),
             merge(window.inputs for window in found),
+            tuple(one for window in found if (one := window.health.temperature_c) is not None),
         )
 
     def __add__(self, other: Seen) -> Seen:
@@ -60,6 +65,9 @@ class Seen:
             merge((self.latency, other.latency)),
             merge((self.confidence, other.confidence)),
             merge((self.inputs, other.inputs)),
+            self.temperatures + other.temperatures,
+            self.checked + other.checked,
+            self.right + other.right,
         )
 
     @property
