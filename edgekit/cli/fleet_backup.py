@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--db, --data, --blobs: as `fleet serve` has them."""
     for decorate in (
+        option("--force", heading="Storage", is_flag=True, help="Replace what is there."),
         option("--blobs", heading="Storage", metavar="URL", help="s3://bucket/prefix; a folder in --data without."),
         option(
             "--data",
@@ -34,7 +35,6 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Of the service.  [default: ~/.local/share/edgekit/fleet]",
         ),
         option("--db", heading="Storage", metavar="URL", help="Of its database; a SQLite file in the folder without."),
-        option("--force", heading="Storage", is_flag=True, help="Replace what is there."),
     ):
         command = decorate(command)
     return command
