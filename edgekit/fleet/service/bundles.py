@@ -20,11 +20,13 @@ from edgekit.fleet.registry.intake import open_offered, read_offer
 from edgekit.fleet.service.core import Core, paged
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.service.trust import Trust
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import BundleFile, BundleRow, Device, Group, Rollout, RolloutDevice
 
 LOOSE_S = 86_400.0  # an upload that broke off may go on for a day
 
 
+@retried
 class Bundles:
     def __init__(self, core: Core, trust: Trust) -> None:
         self._core, self._trust = core, trust

@@ -25,6 +25,7 @@ from edgekit.fleet.service.groups import DEFAULT_INTERVAL_S, INTERVALS_LOST, is_
 from edgekit.fleet.service.identities import Identities
 from edgekit.fleet.service.ingest import Intake
 from edgekit.fleet.service.people import Actor
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import Device
 
 logger = logging.getLogger("edgekit")
@@ -32,6 +33,7 @@ logger = logging.getLogger("edgekit")
 AT_ONCE = 500  # devices in one statement
 
 
+@retried
 class Devices(Identities):
     def __init__(self, core: Core) -> None:
         super().__init__(core)

@@ -13,12 +13,14 @@ from edgekit.fleet.protocol.people import GroupOrder, GroupView
 from edgekit.fleet.rollouts.selector import Selector
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.people import Actor
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import Device, Group, Rollout
 
 DEFAULT_INTERVAL_S = 30.0
 INTERVALS_LOST = 3  # a device not heard of for so many of its intervals is not connected
 
 
+@retried
 class Groups:
     def __init__(self, core: Core) -> None:
         self._core = core

@@ -21,6 +21,7 @@ from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.directory import Directory
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.service.signed import newest_root
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import Device, Invitation
 from edgekit.fleet.trust.authority import Issued
 from edgekit.fleet.trust.tokens import hash_token, new_token, secret_of
@@ -30,6 +31,7 @@ logger = logging.getLogger("edgekit")
 NOTE_EVERY_S = 3600.0  # that two agents use one identity
 
 
+@retried
 class Identities:
     """`tells_authority`: invitations carry the fingerprint of the authority, because the service's own certificate is
     from it."""

@@ -8,11 +8,13 @@ from edgekit.errors import AbsentError
 from edgekit.fleet.protocol.people import InvitationView
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.people import Actor
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import Invitation
 
 MOST_SHOWN = 200
 
 
+@retried
 class Invitations:
     def __init__(self, core: Core) -> None:
         self._core = core

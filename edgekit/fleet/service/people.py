@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from edgekit.errors import AbsentError, AuthenticationError, ConflictError, ForbiddenError
 from edgekit.fleet.protocol.people import ROLES, PersonMade, PersonOrder, PersonView, Role
 from edgekit.fleet.service.core import Core
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import Person
 from edgekit.fleet.trust.tokens import hash_token, new_token
 
@@ -33,6 +34,7 @@ def _article(role: Role) -> str:
     return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"
 
 
+@retried
 class People:
     def __init__(self, core: Core) -> None:
         self._core = core

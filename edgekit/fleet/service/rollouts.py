@@ -21,11 +21,13 @@ from edgekit.fleet.service.manifests import Manifests
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.service.rollout_rows import tier_of, view_of
 from edgekit.fleet.service.rollout_steps import AT_ONCE, Steps
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import BundleRow, Device, Group, Rollout, RolloutDevice
 
 COMPATIBLE = "its tails answer for the old bundle too"
 
 
+@retried
 class Rollouts:
     """`need_signed`: raises ConflictError for a bundle that no device would take."""
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from edgekit.errors import AuthenticationError
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.people import Actor, People, _role
+from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import Person, SignIn
 from edgekit.fleet.trust.tokens import hash_token
 
@@ -19,6 +20,7 @@ SEEN_EVERY_S = 60.0
 MOST_EACH = 16  # browsers of one person at a time
 
 
+@retried
 class SignIns:
     def __init__(self, core: Core, people: People) -> None:
         self._core, self._people = core, people
