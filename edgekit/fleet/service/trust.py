@@ -26,7 +26,8 @@ class Trust:
     """`folder`: holds the keys, in keys/."""
 
     def __init__(self, core: Core, folder: Path) -> None:
-        self._core, self.folder = core, folder
+        self.core = self._core = core
+        self.folder = folder
         self._looked_at = self._warned_at = 0.0
 
     def start(self) -> None:

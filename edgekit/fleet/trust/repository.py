@@ -173,9 +173,9 @@ class Repository:
                 raise SignatureError(f"with the new root, {lacking}", hint="give that key as well: --key FILE")
             self._seal("targets", again)
 
-    def change_targets(self, targets: Mapping[str, TargetFile | None]) -> Metadata[Any]:
+    def change_targets(self, targets: Mapping[str, TargetFile | None], days: float | None = None) -> Metadata[Any]:
         """A draft in which these are added, or taken away where None."""
-        made = self._next("targets")
+        made = self._next("targets", days)
         for path, target in targets.items():
             if target is None:
                 made.signed.targets.pop(path, None)
