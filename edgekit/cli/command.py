@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
+import re
 import sys
 import textwrap
 import warnings
@@ -52,6 +54,15 @@ class Exampled:
     """Mixed into click's classes: `examples` are printed as they stand."""
 
     examples: str
+    help: str | None
+    short_help: str | None
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The whole first sentence, which a list folds; click cuts it at `limit`."""
+        if self.short_help:
+            return self.short_help
+        paragraph = " ".join(inspect.cleandoc(self.help or "").split("\n\n")[0].split())
+        return re.split(r"(?<=\.) ", paragraph, maxsplit=1)[0]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Examples"):
@@ -85,15 +96,29 @@ class NamedGroup(Exampled, click.Group):
         return super().resolve_command(ctx, args)
 
 
-def command(examples: str, name: str | None = None) -> Callable[[Callable[..., None]], Command]:
-    """A function `run(out, **parameters)` as a command; its docstring is the help."""
+def command(examples: str, name: str | None = None, short: str = "") -> Callable[[Callable[..., None]], Command]:
+    """A function `run(out, **parameters)` as a command; its docstring is the help. `short`: its line in the list of a
+    group, where the first sentence of the help is too long for it."""
 
     def wrap(function: Callable[..., None]) -> Command:
-        made = click.command(name, cls=Command, context_settings=CONTEXT)(with_output(function))
+        made = click.command(name, cls=Command, context_settings=CONTEXT, short_help=short or None)(
+            with_output(function)
+        )
         made.examples = textwrap.dedent(examples).strip()
+        _name_numbers(made)
         return made
 
     return wrap
+
+
+def _name_numbers(made: click.Command) -> None:
+    """A number without a name of its own is shown as N, or F where it may be broken; never as its type."""
+    for param in made.params:
+        if isinstance(param, click.Option) and param.metavar is None and not (param.is_flag or param.count):
+            if isinstance(param.type, click.types.IntParamType):
+                param.metavar = "N"
+            elif isinstance(param.type, click.types.FloatParamType):
+                param.metavar = "F"
 
 
 def group(
@@ -104,6 +129,7 @@ def group(
     def wrap(function: Callable[..., None]) -> NamedGroup:
         made = click.group(name, cls=kind, context_settings=CONTEXT, invoke_without_command=True)(with_output(function))
         made.examples = textwrap.dedent(examples).strip()
+        _name_numbers(made)
         return made
 
     return wrap

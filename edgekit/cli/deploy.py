@@ -71,6 +71,7 @@ def command(context: click.Context, out: Output) -> None:
     edgekit deploy kserve cats.edgekit --image registry.example/edgekit:1 --mode standard --secret cats-keys
     """,
     name="kserve",
+    short="Print an InferenceService for KServe.",
 )
 @BUNDLE
 @option("--image", heading="Service", required=True, help="With edgekit in it: `edgekit deploy containerfile`.")
@@ -146,6 +147,7 @@ def kserve_command(out: Output, path: Path, **settings: Any) -> None:
     edgekit deploy triton cats.edgekit -o model_repository/ --gpu --instances 2 --max-batch 64 --force
     """,
     name="triton",
+    short="Write a model repository for Triton.",
 )
 @BUNDLE
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The repository.")
@@ -191,6 +193,7 @@ def triton_command(out: Output, path: Path, output: Path, force: bool, **setting
     edgekit deploy containerfile cats.edgekit --with-bundle > Containerfile
     """,
     name="containerfile",
+    short="Print a Containerfile of an image that serves.",
 )
 @BUNDLE
 @tier_option

@@ -49,6 +49,7 @@ def list_command(out: Output) -> None:
     edgekit devices show raspberry-pi-5 --toml > my-board.toml
     """,
     name="show",
+    short="Show a device: its units, formats and sources.",
 )
 @click.argument("name", type=NameType("device", lambda: [*profile_names(), *ALIASES], closed=False))
 @click.option("--toml", is_flag=True, help="The profile itself, to start your own from.")
@@ -72,6 +73,7 @@ def show_command(out: Output, name: str, toml: bool) -> None:
     edgekit devices probe --json
     """,
     name="probe",
+    short="Measure this machine into a profile.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the profile to this TOML file."

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.pass_context
 def command(context: click.Context, out: Output) -> None:
-    """List the GPU kernels of the server side, check, compile, pack or time them."""
+    """List the GPU kernels of the server side, check, compile, pack, try or time them."""
     if context.invoked_subcommand is None:
         _list(out)
 
@@ -44,6 +44,7 @@ def command(context: click.Context, out: Output) -> None:
     edgekit kernels list
     """,
     name="list",
+    short="List them: what each computes, and its source.",
 )
 def list_command(out: Output) -> None:
     """List the kernels: what each computes, and where the idea comes from."""
@@ -56,6 +57,7 @@ def list_command(out: Output) -> None:
     edgekit kernels check kmeans-assign --json
     """,
     name="check",
+    short="Compare them with their references.",
 )
 @NAMES
 def check_command(out: Output, names: tuple[str, ...]) -> None:
@@ -98,6 +100,7 @@ def check_command(out: Output, names: tuple[str, ...]) -> None:
     edgekit kernels compile --arch sm_87 -o cubins/
     """,
     name="compile",
+    short="Compile them without a GPU: registers, spills.",
 )
 @NAMES
 @click.option(

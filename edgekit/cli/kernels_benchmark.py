@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     edgekit kernels benchmark kmeans-assign --json
     """,
     name="benchmark",
+    short="Time them on the GPU that is here.",
 )
 @NAMES
 def benchmark_command(out: Output, names: tuple[str, ...]) -> None:

@@ -23,6 +23,7 @@ from edgekit.registry import KERNELS
         -o out.edgekit --sign KEY
     """,
     name="pack",
+    short="Add compiled kernels to a bundle.",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--arch", required=True, help="Architectures, separated by commas: sm_87 is a Jetson Orin.")

@@ -17,6 +17,7 @@ from edgekit.errors import DeviceError, SessionError
     EDGEKIT_CUDA_DRIVER=/usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1 edgekit kernels try cats-kernels.edgekit
     """,
     name="try",
+    short="Run a bundle's kernels on this GPU.",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 def try_command(out: Output, bundle: Path) -> None:

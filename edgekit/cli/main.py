@@ -34,7 +34,7 @@ COMMANDS = {
     "trace": ("trace", "Show where the time of a request went, from the device to the cloud."),
     "capacity": ("capacity", "How many replicas carry a load within a latency objective, and what binds."),
     "tune": ("tune", "Find the settings of a server that carry the most requests within a latency objective."),
-    "kernels": ("kernels", "Check, compile or time the GPU kernels of the server side."),
+    "kernels": ("kernels", "List, check, compile, pack, try or time the GPU kernels of the server side."),
     "fleet": ("fleet", "Push bundles, roll them out to devices, watch what they answer."),
     "agent": ("agent", "The daemon on a device that follows a fleet."),
     "devices": ("devices", "List, show or probe devices."),

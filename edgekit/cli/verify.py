@@ -14,7 +14,7 @@ from edgekit.cli.wording import plain, size_text
 @make_command(
     """
     edgekit verify cats.edgekit
-    edgekit verify cats.edgekit --key release.pub && scp cats.edgekit pi@kitchen:
+    edgekit verify cats.edgekit --key release.key.pub && scp cats.edgekit pi@kitchen:
     """,
     name="verify",
 )

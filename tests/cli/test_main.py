@@ -45,6 +45,22 @@ def test_every_command_has_help_with_examples_and_the_common_options(invoke: Inv
     assert max(map(len, text.splitlines())) <= CONTEXT["max_content_width"]
 
 
+@pytest.mark.parametrize("name", [None, *dict.fromkeys(path[0] for path in _every_command() if len(path) > 1)])
+def test_no_line_in_a_list_of_commands_is_cut_short(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = invoke(*([name] if name else []), "--help").stdout
+    listed = text.split("Commands:\n")[1].split("\n\n")[0]
+    assert "..." not in listed
+
+
+@pytest.mark.parametrize("path", _every_command(), ids=" ".join)
+def test_numbers_are_shown_alike_in_every_help(invoke: Invoke, path: tuple[str, ...]) -> None:
+    text = invoke(*path, "--help").stdout
+    assert [word for word in ("INTEGER", "FLOAT") if word in text] == []
+
+
 @pytest.mark.parametrize("path", _every_command(), ids=" ".join)
 def test_every_option_has_a_help_text(path: tuple[str, ...]) -> None:
     context, made = click.Context(cli), cli.get_command(click.Context(cli), path[0])
