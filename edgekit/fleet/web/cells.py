@@ -54,12 +54,16 @@ def _each(found: Sequence[Cell], columns: int) -> Iterator[str]:
 
 
 def _runs(found: Sequence[Cell], columns: int) -> Iterator[str]:
+    """One path for each state; a run is told from where the one before it ended."""
     strokes: dict[CellState, list[str]] = {}
+    ends: dict[CellState, tuple[int, int]] = {}
     for y in range(math.ceil(len(found) / columns)):
         x = 0
         for state, run in groupby(cell.state for cell in found[y * columns : (y + 1) * columns]):
             length = sum(1 for _ in run)
-            strokes.setdefault(state, []).append(f"M{x} {y}.5h{length}")
+            from_x, from_y = ends.get(state, (0, 0))
+            strokes.setdefault(state, ["M0 .5"]).append(f"m{x - from_x} {y - from_y}h{length}")
             x += length
+            ends[state] = (x, y)
     for held, drawn in strokes.items():
         yield f'<path class="s-{held}" d="{"".join(drawn)}"/>'
