@@ -59,6 +59,7 @@ class Updater:
         self._hear_s, self._now = hear_s, now
         self._lock = threading.RLock()
         self._switched_at = now()
+        self._runs = self._is_tidy = False
         self.state = State(tier=tier)
         self.slot = Slot()
         runtime.on_failing = self.leave
@@ -81,7 +82,7 @@ class Updater:
         with self._lock:
             wanted = tuple(dict.fromkeys(one for one in kept if one != digest)) if self.tier != "device" else ()
             if digest == self.state.active:
-                self._forget_refusals()
+                self._settle()
                 self._keep(client, wanted)
                 self._note("idle")
             elif digest is None:
@@ -120,10 +121,9 @@ class Updater:
     def _take(self, client: AgentClient, digest: str, kept: tuple[str, ...]) -> None:
         try:
             verdict = self._obtain(client, digest)
-        except SignatureError as error:  # told, and asked again: what is signed may change
-            logger.warning("%s is not taken: %s", digest[:16], error.message)
+        except (BundleError, OutputError) as error:  # told, and tried again: what is signed, or the disk, may change
             self._note("failed", digest, error.message)
-            return
+            raise
         if verdict.is_right:
             self._switch(digest, verdict, kept)
             self._keep(client, kept)
@@ -168,9 +168,9 @@ class Updater:
         if trouble:
             self._fall_back(trouble)
             return
-        self._write(self.state.model_copy(update={"confirmed": True, "refused": {}}))
         self._note("idle")
-        collect(self.home, self.state.named)
+        self._is_tidy = False
+        self._settle()
 
     def _confirm(self, digest: str) -> None:
         """After a start in the middle of a switch."""
@@ -194,7 +194,9 @@ class Updater:
             self._runtime.use(None if state.active is None else self.home.slot(state.active), kept)
         except EdgekitError as error:
             logger.warning("%s is not answered for: %s", state.active, error.message)
+            self._runs = False
             return error.message
+        self._runs = True
         return ""
 
     def _fall_back(self, reason: str) -> None:
@@ -264,9 +266,13 @@ class Updater:
     def _with(self, digest: str, reason: str) -> dict[str, str]:
         return dict([*self.state.refused.items(), (digest, reason[:2000])][-MAX_REMEMBERED:])
 
-    def _forget_refusals(self) -> None:
-        if self.state.refused:
-            self._write(self.state.model_copy(update={"refused": {}}))
+    def _settle(self) -> None:
+        """What a cut or a failing disk left undone of an update that had succeeded."""
+        self.home.point(self.state.active)
+        self._write(self.state.model_copy(update={"refused": {}, "confirmed": self.state.confirmed or self._runs}))
+        if not self._is_tidy:
+            collect(self.home, self.state.named)
+            self._is_tidy = True
 
     def _write(self, state: State) -> None:
         if state != self.state:
