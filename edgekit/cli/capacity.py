@@ -58,7 +58,13 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
     metavar="N",
     help="Of a request to an iterated part (tokens, windows): the rate and the time are counted by the step.",
 )
-@option("--slo", heading=LOAD, required=True, metavar="pN=TIME", help="Answered within, like p99=200ms; links counted.")
+@option(
+    "--slo",
+    heading=LOAD,
+    required=True,
+    metavar="pN=TIME",
+    help="Answered within, links counted: p99=200ms, or p99=200; 1s.",
+)
 @file_option("--arrivals", heading=LOAD, help="A CSV file of times in seconds, for their shape; Poisson without.")
 @option("--tier", heading=SERVER, type=click.Choice(TIERS), help="That one alone.")
 @option("--variant", heading=SERVER, metavar="NAME", help="The way of running it; the first that leaves the device.")

@@ -88,7 +88,7 @@ _WHY = {AuthenticationError: "authentication failed", MismatchError: "it does no
 )
 @option("--edge", heading=REMOTE, metavar="URL", help="The edge node: grpc://host:port or grpcs://host:port.")
 @option("--cloud", heading=REMOTE, metavar="URL", help="The cloud server, likewise.")
-@option("--deadline", heading=REMOTE, type=Milliseconds(), metavar="TIME", help="Answer by then, such as 300ms.")
+@option("--deadline", heading=REMOTE, type=Milliseconds(), metavar="TIME", help="Answer by then: 300ms, or 300; 2s.")
 @option(
     "--policy",
     heading=REMOTE,
@@ -128,7 +128,8 @@ def command(
     With --budget the variant that loses least within it is run, and the answer says where a larger one was left out.
     With --edge or --cloud the best way for the link of the moment is chosen for each input, and the answer says where
     it was computed. It comes by the deadline: where a node does not answer in time, from this device, marked degraded.
-    A node that refuses (its token, another bundle) is named on stderr; where --policy needs one, that ends the command.
+    A node that does not answer or refuses (its token, another bundle) is named on stderr. Where --policy needs one, a
+    refusal ends the command (exit code 16), and a node that is down leaves this device's answer, marked degraded.
     Of several inputs each is tried: one that fails is told, and the exit code is the highest that any of them met.
     """
     from edgekit.bundle import Bundle
@@ -183,11 +184,7 @@ def command(
             if budget is not None:
                 _tell_slow(out, slowest, budget)
             refusals = _refusals(session)
-            for tier, why in _silent(session).items():
-                if tier not in refusals:
-                    out.remark(f"note: the {tier} does not answer ({why}); ways through it were left out")
-            for tier, refusal in refusals.items():
-                out.warn(f"the {tier} was not used, {_WHY[type(refusal)]}: {refusal.message}", refusal.hint)
+            _tell_of_nodes(out, session, refusals)
     refused = {"refusals": [_refusal_entry(*entry) for entry in refusals.items()]} if connects else {}
     first = {key: value for key, value in results[0].items() if key != "input"} if len(results) == 1 else {}
     out.emit(
@@ -234,6 +231,27 @@ def _refusals(session: Any) -> dict[Tier, RemoteError]:
     return {} if coordinator is None else coordinator.refusals(HANDSHAKE_S)
 
 
+def _tell_of_nodes(out: Output, session: Any, refusals: dict[Tier, RemoteError]) -> None:
+    """Those that did not answer, that refused, and that hold part of another bundle."""
+    coordinator = getattr(session, "coordinator", None)
+    if coordinator is None:
+        return
+    for tier, why in coordinator.silent.items():
+        if tier in refusals:
+            continue
+        if coordinator.policy.needs_node:
+            needs = f"--policy {coordinator.policy} needs the {tier}, which does not answer ({why})"
+            out.warn(f"{needs}: this device answered instead", f"start the {tier}'s node, or --policy auto")
+        else:
+            out.remark(f"note: the {tier} does not answer ({why}); ways through it were left out")
+    for tier, refusal in refusals.items():
+        out.warn(f"the {tier} was not used, {_WHY[type(refusal)]}: {refusal.message}", refusal.hint)
+    for tier, reasons in coordinator.differing.items():
+        if tier not in refusals:
+            left_out = ", ".join(map(repr, reasons))
+            out.remark(f"note: the {tier} holds another bundle; left out, as not the same there: {left_out}")
+
+
 def _refuse_where_a_node_is_needed(session: Any) -> None:
     """Raises the refusal of a node where the policy that the user named has no way without one."""
     policy = session.coordinator.policy
@@ -246,12 +264,6 @@ def _refuse_where_a_node_is_needed(session: Any) -> None:
 
 def _refusal_entry(tier: Tier, refusal: RemoteError) -> dict[str, str]:
     return {"tier": tier, "kind": type(refusal).__name__, "message": refusal.message, "hint": refusal.hint}
-
-
-def _silent(session: Any) -> dict[Tier, str]:
-    """Nodes that may be asked for nothing now, and why; none for a session on this device alone."""
-    coordinator = getattr(session, "coordinator", None)
-    return {} if coordinator is None else coordinator.silent
 
 
 def _checked_remote(remote: dict[str, Any], part: str | None, provider: str | None, adapts: bool) -> bool:

@@ -225,8 +225,8 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
 def _reload(out: Output, node: Node) -> None:
     for outcome in node.reload():
         if outcome.error is not None:
-            out.remark(f"{outcome.path}: {outcome.error.message}; what was served stays")
-        elif outcome.version:
+            continue  # the catalog has logged it
+        if outcome.version:
             out.remark(f"{outcome.path}: another bundle, served as version {outcome.version}")
         else:
             out.remark(f"{outcome.path}: unchanged")

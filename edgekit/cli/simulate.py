@@ -71,7 +71,7 @@ PLAN, LOAD = "What is planned with", "The requests"
     show_default=True,
     metavar="TIME",
     heading=LOAD,
-    help="When the local answer stands in.",
+    help="When the local answer stands in; ms without a unit.",
 )
 @option(
     "--seed",

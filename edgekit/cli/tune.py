@@ -37,7 +37,9 @@ UNSTEADY = 0.2  # of what settings carry from round to round
     name="tune",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@option("--slo", heading=WHAT, required=True, metavar="pN=TIME", help="What the server must hold, like p95=50ms.")
+@option(
+    "--slo", heading=WHAT, required=True, metavar="pN=TIME", help="What the server must hold: p95=50ms, or p95=50; 1s."
+)
 @option(
     "--tier", heading=WHAT, type=click.Choice(TIERS), default="edge", show_default=True, help="Whose parts are served."
 )

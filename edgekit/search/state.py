@@ -27,8 +27,9 @@ class State:
             loaded = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(loaded, dict):
                 raise ValueError("no object")
-            for value in loaded.values() if reads is not None else ():
-                reads(value)
+            if reads is not None:
+                for value in loaded.values():
+                    reads(value)
             self._known = loaded
         except (OSError, ValueError) as error:
             logger.warning("the unfinished search in %s cannot be read (%s): begun anew", path, error)

@@ -30,7 +30,7 @@ from edgekit.runtimes.coordinator.answer import Answer
 from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.clock import Clock, SystemClock
 from edgekit.runtimes.coordinator.execution import Execution
-from edgekit.runtimes.coordinator.feeds import check_feeds, whole_model_specs
+from edgekit.runtimes.coordinator.feeds import check_feeds, checked_deadline_ms, whole_model_specs
 from edgekit.runtimes.coordinator.itinerary import Itinerary, Leg, Sent, Timing
 from edgekit.runtimes.coordinator.knowledge import Knowledge, Probe
 from edgekit.runtimes.coordinator.parts import DeviceParts, HeadResult, Wrap
@@ -102,7 +102,7 @@ class Coordinator:
         pool: Any = None,
         trace: Recorder | Path | str | None = None,
     ) -> None:
-        self.deadline_ms = _checked(deadline_ms)
+        self.deadline_ms = checked_deadline_ms(deadline_ms)
         self.policy = make_policy(policy) if isinstance(policy, str) else policy
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.timing = timing
@@ -160,7 +160,7 @@ class Coordinator:
         the plan and a local answer from being carried out, UnreachableError and MismatchError among them.
         """
         started = self.clock.now()
-        allowed_ms = _checked(deadline_ms) if deadline_ms is not None else self.deadline_ms
+        allowed_ms = checked_deadline_ms(deadline_ms) if deadline_ms is not None else self.deadline_ms
         check_feeds(feeds, self.inputs)
         deadline = started + (allowed_ms if allowed_ms is not None else DEFAULT_DEADLINE_MS) / 1e3
         if self._recorder is None:
@@ -243,15 +243,16 @@ class Coordinator:
     def refusals(self, wait_s: float = 0.0) -> dict[Tier, RemoteError]:
         """Nodes that answer and may not be asked for anything that the policy could want, and why: AuthenticationError
         or MismatchError. Waits `wait_s` at most for each handshake that is under way."""
-        if self._knowledge is None:
-            return {}
-        ways = [way for way in self._knowledge.ways(self.clock.now()) if way.variant in self._variants]
-        wanted = [way.variant for way in self.policy.mine(ways)]
-        found = {
-            route.tier: route.refusal([name for name in wanted if self.route(name) is route], wait_s)
-            for route in self._routes
-        }
-        return {tier: refusal for tier, refusal in found.items() if refusal is not None}
+        return self._routes.refusals(self._wanted(), wait_s)
+
+    @property
+    def differing(self) -> dict[Tier, dict[str, str]]:
+        """Of what the policy could want of a node, the variants of which it holds another version, and why."""
+        return self._routes.differing(self._wanted())
+
+    def _wanted(self) -> list[str]:
+        ways = self._knowledge.ways(self.clock.now()) if self._knowledge is not None else ()
+        return [way.variant for way in self.policy.mine([way for way in ways if way.variant in self._variants])]
 
     def close(self) -> None:
         """Ends its threads and connections; requests under way end with an error. Again is harmless."""
@@ -384,14 +385,6 @@ class Coordinator:
     def _timed(self, name: str, took_ms: float) -> None:
         if self._knowledge is not None:
             self._knowledge.timed(name, took_ms, self.clock.now())
-
-
-def _checked(deadline_ms: float | None) -> float | None:
-    if deadline_ms is None:
-        return None
-    if not isinstance(deadline_ms, int | float) or not 0 < deadline_ms < float("inf"):
-        raise UsageError(f"a deadline of {deadline_ms!r} ms, allowed a number above 0", hint="such as deadline_ms=300")
-    return deadline_ms
 
 
 def _outcome(future: Future[Answer]) -> Answer | EdgekitError:

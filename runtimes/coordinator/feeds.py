@@ -1,12 +1,13 @@
-"""What a request may bring: the inputs of the whole model, and whether some arrays are those."""
+"""What a request may bring: the inputs of the whole model, whether some arrays are those, and how long it may take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from edgekit.bundle.manifest import Manifest
-from edgekit.errors import InputError, SessionError
+from edgekit.errors import InputError, SessionError, UsageError
 from edgekit.runtimes.coordinator.parts import DeviceParts
+from edgekit.runtimes.protocol.frames import LONGEST_S
 from edgekit.runtimes.session import Feeds
 from edgekit.tensors import TensorSpec
 
@@ -39,3 +40,15 @@ def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
         reason = spec.mismatch(feeds[spec.name])
         if reason is not None:
             raise InputError(f"input {spec.name!r} has {reason}", hint="`edgekit inspect` shows the shapes")
+
+
+def checked_deadline_ms(deadline_ms: float | None) -> float | None:
+    """Raises UsageError for one that cannot be, or that no node would take."""
+    if deadline_ms is None:
+        return None
+    if not isinstance(deadline_ms, int | float) or not 0 < deadline_ms <= 1e3 * LONGEST_S:
+        raise UsageError(
+            f"a deadline of {deadline_ms!r:.40} ms, allowed a number above 0, at most {1e3 * LONGEST_S:g}",
+            hint="such as deadline_ms=300",
+        )
+    return deadline_ms

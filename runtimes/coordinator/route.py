@@ -129,6 +129,16 @@ class Route:
             return None
         return MismatchError(reasons[0], hint="serve and run the same bundle: `edgekit inspect` shows its digest")
 
+    def differing(self, variants: Iterable[str]) -> dict[str, str]:
+        """Those of `variants` of which the node holds another version alone, and in what it differs; it may be asked
+        for the rest. One that it does not name is no other version: an edge holds none of the cloud's."""
+        info = self.info
+        if info is None:
+            return {}
+        named = {variant for entry in (info, *info.others) for variant in entry.plans}
+        reasons = {variant: self._difference(info, variant) for variant in variants if variant in named}
+        return {name: reason for name, reason in reasons.items() if reason}
+
     @property
     def trouble(self) -> str:
         """Why no request may go to the node now, as it said or as its last failure did; "" where one may."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from edgekit.bundle.bundle import Bundle
 from edgekit.bundle.manifest import TIERS, Manifest, Tier
-from edgekit.errors import PlanError
+from edgekit.errors import PlanError, RemoteError
 from edgekit.planning.plan import Hop
 from edgekit.runtimes.coordinator.breaker import BreakerSettings
 from edgekit.runtimes.coordinator.clock import Clock
@@ -87,6 +87,21 @@ class Routes:
         """Nodes that may be asked for nothing now, and why."""
         found = {tier: route.trouble for tier, route in self._routes.items()}
         return {tier: trouble for tier, trouble in found.items() if trouble}
+
+    def refusals(self, wanted: Sequence[str], wait_s: float) -> dict[Tier, RemoteError]:
+        """Nodes that may be asked for none of the variants `wanted` that go to them; see `Route.refusal`."""
+        found = {route.tier: route.refusal(mine, wait_s) for route, mine in self._shared(wanted)}
+        return {tier: refusal for tier, refusal in found.items() if refusal is not None}
+
+    def differing(self, wanted: Sequence[str]) -> dict[Tier, dict[str, str]]:
+        """Of each node the variants among `wanted` that are others there; see `Route.differing`."""
+        found = {route.tier: route.differing(mine) for route, mine in self._shared(wanted)}
+        return {tier: reasons for tier, reasons in found.items() if reasons}
+
+    def _shared(self, wanted: Sequence[str]) -> Iterator[tuple[Route, list[str]]]:
+        """Which of the variants go to which node."""
+        for route in self:
+            yield route, [name for name in wanted if self.to(name) is route]
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes.values())

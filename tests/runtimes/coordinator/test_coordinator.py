@@ -47,7 +47,7 @@ def test_feeds_that_do_not_fit_are_input_errors_and_go_nowhere(coordinate, peer,
     assert peer.asked == []
 
 
-@pytest.mark.parametrize("deadline_ms", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("deadline_ms", [0.0, -1.0, 1.1e9, float("inf"), float("nan")])
 def test_a_deadline_that_cannot_be_is_a_usage_error(coordinate, x, deadline_ms: float) -> None:
     with pytest.raises(UsageError, match="deadline"):
         coordinate().ask(x, deadline_ms)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from edgekit.bundle import Bundle, write_bundle
 from edgekit.cli.main import cli
 from edgekit.errors import DeadlineError
 from edgekit.runtimes.coordinator.coordinator import Coordinator
@@ -133,3 +134,28 @@ def test_a_node_that_is_down_is_told_with_the_reason(bundle_path, feeds) -> None
     assert result.exit_code == 0, result.output
     assert "the edge does not answer (grpc://127.0.0.1:9: connection refused, nothing listens there)" in result.stderr
     assert "failed to connect" not in result.output
+
+
+@pytest.mark.parametrize("policy", ["offload", "split"])
+def test_a_policy_that_needs_a_node_that_is_down_says_who_answered_instead(bundle_path, feeds, policy: str) -> None:
+    words = ["run", str(bundle_path), "-i", str(feeds), "--edge", "grpc://127.0.0.1:9", "--deadline", "5s"]
+    result = CliRunner().invoke(cli, [*words, "--policy", policy])
+    assert result.exit_code == 0, result.output
+    assert "answered by the device" in result.stdout and "degraded: " in result.stdout
+    assert f"warning: --policy {policy} needs the edge, which does not answer (" in result.stderr
+    assert "this device answered instead" in result.stderr and "hint: start the edge's node" in result.stderr
+
+
+def test_a_node_that_holds_part_of_another_bundle_is_named(bundle_path, another, feeds, tmp_path: Path) -> None:
+    """Its variants but one are ours, as where it was exported again with other options."""
+    with Bundle.open(bundle_path) as ours:
+        parts = {part.name: part for part in ours.manifest.parts} | {"all": another.manifest.part("all")}
+        manifest = ours.manifest.model_copy(update={"parts": tuple(parts.values())})
+        files = {f"parts/{part.file}": ours.part_path(name).read_bytes() for name, part in parts.items()}
+    files["parts/all.onnx"] = another.part_path("all").read_bytes()
+    path = write_bundle(tmp_path / "again.edgekit", manifest, files, {"schema_version": 1}, "<!doctype html>")
+    with Node([path], NodeOptions(threads=1)) as node:
+        result = run(bundle_path, feeds, node)
+        assert "note: the edge holds another bundle; left out, as not the same there: 'offload'" in result.stderr
+        assert "was not used" not in result.stderr
+        assert "another bundle" not in run(bundle_path, feeds, node, "--policy", "split").stderr

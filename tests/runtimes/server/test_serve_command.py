@@ -138,6 +138,26 @@ def test_a_hangup_serves_what_lies_there_by_then(
     assert process.returncode == 0
 
 
+def test_a_hangup_to_a_bundle_that_is_none_is_told_once_and_serves_on(
+    start: Start, split_bundle: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "net.edgekit"
+    shutil.copy(split_bundle, place)
+    process, told = start("--tier", "cloud", "--port", "0", "--grpc-port", "0", bundle=place)
+    place.write_bytes(b"no bundle")
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    said = []
+    while "what was served stays" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+        said.append(line)
+    assert httpx.get(f"{told['rest']}/v2/models/net.tail/ready").status_code == 200
+    process.send_signal(signal.SIGTERM)
+    _, after = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert not [line for line in (*said, after) if str(place) in line]
+
+
 def invoke(*words: str | Path, code: int) -> str:
     result = CliRunner().invoke(cli, ["serve", *map(str, words)])
     assert result.exit_code == code, result.output
