@@ -105,13 +105,13 @@ def _show(out: Output, view: TelemetryView) -> None:
         Column("bundle", style="cyan"),
         *(Column(name, number=True) for name in ("answered", "errors", "agreement", "p50", "p95", "p99")),
     )
-    out.table(Table(columns, [_row(span) for span in shown], title=view.scope))
+    out.table(Table(columns, [_row(span, view.step_s) for span in shown], title=view.scope))
 
 
-def _row(span: SpanView) -> tuple[str, ...]:
+def _row(span: SpanView, step_s: float) -> tuple[str, ...]:
     requests = span.answered + span.errors
     return (
-        _moment(span.starts_at),
+        _moment(span.starts_at, "%H:%M:%S" if step_s % 60 else "%H:%M"),
         span.digest[:12],
         f"{span.answered:,}",
         f"{100 * span.errors / requests:.2f} %" if requests else "-",
@@ -120,8 +120,8 @@ def _row(span: SpanView) -> tuple[str, ...]:
     )
 
 
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M")
+def _moment(at: float, time_of_day: str = "%H:%M") -> str:
+    return datetime.fromtimestamp(at, timezone.utc).strftime(f"%Y-%m-%d {time_of_day}")
 
 
 def _export(

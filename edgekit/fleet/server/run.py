@@ -85,7 +85,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
-    """Ends live updates first, which else keep their connections open until they are cut off."""
+    """Ends live updates and held calls first, which else keep their connections open until they are cut off."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -93,6 +93,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.live.stop()
+        self._app.state.waiters.wake_all()
         await super().shutdown(sockets)
 
 

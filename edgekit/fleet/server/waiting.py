@@ -21,6 +21,10 @@ class Waiters:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(self._set, devices)
 
+    def wake_all(self) -> None:
+        """In the loop: when it is about to end, so that nobody holds it up."""
+        self._set(tuple(self._futures))
+
     def _set(self, devices: tuple[str, ...]) -> None:
         for device in devices:
             self._end(device, True)

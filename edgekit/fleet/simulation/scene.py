@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import ssl
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -74,10 +75,15 @@ class Scene:
         self._port = parts.port or (443 if self._tls else 80)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._request = certificate_request(self._key, simulation.prefix)
+        self._stopped = threading.Event()
         self._downloads: dict[str, asyncio.Task[None]] = {}
         self._first = simulation.running
         self.outcome = Outcome(devices=simulation.devices)
         self.actors: list[Actor] = []
+
+    def stop(self) -> None:
+        """From any thread: the run ends before its time."""
+        self._stopped.set()
 
     async def play(self) -> Outcome:
         """Raises what the service says to the first enrolment that it refuses."""
@@ -218,9 +224,9 @@ class Scene:
         until = started + self._simulation.seconds
         tasks = [asyncio.create_task(actor.run(until)) for actor in self.actors]
         try:
-            while (left := until - loop.time()) > 0 and not all(task.done() for task in tasks[:1]):
+            while (left := until - loop.time()) > 0 and not self._stopped.is_set():
                 self._report("run", int(loop.time() - started), int(self._simulation.seconds))
-                await asyncio.sleep(min(1.0, left))
+                await asyncio.sleep(min(0.25, left))
         finally:
             self.outcome.seconds = loop.time() - started
             for task in tasks:
