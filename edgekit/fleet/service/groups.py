@@ -37,16 +37,17 @@ class Groups:
             if row is None:
                 row = Group(name=name, version=0)
                 session.add(row)
+            before = row.selector
             row.selector, row.interval_s, row.compare_share = selector, order.interval_s, order.compare_share
             row.version += 1
-            changed = self._changed(session, selector)
+            changed = self._changed(session, *{before or selector, selector})  # those that leave it too
             self._core.note(session, actor.name, "group.put", name, **order.model_dump(mode="json"))
         self._core.tell(changed)
         return self.get(name)
 
-    def _changed(self, session: Session, selector: str) -> tuple[str, ...]:
+    def _changed(self, session: Session, *selectors: str) -> tuple[str, ...]:
         """Its devices hear of new settings as of any other order."""
-        rows = members(session, selector)
+        rows = {row.id: row for selector in selectors for row in members(session, selector)}.values()
         if rows:
             tick = self._core.database.tick(session)
             for row in rows:
