@@ -12,7 +12,6 @@ from edgekit.bundle.manifest import Tier
 from edgekit.errors import BundleError, UsageError
 from edgekit.fleet.agent.collector import Collector
 from edgekit.fleet.agent.contact import DeviceClient
-from edgekit.fleet.agent.contact import DeviceClient
 from edgekit.fleet.agent.daemon import Daemon
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.identity import facts, load_identity

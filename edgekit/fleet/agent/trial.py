@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MARK = "verdict "
 TAIL_BYTES = 64 << 10  # of what the child says, the last are kept: it may say more than there is memory
+MEMORY = "EDGEKIT_TRIAL_MEMORY"  # what the child may take, in bytes
+SCORE = Path("/proc/self/oom_score_adj")
 NICENESS = 5  # below what runs, which must not suffer from what is tried
 
 
@@ -60,7 +62,7 @@ class TrialLimits:
 def try_bundle(slot: Path, tier: Tier, key: Path | None = None, limits: TrialLimits = TrialLimits()) -> Verdict:
     """In a child: one that crashes, hangs or eats all memory is a bundle that is refused."""
     command = [sys.executable, "-m", "edgekit.fleet.agent.trial", str(slot), tier, *([str(key)] if key else [])]
-    environment = os.environ | {"EDGEKIT_TRIAL_MEMORY": str(_memory_bytes(limits.memory_share))}
+    environment = os.environ | {MEMORY: str(_memory_bytes(limits.memory_share))}
     child = start_tied(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -188,8 +190,8 @@ def _limit_oneself() -> None:
     """So that the kernel ends this process first, and no other one for it."""
     os.nice(NICENESS)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    memory = int(os.environ.get("EDGEKIT_TRIAL_MEMORY", "0"))
+        SCORE.write_text("1000")
+    memory = int(os.environ.get(MEMORY, "0"))
     if memory > 0:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 

@@ -235,12 +235,14 @@ class Updater:
         collect(self.home, self.state.named)
 
     def _keep(self, client: AgentClient, wanted: tuple[str, ...]) -> None:
-        """A server answers for these too, from the next moment on; those it was told to let go it lets go."""
-        if wanted == self.state.kept:
-            return
-        there = tuple(one for one in wanted if self._is_kept(client, one))
-        if there != self.state.kept:
-            self._write(self.state.model_copy(update={"kept": there}))
+        """A server answers for these too, from the next moment on; those it was told to let go it lets go. Each is
+        named as soon as it is there, so that what comes after it leaves it alone."""
+        before = self.state.kept
+        for digest in wanted:
+            if digest not in self.state.kept and self._is_kept(client, digest):
+                self._write(self.state.model_copy(update={"kept": (*self.state.kept, digest)}))
+        self._write(self.state.model_copy(update={"kept": tuple(one for one in wanted if one in self.state.kept)}))
+        if self.state.kept != before:
             self._run()
             collect(self.home, self.state.named)
 

@@ -14,8 +14,6 @@ from edgekit.fleet.client import AgentClient
 from edgekit.fleet.protocol.agents import Desired, Sync
 from edgekit.fleet.protocol.bundles import Offer
 
-CHUNK = 1500
-
 
 class LocalFleet(AgentClient):
     """`bundles`: folders. `desired`: what each sync is answered with. `cut_after`: bytes of files that go through
@@ -27,6 +25,7 @@ class LocalFleet(AgentClient):
         self.desired = Desired(generation=1)
         self.syncs: list[Sync] = []
         self.sent: list[tuple[str, int, int]] = []  # (hash, from which byte, how many)
+        self.chunk = 1500
         self.cut_after: int | None = None
         self.is_down = False
         self.hook: Callable[[str], None] = lambda what: None
@@ -59,8 +58,8 @@ class LocalFleet(AgentClient):
         data = self.files[sha256][start:]
         went = 0
         try:
-            for at in range(0, len(data), CHUNK):
-                chunk = data[at : at + CHUNK]
+            for at in range(0, len(data), self.chunk):
+                chunk = data[at : at + self.chunk]
                 if self.cut_after is not None:
                     if self.cut_after < len(chunk):
                         raise UnreachableError("the network dropped")
