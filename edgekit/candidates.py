@@ -40,6 +40,7 @@ from edgekit.quantization import Fallback
 from edgekit.quantizers.equalization import EqualizeLayers
 from edgekit.quantizers.quantize import FLOAT, QuantizerOptions, equalizes, quantize, simulate, worst_layers
 from edgekit.quantizers.sensitivity import Sensitivity, sensitivities
+from edgekit.report.text import ms_text
 from edgekit.runtimes.session import SessionOptions
 from edgekit.selection import HOST_UNIT, Built, Candidate, against_twin, score
 from edgekit.suspects import MAX_FALLBACKS, Suspects
@@ -111,7 +112,7 @@ class Bench:
                 continue
             expected = self._expected_ms(candidate.format, "fp16")
             if one.device.latency_ms <= expected:
-                return f"not built: {expected:.1f} ms expected, {one.candidate} {one.device.latency_ms:.1f}"
+                return f"not built: {ms_text(expected)} expected, {one.candidate} {ms_text(one.device.latency_ms)}"
         return "" if candidate.asked or candidate.precision == FLOAT else self._out_of_reach(candidate, built)
 
     def _out_of_reach(self, candidate: Candidate, built: Sequence[Built]) -> str:
@@ -131,7 +132,10 @@ class Bench:
         best = min(rivals, key=lambda one: score(one, self.device, HOST_UNIT, 1.0))
         if math.sqrt(expected * hoped_ms) <= score(best, self.device, HOST_UNIT, 1.0):
             return ""
-        return f"not built: {twin.candidate} takes {twin.host_ms:.1f} ms here, {best.candidate} {best.host_ms:.1f}"
+        assert best.host_ms is not None
+        return (
+            f"not built: {twin.candidate} takes {ms_text(twin.host_ms)} here, {best.candidate} {ms_text(best.host_ms)}"
+        )
 
     def outrun(self, format: str, precisions: Sequence[str], built: Sequence[Built]) -> str:
         """Why no candidate of `format` can win over those that passed, or "".
@@ -149,7 +153,7 @@ class Bench:
         expected = min(self._expected_ms(format, precision) for precision in precisions)
         if expected < CLEARLY_SLOWER * best.device.latency_ms:
             return ""
-        return f"not built: {expected:.1f} ms expected at best, {best.candidate} {best.device.latency_ms:.1f}"
+        return f"not built: {ms_text(expected)} expected at best, {best.candidate} {ms_text(best.device.latency_ms)}"
 
     def _expected_ms(self, format: str, precision: str) -> float:
         """Before anything is built; a quantized layer or two more or less change little."""

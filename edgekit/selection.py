@@ -89,11 +89,19 @@ def choose(built: Sequence[Built], device: Device, host_unit: str = HOST_UNIT) -
     for one in judged:
         if one is not winner and not one.why_not:
             times = score(one, device, host_unit, scale) / best
-            by_clock = device.unit_for(one.candidate.format).name == host_unit
-            where = "predicted and measured" if by_clock else "predicted"
-            one = replace(one, why_not=f"{times:.2f}x the time of {winner.candidate}, {where}")
+            one = replace(one, why_not=_slower(one, winner, device, host_unit, times))
         outcome.append(one)
     return winner, outcome
+
+
+def _slower(one: Built, winner: Built, device: Device, host_unit: str, times: float) -> str:
+    """By what factor, and where two clocks are averaged in it what each of them says."""
+    told = f"{times:.2f}x the time of {winner.candidate}"
+    units = {device.unit_for(built.candidate.format).name for built in (one, winner)}
+    if units != {host_unit} or not (one.device and winner.device and one.host_ms and winner.host_ms):
+        return f"{told}, predicted"
+    predicted = one.device.latency_ms / winner.device.latency_ms
+    return f"{told} ({predicted:.2f}x predicted, {one.host_ms / winner.host_ms:.2f}x here)"
 
 
 def score(built: Built, device: Device, host_unit: str, scale: float) -> float:

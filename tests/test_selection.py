@@ -27,9 +27,14 @@ def test_the_fastest_wins_and_the_losers_say_why() -> None:
     winner, outcome = choose(rows, PI)
     assert str(winner.candidate) == "onnx int8"
     assert [one.why_not for one in outcome if one.candidate != winner.candidate] == [
-        "2.00x the time of onnx int8, predicted and measured",
-        "2.19x the time of onnx int8, predicted and measured",
+        "2.00x the time of onnx int8 (2.00x predicted, 2.00x here)",
+        "2.19x the time of onnx int8 (2.12x predicted, 2.25x here)",
     ]
+
+
+def test_between_units_of_another_kind_only_the_prediction_is_told() -> None:
+    rows = [built("tensorrt", "fp16", 4, 16), built("tensorrt", "int8", 9, 2)]
+    assert choose(rows, ORIN)[1][0].why_not == "8.00x the time of tensorrt int8, predicted"
 
 
 def test_int8_that_is_slower_here_than_its_float_twin_loses_to_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,7 @@ def command(out: Output, recipe_file: str | None, plot: Path | None, **options: 
 
 def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = False) -> None:
     """Exports, tells how it went, and draws the front of a search."""
+    started = time.perf_counter()
     if recipe.searches:
         from edgekit.search.limits import USUAL_BUDGET, SearchLimits, parse_budget
 
@@ -148,12 +150,13 @@ def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = Fal
         if result.search is not None:
             show_search(out, result.search)
             out.line()
-        _show(out, EvaluationReport.from_json(result.bundle.report), result.bundle)
+        took_s = time.perf_counter() - started
+        _show(out, EvaluationReport.from_json(result.bundle.report), result.bundle, took_s)
         if plot is not None:
             out.remark(f"drawn: {plot}")
 
 
-def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
+def _show(out: Output, report: EvaluationReport, bundle: Bundle, took_s: float) -> None:
     out.table(_candidates(report))
     if report.fallbacks:
         columns = (Column("layer", style="cyan"), Column("kept in"), Column("why"))
@@ -164,12 +167,21 @@ def _show(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
         out.line()
         out.table(ladders(bundle.manifest))
     out.line()
-    out.table(facts(_chosen(report, bundle)))
+    out.table(facts([*_chosen(report, bundle), *_spent(report, took_s)]))
     for note in report.notes:
         out.remark(f"note: {note}")
+    _show_next(out, report, bundle)
+
+
+def _show_next(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
+    """Commands for what came out."""
     path = shlex.quote(str(bundle.path))
     out.line()
-    out.line(f"next: edgekit run {path} --input FILE")
+    if bundle.manifest.parts[0].loop is not None:
+        # Its steps feed each other: a node carries them from one to the next.
+        out.line(f"next: edgekit serve {path} --tier device")
+    else:
+        out.line(f"next: edgekit run {path} --input FILE")
     out.line(f"      edgekit inspect {path} --report report.html")
     if report.split:
         tier = "edge" if "edge" in bundle.manifest.tiers else "cloud"
@@ -196,7 +208,7 @@ def _candidates(report: EvaluationReport) -> Table:
     floats = {one.format: one.host_p50_ms for one in report.candidates if one.precision == "fp32"}
     rows = [
         (
-            f"whole: {one.format} {one.precision}" if one.whole else f"{one.format} {one.precision}",
+            _candidate(one),
             percent_text(one.agreement),
             db_text(one.sqnr_db),
             ms_text(one.host_p50_ms),
@@ -208,6 +220,12 @@ def _candidates(report: EvaluationReport) -> Table:
         for one in report.candidates
     ]
     return Table(columns, rows, f"Candidates for {report.device_title or report.device}")
+
+
+def _candidate(one: Candidate) -> str:
+    """A format that was left out before any precision was tried stands alone."""
+    name = one.format if one.precision == "-" else f"{one.format} {one.precision}"
+    return f"whole: {name}" if one.whole else name
 
 
 def _range(one: Candidate) -> str:
@@ -237,8 +255,12 @@ def _chosen(report: EvaluationReport, bundle: Bundle) -> list[tuple[str, str | C
         rows.append(("here", f"{ms_text(latency.host)} ms at {count_text(latency.threads, 'thread')}{gain}"))
     if bundle.signed_by is not None:
         rows.append(("signed by", f"{bundle.signed_by[:16]}..."))
-    if report.seconds:
-        rows.append(("took", f"{report.seconds.get('total', sum(report.seconds.values())):.1f} s"))
+    return rows
+
+
+def _spent(report: EvaluationReport, took_s: float) -> list[tuple[str, str | Cell]]:
+    """`took_s` from the start of the command, the import of torch and the converters included."""
+    rows: list[tuple[str, str | Cell]] = [("took", f"{took_s:.1f} s")]
     if report.peak_memory_bytes is not None:
         rows.append(("peak memory", size_text(report.peak_memory_bytes)))
     return rows

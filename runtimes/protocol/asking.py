@@ -11,8 +11,9 @@ tokens are bytes. The answer has one row for each step, or the tokens (and the `
 | parameter of the request | type   | meaning                                                                      |
 |--------------------------|--------|------------------------------------------------------------------------------|
 | `edgekit_top`            | int64  | a classifier also answers `top`, BYTES [n, k], `probability:index:label`     |
-| `edgekit_max_steps`      | int64  | at most so many tokens, or windows; more than the node's `--max-steps` is no |
-|                          |        | error: the answer then ends at the node's, `edgekit_finish` is `length`      |
+| `edgekit_max_steps`      | int64  | at most so many tokens of an answer (the prompt's do not count), or windows; |
+|                          |        | more than the node's `--max-steps` is no error: the answer then ends at the  |
+|                          |        | node's, `edgekit_finish` is `length`                                         |
 | `edgekit_temperature`    | double | 0 (without it) chooses the likeliest token, above it draws                   |
 | `edgekit_seed`           | int64  | of the draws: the same seed gives the same answer in any company             |
 | `edgekit_stream`         | bool   | over ModelStreamInfer: pieces as they come                                   |
@@ -20,7 +21,7 @@ tokens are bytes. The answer has one row for each step, or the tokens (and the `
 | parameter of the answer  | type   | meaning                                                                      |
 |--------------------------|--------|------------------------------------------------------------------------------|
 | `edgekit_finish`         | string | `stop`; `length`: a bound was met; `loop`: the text went round; `deadline`   |
-| `edgekit_steps`          | int64  | steps of the model that were run                                             |
+| `edgekit_steps`          | int64  | steps of the model that were run, those that read the prompt among them      |
 
 `edgekit_degraded` is true where a deadline or a tenant's budget of tokens made the answer shorter than was asked. A
 streamed answer ends with a response that has `triton_final_response` true and the whole answer's parameters.

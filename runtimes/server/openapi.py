@@ -219,8 +219,8 @@ def _asked() -> Json:
             "type": "integer",
             "minimum": 1,
             "maximum": MAX_INTEGER,
-            "description": "Tokens or windows of an iterated model at most; the node's own bound holds where it is "
-            "less, and the answer then says that it ended by `length`",
+            "description": "Tokens that an iterated model writes (its prompt does not count), or windows, at most; the "
+            "node's own bound holds where it is less, and the answer then says that it ended by `length`",
         },
         TEMPERATURE: {"type": "number", "minimum": 0, "maximum": MAX_TEMPERATURE, "description": "0: the likeliest"},
         SEED: {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER, "description": "Of the draws"},

@@ -54,6 +54,7 @@ REPORT = EvaluationReport(
             size_bytes=5_320_000,
         ),
         Candidate(format="litert", precision="int8", chosen=False, why_not="the package is missing"),
+        Candidate(format="executorch", precision="-", chosen=False, why_not="not built: 31.2 ms expected at best"),
     ),
     fallbacks=(Fallback(layer="conv_3", precision="fp32", why="it harms most"),),
     seconds={"all": 12.0},
@@ -185,13 +186,35 @@ def test_words_show_candidates_verdicts_fallbacks_and_the_next_step(
         "it harms most",
         "top-1 agreement 96.0 % (95 %: 90.0 % to 99.0 %) on 100 samples against float model; SQNR 25.5 dB",
         "4.00 ms at 1 thread, 2.00x the speed of its float twin",
-        "12.0 s",
+        "took:",
         f"next: edgekit run {bundle} --input FILE",
     ):
         assert wanted in result.stdout
     row = next(line for line in result.stdout.splitlines() if "chosen" in line)
     assert row.split()[:7] == ["onnx", "int8", "96.0", "%", "25.5", "4.00", "2.00"]
     assert "calibrate" in result.stderr
+    left_out = next(line for line in result.stdout.splitlines() if line.startswith("executorch"))
+    assert left_out.split()[:3] == ["executorch", "-", "-"]  # of which no precision is named
+    assert left_out.split().count("-") == 6
+
+
+def test_the_time_told_is_that_of_the_whole_command(
+    invoke: Invoke, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([100.0, 261.5])
+    monkeypatch.setattr("edgekit.cli.export.time", SimpleNamespace(perf_counter=lambda: next(now)))
+    assert "161.5 s" in invoke("export", "minilm", "--device", "raspberry-pi").stdout
+
+
+def test_what_is_run_step_by_step_is_to_be_served_next(
+    invoke: Invoke, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped = SimpleNamespace(parts=[SimpleNamespace(loop=object())], tiers={})
+    opened = SimpleNamespace(path=pipeline.path, manifest=stepped, report=None, size_bytes=1, signed_by=None)
+    monkeypatch.setattr(Bundle, "open", classmethod(lambda cls, path: opened))
+    told = invoke("export", "docstring-lm", "--device", "raspberry-pi").stdout
+    assert f"next: edgekit serve {pipeline.path} --tier device" in told
+    assert "edgekit run" not in told
 
 
 def test_libraries_do_not_reach_stdout(invoke: Invoke, invoke_json: InvokeJson, pipeline: FakePipeline) -> None:
