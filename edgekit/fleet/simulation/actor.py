@@ -84,7 +84,8 @@ class Actor:
             retry_s = FIRST_RETRY_S
             if is_moved or len(self.ring) >= MAX_WINDOWS:
                 continue
-            await self._rest(started, until)
+            if not self.part.wait_s or clock() - started < 0.5 * self.part.wait_s:
+                await self._rest(started, until)  # a call that was held took its time already
 
     async def _rest(self, started: float, until: float) -> None:
         """Until the next call, and longer where the network is away."""
