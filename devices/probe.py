@@ -93,7 +93,7 @@ def _device(machine: Machine, unit: Unit, rates: dict[str, float], runtime: str,
         del sources["units.cpu.peak_gflops"]
     return Device(
         name="this-machine",
-        title=f"{machine.cpu}, {unit.cores} cores",
+        title=f"{machine.cpu}, {unit.cores} core{'' if unit.cores == 1 else 's'}",
         arch=machine.arch,
         memory_bytes=machine.memory_bytes,
         nominal_bandwidth_gbps=unit.bandwidth_gbps,

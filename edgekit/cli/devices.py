@@ -155,13 +155,19 @@ def _gib(size_bytes: int) -> str:
     return f"{size_bytes / 2**30:.0f} GiB"
 
 
+def _bandwidth(device: Device) -> str:
+    """A probe knows no data sheet: what it measured stands in the place of its figure."""
+    known = "nominal" if "nominal_bandwidth_gbps" not in device.estimated else "measured by copying, nominal unknown"
+    return f"{device.nominal_bandwidth_gbps:g} GB/s {known}"
+
+
 def _tables(device: Device) -> Sequence[Table]:
     power = ", ".join(f"{state} {watts:g} W" for state, watts in device.power_w.items())
     mode = f" ({device.power_mode})" if device.power_mode else ""
     rows: list[tuple[str, str | Cell]] = [
         ("device", Cell(device.name, "bold")),
         ("machine", f"{device.title}, {device.arch}"),
-        ("memory", f"{_gib(device.memory_bytes)}, {device.nominal_bandwidth_gbps:g} GB/s nominal"),
+        ("memory", f"{_gib(device.memory_bytes)}, {_bandwidth(device)}"),
         ("power", f"{power or 'unknown'}{mode}"),
         ("calibrated", "by a probe" if device.efficiency else "no: latency is scaled from a reference machine"),
         ("estimated", ", ".join(device.estimated) or "nothing"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_probe_writes_a_profile_that_loads(
     assert f"--device {path}" in invoke("devices", "probe", "-o", path).stdout
     assert load_device(path) == probed
     assert invoke_json("devices", "probe")["device"]["name"] == probed.name
+
+
+def test_a_bandwidth_that_was_measured_is_not_called_nominal(
+    invoke: Invoke, probed: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "GB/s nominal" in invoke("devices", "probe").stdout
+    measured = replace(probed, estimated=("nominal_bandwidth_gbps",))
+    monkeypatch.setattr("edgekit.devices.probe.probe", lambda threads, progress: measured)
+    told = invoke("devices", "probe").stdout
+    assert f"{probed.nominal_bandwidth_gbps:g} GB/s measured by copying, nominal unknown" in told
 
 
 def test_probe_replaces_a_file_only_with_force(invoke: Invoke, probed: Device, tmp_path: Path) -> None:

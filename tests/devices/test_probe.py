@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from edgekit.devices import probe as probe_module
 from edgekit.devices.device import Unit, covers, figure_names, parse_profile
 from edgekit.devices.kernels import best_seconds, kernels
 from edgekit.devices.latency import predict
+from edgekit.devices.machine import Machine
 from edgekit.devices.probe import derive_peaks, probe, scale_efficiency, to_toml
 from edgekit.devices.segment import Segment
 from edgekit.errors import DeviceError
@@ -27,6 +30,13 @@ def device():
 
 def test_the_profile_parses_back_equal(device):
     assert parse_profile(to_toml(device), "probe") == device
+
+
+@pytest.mark.parametrize(("cores", "words"), [(1, "1 core"), (2, "2 cores")])
+def test_its_title_counts_the_cores(cores, words):
+    machine = Machine("Some CPU", "x86_64", cores, 2.0, 1 << 30, ("avx2",), "Linux")
+    made = probe_module._device(machine, replace(UNIT, cores=cores), {}, "numpy", dispatched=False)
+    assert made.title == f"Some CPU, {words}"
 
 
 def test_every_measured_figure_names_its_source(device):
