@@ -102,7 +102,7 @@ def test_a_device_is_shown_over_time_with_the_change_of_its_bundle_marked(
 
 
 def test_a_rollout_is_started_paused_resumed_and_rolled_back_by_forms(
-    admin: Visitor, service: FleetService, tmp_path: Path
+    admin: Visitor, service: FleetService, tmp_path: Path, clock: SettableClock
 ) -> None:
     digest = push(service, tmp_path).digest
     devices = [enroll(service, f"pi-{place}", board="rpi4") for place in range(4)]
@@ -113,6 +113,7 @@ def test_a_rollout_is_started_paused_resumed_and_rolled_back_by_forms(
     order = service.rollouts.get("latest").order
     assert order.steps == (0.25, 1.0) and order.soak_s == 0.0 and order.window == 2
     service.rollouts.advance()
+    clock.advance(1)
     follow(service, *devices)
     service.rollouts.advance()
     text = admin.get(place).text
@@ -128,7 +129,7 @@ def test_a_rollout_is_started_paused_resumed_and_rolled_back_by_forms(
 
 
 def test_who_failed_in_a_rollout_is_named_with_the_reason(
-    admin: Visitor, service: FleetService, tmp_path: Path
+    admin: Visitor, service: FleetService, tmp_path: Path, clock: SettableClock
 ) -> None:
     digest = push(service, tmp_path).digest
     devices = [enroll(service, f"pi-{place}", board="rpi4") for place in range(2)]
@@ -137,6 +138,7 @@ def test_who_failed_in_a_rollout_is_named_with_the_reason(
     fields = {"bundle": digest, "group": "pi", "steps": "100%", "soak_s": "0", "max_wrong": "1"}
     place = admin.post("/rollouts", fields).headers["location"]
     service.rollouts.advance()
+    clock.advance(1)
     say(service, devices[1], Slot(candidate=digest, phase="failed", reason="3 golden answers differ"))
     service.rollouts.advance()
     text = admin.get(place).text
@@ -229,6 +231,7 @@ def test_whatever_others_wrote_is_shown_as_text(
     say(service, device, Slot(candidate=digest, phase="failed", reason=NASTY), seen, window(1, clock() - 50, "a" * 64))
     rollout = admin.post("/rollouts", {"bundle": digest, "group": "pi", "steps": "100%"}).headers["location"]
     service.rollouts.advance()
+    clock.advance(1)
     say(service, device, Slot(candidate=digest, phase="failed", reason=NASTY), seen)
     service.rollouts.advance()
     with service.database.write() as session:
