@@ -13,6 +13,7 @@ from anyio import CapacityLimiter, to_thread
 from edgekit.errors import EdgekitError
 from edgekit.fleet.server.waiting import Waiters
 from edgekit.fleet.service import FleetService
+from edgekit.fleet.service.retention import MOST
 
 logger = logging.getLogger("edgekit")
 
@@ -60,9 +61,13 @@ class _Leader:
             return
         self._service.trust.renew()
         self._service.rollouts.advance()
+        self._service.insights.step()
+        self._service.plans.step()
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_EVERY_S
             gone = {what: count for what, count in self._service.retention.prune().items() if count}
+            if max(gone.values(), default=0) >= MOST:
+                self._prune_at = 0.0
             if gone:
                 logger.info("old rows removed: %s", ", ".join(f"{count} of {what}" for what, count in gone.items()))
 
@@ -79,9 +84,9 @@ async def _for_ever(trouble: str, work: Callable[[], None], every_s: float) -> N
                 logger.warning("%s: %s", trouble, error.message)
             said = error.message
         except Exception as error:
-            if str(error) != said:
+            if (str(error) or type(error).__name__) != said:
                 logger.exception("%s", trouble)
-            said = str(error)
+            said = str(error) or type(error).__name__
         else:
             if said:
                 logger.warning("it works again, after: %s", said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from sqlalchemy import func, select
@@ -82,5 +82,5 @@ def test_many_go_in_transactions_of_bounded_size(
 def test_zero_keeps_for_ever(fleet: FleetService, clock: SettableClock) -> None:
     fill(fleet, clock(), 1, "old")
     clock.advance(10_000 * DAY_S)
-    assert Retention(fleet.core, Keeping(0, 0, 0, 0)).prune() == {}
+    assert Retention(fleet.core, Keeping(**dict.fromkeys((one.name for one in fields(Keeping)), 0.0))).prune() == {}
     assert count(fleet, WindowRow) == count(fleet, Event) == count(fleet, Repeated) == 1
