@@ -15,6 +15,7 @@ from edgekit.cli.command import command as make_command
 from edgekit.cli.drawing import check_path, draw
 from edgekit.cli.ladders import ladders
 from edgekit.cli.output import Cell, Column, Output, Table, facts
+from edgekit.cli.run_text import writing_part
 from edgekit.cli.search_front import search_shapes, show_search
 from edgekit.cli.wording import count_text, db_text, ms_text, percent_text, quality_text, size_text
 from edgekit.devices.device import load_device
@@ -177,11 +178,14 @@ def _show_next(out: Output, report: EvaluationReport, bundle: Bundle) -> None:
     """Commands for what came out."""
     path = shlex.quote(str(bundle.path))
     out.line()
-    if bundle.manifest.parts[0].loop is not None:
-        # Its steps feed each other: a node carries them from one to the next.
-        out.line(f"next: edgekit serve {path} --tier device")
-    else:
+    if bundle.manifest.parts[0].loop is None:
         out.line(f"next: edgekit run {path} --input FILE")
+    elif writing_part(bundle, None) is not None:
+        out.line(f'next: edgekit run {path} --input "a text to go on from"')
+        out.line(f"      edgekit serve {path} --tier device")
+    else:
+        # Its steps feed each other: a node carries the state from one to the next.
+        out.line(f"next: edgekit serve {path} --tier device")
     out.line(f"      edgekit inspect {path} --report report.html")
     if report.split:
         tier = "edge" if "edge" in bundle.manifest.tiers else "cloud"

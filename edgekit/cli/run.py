@@ -14,6 +14,7 @@ from edgekit.cli.failure import report
 from edgekit.cli.options import FiniteRange, certificate_option, file_option, option
 from edgekit.cli.output import Output
 from edgekit.cli.quantities import Milliseconds, Share
+from edgekit.cli.run_text import show_texts, write_texts, writing_part
 from edgekit.cli.run_view import line_of, show_one
 from edgekit.cli.wording import ms_text
 from edgekit.errors import (
@@ -131,6 +132,7 @@ def command(
     A node that does not answer or refuses (its token, another bundle) is named on stderr. Where --policy needs one, a
     refusal ends the command (exit code 16), and a node that is down leaves this device's answer, marked degraded.
     Of several inputs each is tried: one that fails is told, and the exit code is the highest that any of them met.
+    A model that writes text step by step goes on from each input; `edgekit serve` does so for many at once.
     """
     from edgekit.bundle import Bundle
     from edgekit.runtimes.load import load
@@ -143,6 +145,15 @@ def command(
     with Bundle.open(bundle, key) as opened, _recording(trace) as recorder:
         if variant is not None:
             _check_variant(opened, variant)
+        writing = None if connects or adapts or provider else writing_part(opened, part)
+        if writing is not None:
+            if trace is not None:
+                raise UsageError("--trace and a model that writes text", hint="`edgekit serve --trace` records it")
+            written = write_texts(opened, writing, inputs, threads)
+            show_texts(out, written)
+            told = [one.to_json() for one in written]
+            out.emit({"bundle": str(bundle), "format": writing.format, "threads": threads, "results": told})
+            return
         sources = _sources(inputs, takes_text=getattr(opened.manifest.preprocess, "kind", "") == "text")
         with (
             _connect(opened, threads, remote, variant, budget, battery, recorder)

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 
 from edgekit.bundle import Bundle
+from edgekit.bundle.loop import Carried, Choice, Loop
 from edgekit.cli.main import cli
 from edgekit.errors import QualityError
 from edgekit.progress import Progress
@@ -206,15 +207,20 @@ def test_the_time_told_is_that_of_the_whole_command(
     assert "161.5 s" in invoke("export", "minilm", "--device", "raspberry-pi").stdout
 
 
-def test_what_is_run_step_by_step_is_to_be_served_next(
-    invoke: Invoke, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("encoding", ["bytes", "ids"])
+def test_what_is_run_step_by_step_leads_on_to_text_and_to_serve(
+    invoke: Invoke, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch, encoding: Any
 ) -> None:
-    stepped = SimpleNamespace(parts=[SimpleNamespace(loop=object())], tiers={})
+    feed = Choice(input="token", output="logits", start=0, stop=1, encoding=encoding)
+    carried = (Carried(output="next_state", input="state"),)
+    part = SimpleNamespace(name="model", loop=Loop(carried=carried, feed=feed, max_steps=9))
+    stepped = SimpleNamespace(parts=[part], variants=[SimpleNamespace(parts=["model"])], tiers={})
     opened = SimpleNamespace(path=pipeline.path, manifest=stepped, report=None, size_bytes=1, signed_by=None)
     monkeypatch.setattr(Bundle, "open", classmethod(lambda cls, path: opened))
     told = invoke("export", "docstring-lm", "--device", "raspberry-pi").stdout
-    assert f"next: edgekit serve {pipeline.path} --tier device" in told
-    assert "edgekit run" not in told
+    assert f"edgekit serve {pipeline.path} --tier device" in told
+    assert ("edgekit run" in told) == (encoding == "bytes")
+    assert "--input FILE" not in told
 
 
 def test_libraries_do_not_reach_stdout(invoke: Invoke, invoke_json: InvokeJson, pipeline: FakePipeline) -> None:
