@@ -71,8 +71,8 @@ def command(context: click.Context, out: Output) -> None:
 def enroll(out: Output, token: str, name: str | None, tier: Any, home: Path | None, **settings: Any) -> None:
     """Become a device of the fleet: the key is made here and stays here."""
     _check_installed()
+    from edgekit.fleet.agent.enrolment import enroll as enroll_device
     from edgekit.fleet.agent.home import Home
-    from edgekit.fleet.agent.identity import enroll as enroll_device
     from edgekit.fleet.agent.identity import kept_name
 
     place = Home(home or default_home())

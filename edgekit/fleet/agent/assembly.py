@@ -11,8 +11,8 @@ from pathlib import Path
 from edgekit.bundle.manifest import Tier
 from edgekit.errors import BundleError, UsageError
 from edgekit.fleet.agent.collector import Collector
-from edgekit.fleet.agent.contact import DeviceClient
 from edgekit.fleet.agent.daemon import Daemon
+from edgekit.fleet.agent.errand import FrugalClient
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.identity import facts, load_identity
 from edgekit.fleet.agent.machine import read_machine
@@ -53,7 +53,7 @@ def run_agent(home: Home, options: AgentOptions, say: Callable[[str], None] = la
         about = facts(tier, machine.profile, machine.formats).model_copy(update={"memory_bytes": machine.memory_bytes})
         ring = Ring(home)
         collector = Collector(home, updater, ring, runtime.url, options.window_s)
-        daemon = Daemon(home, partial(DeviceClient, home), updater, about, ring, options.wait_s)
+        daemon = Daemon(home, partial(FrugalClient, home), updater, about, ring, options.wait_s)
         try:
             collector.start()
             daemon.run()

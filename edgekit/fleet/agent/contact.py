@@ -8,15 +8,7 @@ from collections.abc import Callable
 
 from edgekit.errors import EdgekitError, SignatureError
 from edgekit.fleet.agent.home import Home
-from edgekit.fleet.agent.identity import (
-    ROOT,
-    Identity,
-    authority_of,
-    certificate_of,
-    is_renewal_due,
-    load_identity,
-    renew,
-)
+from edgekit.fleet.agent.identity import ROOT, Identity, authority_of, certificate_of, load_identity
 from edgekit.fleet.client import AgentClient, Connection
 from edgekit.fleet.protocol.agents import Desired, Sync
 from edgekit.fleet.protocol.bundles import Offer
@@ -56,15 +48,23 @@ class DeviceClient(AgentClient):
             return
         self._look_at = now + LOOK_EVERY_S
         try:
-            if not is_renewal_due(self._home, now):
+            if not self.renew_if_due():
                 return
-            renew(self._home, self, self._identity.name)
         except EdgekitError as error:
             logger.warning("the certificate is not renewed yet: %s", error.message)
             return
         logger.info("the certificate is renewed")
         self.connection.close()
         self.connection = self._connect()
+
+    def renew_if_due(self) -> bool:
+        """Whether there is a new certificate, which counts from the next connection on. Raises like `renew`."""
+        from edgekit.fleet.agent.enrolment import is_renewal_due, renew
+
+        if not is_renewal_due(self._home, self._now()):
+            return False
+        renew(self._home, self, self._identity.name)
+        return True
 
     def _tell_skew(self) -> None:
         skew = self.connection.skew_s
@@ -81,7 +81,6 @@ class DeviceClient(AgentClient):
 
     def index(self, digest: str) -> Offer:
         """Only where the fleet's signed metadata names it. Raises SignatureError, OutputError, and as before."""
-        # tuf and what it brings take 3 MB that an agent needs only for an update.
         from edgekit.fleet.agent.trusted import Trusted, vouched
 
         try:

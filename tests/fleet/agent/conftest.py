@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from edgekit.fleet.agent.home import Home
 from tests.fleet.bundles import make_bundle
+
+if TYPE_CHECKING:
+    from tests.fleet.agent.live import LiveFleet, Wire
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +29,32 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def digests(bundles: dict[str, Path]) -> dict[str, str]:
-    return {name: hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest() for name, path in bundles.items()}
+    from tests.fleet.agent.live import digest_of
+
+    return {name: digest_of(path) for name, path in bundles.items()}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "home")
+    home.make()
+    return home
+
+
+@pytest.fixture
+def live(tmp_path: Path, bundles: dict[str, Path]) -> Iterator[LiveFleet]:
+    """A real fleet that holds the bundles."""
+    from tests.fleet.agent.live import LiveFleet
+
+    fleet = LiveFleet(tmp_path / "data", list(bundles.values()))
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def wire(live: LiveFleet) -> Iterator[Wire]:
+    from tests.fleet.agent.live import Wire
+
+    wire = Wire(live.port)
+    yield wire
+    wire.close()

@@ -27,13 +27,6 @@ def fleet(bundles: dict[str, Path]) -> LocalFleet:
     return LocalFleet(*bundles.values())
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "home")
-    home.make()
-    return home
-
-
 class Told(list[Slot]):
     @property
     def phases(self) -> list[str]:
