@@ -28,6 +28,7 @@ from edgekit.errors import (
 )
 from edgekit.fleet.protocol.agents import Desired, Enrolled, Enrolment, Renewal, Sync
 from edgekit.fleet.protocol.bundles import BundleView, Offer, Received, Wanted
+from edgekit.fleet.protocol.insights import Finding, FindingKind, PlanView
 from edgekit.fleet.protocol.people import (
     DeviceChange,
     DeviceView,
@@ -241,6 +242,19 @@ class FleetClient:
     def turn_rollout(self, key: str, verb: str) -> RolloutView:
         """`verb`: pause, resume or rollback."""
         return self._ask(RolloutView, "POST", f"/rollouts/{key}/{verb}")
+
+    def insights(
+        self, kind: FindingKind | None = None, device: str = "", after: str | None = None, limit: int = 100
+    ) -> Page[Finding]:
+        """Suspects and drift, the worst first."""
+        params = {"device": device, **({} if kind is None else {"kind": kind}), **_page(after, limit)}
+        return self._ask(Page[Finding], "GET", "/insights", params=params)
+
+    def plan(self, key: str) -> PlanView:
+        return self._ask(PlanView, "GET", f"/devices/{key}/plan")
+
+    def replan(self, key: str) -> PlanView:
+        return self._ask(PlanView, "POST", f"/devices/{key}/replan")
 
     def telemetry(self, device: str, group: str, since: float, until: float, step_s: float) -> TelemetryView:
         """Of a device, of a group, or with "" for both of everyone."""

@@ -7,7 +7,19 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from edgekit.fleet.server import agents, bundles, devices, pages, people, problems, rollouts, telemetry, tuf
+from edgekit.fleet.server import (
+    agents,
+    bundles,
+    devices,
+    insights,
+    pages,
+    people,
+    plans,
+    problems,
+    rollouts,
+    telemetry,
+    tuf,
+)
 from edgekit.fleet.server.described import PROBLEMS, describe
 from edgekit.fleet.server.duties import on_duty
 from edgekit.fleet.server.limits import Limits
@@ -34,7 +46,7 @@ def create_app(service: FleetService, *, advance_every_s: float = ADVANCE_EVERY_
     app.state.service, app.state.waiters = service, Waiters()
     app.state.metrics = Metrics(service, app.state.waiters)
     problems.install(app)
-    for module in (agents, bundles, devices, rollouts, people, telemetry, tuf):
+    for module in (agents, bundles, devices, plans, rollouts, insights, people, telemetry, tuf):
         app.include_router(module.router, responses=PROBLEMS)
     pages.install(app)
     describe(app)

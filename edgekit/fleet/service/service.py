@@ -19,8 +19,10 @@ from edgekit.fleet.service.devices import Devices
 from edgekit.fleet.service.glance import Glances
 from edgekit.fleet.service.groups import Groups
 from edgekit.fleet.service.history import Histories
+from edgekit.fleet.service.insights import Insights
 from edgekit.fleet.service.invitations import Invitations
 from edgekit.fleet.service.people import People
+from edgekit.fleet.service.plans import Plans
 from edgekit.fleet.service.progress import Progress
 from edgekit.fleet.service.repeats import Repeats
 from edgekit.fleet.service.retention import Keeping, Retention
@@ -69,6 +71,8 @@ class FleetService:
         self.trust.start()
         self.bundles = Bundles(core, self.trust)
         self.rollouts = Rollouts(core, self.trust.need)
+        self.insights = Insights(core)
+        self.plans = Plans(core, self.rollouts.manifests)
         self.sign_ins = SignIns(core, self.people)
         self.glances = Glances(core)
         self.histories = Histories(core)
