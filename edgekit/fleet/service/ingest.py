@@ -73,9 +73,9 @@ class Intake:
     def put(self, device: str, sync: Sync) -> Future[None]:
         """The future ends with the commit, or raises StoreError, UsageError. Raises AuthenticationError for a device
         that is not there, OverloadedError where too many wait, StoreError once it is closed."""
-        taken = self._directory.get(device).taken
-        fresh = tuple(window for window in sync.windows if window.sequence > taken)
-        call = Call(device, sync, self._now(), fresh)
+        taken, now = self._directory.get(device).taken, self._now()
+        fresh = tuple(_not_ahead(window, now) for window in sync.windows if window.sequence > taken)
+        call = Call(device, sync, now, fresh)
         with self._wake:
             if self._closed:
                 raise StoreError("the service is stopping", hint="try again: what you hold is not lost")
@@ -179,6 +179,11 @@ def gather(batch: Sequence[Call]) -> list[Saying]:
         in_order = tuple(windows[sequence] for sequence in sorted(windows))
         held[call.device] = Saying(call.device, call.at, call.sync.slot, in_order, facts)
     return [held[device] for device in sorted(held)]
+
+
+def _not_ahead(window: Window, now: float) -> Window:
+    """A device whose clock is ahead would keep its windows for ever, and count old ones to a step of a rollout."""
+    return window if window.started_at <= now else window.model_copy(update={"started_at": now})
 
 
 def _boot(facts: Facts | None) -> str:

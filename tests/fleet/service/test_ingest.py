@@ -85,6 +85,18 @@ def test_windows_that_come_twice_count_once(fleet: FleetService, clock: Settable
     assert stored(fleet) == [(device, 0), (device, 1)]
 
 
+def test_no_window_is_of_a_time_that_has_not_come(fleet: FleetService, clock: SettableClock) -> None:
+    device = enroll(fleet, "pi-1").device
+    fleet.devices.sync(device, says(OLD, window(0, OLD, clock() - 60.0), window(1, OLD, clock() + 1e6)))
+    latest = fleet.devices.get(device).latest
+    assert latest is not None and latest.started_at == clock()
+    with fleet.database.read() as session:
+        assert list(session.scalars(select(WindowRow.started_at).order_by(WindowRow.sequence))) == [
+            clock() - 60.0,
+            clock(),
+        ]
+
+
 def test_an_answer_lost_in_a_crash_loses_no_window_and_doubles_none(
     fleet: FleetService, clock: SettableClock, again: Callable[[], FleetService], monkeypatch: pytest.MonkeyPatch
 ) -> None:
