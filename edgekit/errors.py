@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EdgekitError(Exception):
@@ -158,9 +159,11 @@ class FrameError(CodecError):
 
 
 class PlanError(EdgekitError):
-    """No plan meets the limits; `binding` names the limit that none of them meets."""
+    """No plan meets the limits; `binding` names the limit that none of them meets. `found`: of a search, what it built
+    all the same (`edgekit.search.outcome.Found`)."""
 
     exit_code = 14
+    found: Any = None
 
     def __init__(self, message: str, *, binding: str = "", hint: str = "") -> None:
         self.binding = binding

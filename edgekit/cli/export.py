@@ -19,14 +19,16 @@ from edgekit.cli.run_text import writing_part
 from edgekit.cli.search_front import search_shapes, show_search
 from edgekit.cli.wording import count_text, db_text, ms_text, percent_text, quality_text, size_text
 from edgekit.devices.device import load_device
-from edgekit.errors import UsageError
+from edgekit.errors import PlanError, UsageError
 from edgekit.option import Option
 from edgekit.recipe import Recipe, read_recipe, recipe_options
 from edgekit.report.text import PRUNING
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
+    from edgekit.pipeline import ExportResult
     from edgekit.report.model import Candidate, EvaluationReport
+    from edgekit.search.outcome import Found
 
 TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
 
@@ -131,18 +133,14 @@ def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = Fal
 
         SearchLimits.parse(recipe.limit, recipe.max_drop)
         parse_budget(recipe.budget or USUAL_BUDGET)
-    with out.working() as progress:
-        progress("import torch and the converters", 0, 0)
-        from edgekit.pipeline import export_recipe
-        from edgekit.report.model import EvaluationReport
+    try:
+        result = _exported(out, recipe, fresh)
+    except PlanError as error:
+        if error.found is not None:
+            _show_found(out, error.found, recipe, plot)
+        raise
+    from edgekit.report.model import EvaluationReport
 
-        try:
-            result = export_recipe(recipe, fresh=fresh, progress=progress)
-        except KeyboardInterrupt as interrupt:
-            kept = "what the search measured" if recipe.searches else "what was learned" if recipe.learns else ""
-            if kept:
-                interrupt.__notes__ = [f"{kept} is kept: the same command goes on with it"]
-            raise
     if plot is not None and result.search is not None:
         title = f"{result.bundle.manifest.name} on {result.bundle.manifest.device}: recipes that nothing beats"
         draw(plot, search_shapes(result.search, title), title)
@@ -155,6 +153,31 @@ def run(out: Output, recipe: Recipe, plot: Path | None = None, fresh: bool = Fal
         _show(out, EvaluationReport.from_json(result.bundle.report), result.bundle, took_s)
         if plot is not None:
             out.remark(f"drawn: {plot}")
+
+
+def _exported(out: Output, recipe: Recipe, fresh: bool) -> ExportResult:
+    with out.working() as progress:
+        progress("import torch and the converters", 0, 0)
+        from edgekit.pipeline import export_recipe
+
+        try:
+            return export_recipe(recipe, fresh=fresh, progress=progress)
+        except KeyboardInterrupt as interrupt:
+            kept = "what the search measured" if recipe.searches else "what was learned" if recipe.learns else ""
+            if kept:
+                interrupt.__notes__ = [f"{kept} is kept: the same command goes on with it"]
+            raise
+
+
+def _show_found(out: Output, found: Found, recipe: Recipe, plot: Path | None) -> None:
+    """Of a search that ends without a choice."""
+    if not found.front:
+        return
+    show_search(out, found)
+    if plot is not None:
+        title = f"{recipe.source} on {recipe.device}: recipes that nothing beats"
+        draw(plot, search_shapes(found, title), title)
+        out.remark(f"drawn: {plot}")
 
 
 def _show(out: Output, report: EvaluationReport, bundle: Bundle, took_s: float) -> None:

@@ -14,7 +14,7 @@ import click
 
 from edgekit import errors
 from edgekit.cli.streams import paint, printable, stdout_may_be_full
-from edgekit.errors import INTERRUPTED, EdgekitError, OutputError, QualityError, UsageError
+from edgekit.errors import INTERRUPTED, EdgekitError, OutputError, PlanError, QualityError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -77,6 +77,8 @@ def _tell(error: EdgekitError, as_json: bool, verbose: bool) -> int:
     details: dict[str, Any] = {}
     if isinstance(error, QualityError):
         details["layers"] = [{"name": name, "sqnr_db": sqnr} for name, sqnr in error.layers]
+    if isinstance(error, PlanError) and error.found is not None:
+        details["search"] = error.found.to_json()
     notes = [*getattr(error, "__notes__", ())]
     message = "\n".join([error.message, *(f"  {note}" for note in notes)])
     _report(type(error).__name__, message, error.hint, error.exit_code, as_json, details)

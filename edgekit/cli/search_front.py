@@ -23,7 +23,7 @@ from edgekit.cli.output import Cell, Column, Output, Table
 from edgekit.cli.wording import ms_text, size_text
 
 if TYPE_CHECKING:
-    from edgekit.search.outcome import Outcome
+    from edgekit.search.outcome import Found
     from edgekit.search.verify import Verified
 
 COLUMNS = (
@@ -42,12 +42,12 @@ SHOWN_DROPS = 5
 FAR_APART = 0.4
 
 
-def show_search(out: Output, outcome: Outcome) -> None:
+def show_search(out: Output, outcome: Found) -> None:
     out.table(Table(COLUMNS, [_row(one, outcome) for one in outcome.front], "Pareto front, verified"))
 
 
-def _row(one: Verified, outcome: Outcome) -> tuple[Cell, ...]:
-    is_chosen = one.configuration == outcome.chosen.configuration
+def _row(one: Verified, outcome: Found) -> tuple[Cell, ...]:
+    is_chosen = one.configuration == outcome.choice
     style = "bold green" if is_chosen else ""
     mark = "chosen" if is_chosen else ", ".join(outcome.limits.broken(one.figures()))
     drop, latency = one.expected.get("drop"), one.expected.get("latency_ms")
@@ -64,12 +64,13 @@ def _row(one: Verified, outcome: Outcome) -> tuple[Cell, ...]:
     return tuple(Cell(text, style) for text in texts)
 
 
-def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
+def search_shapes(outcome: Found, title: str) -> list[Shape]:
     """A dot a verified recipe, a colour a format and precision; those joined that none beats in both, the expected
-    front as a dashed line, the chosen recipe ringed, limits dashed."""
+    front as a dashed line, the chosen recipe ringed, limits dashed. Of `outcome` something was built."""
     limits = outcome.limits
     ceiling = max(SHOWN_DROPS * (limits.drop or 0.0), 2.0)
-    shown = [one for one in outcome.verified if not one.failed and one.drop <= ceiling]
+    built = [one for one in outcome.verified if not one.failed]
+    shown = [one for one in built if one.drop <= ceiling] or built
     latencies = [one.latency_ms for one in shown]
     x_ticks = ticks(latencies, limits.latency_ms, zero=min(latencies) < FAR_APART * max(latencies))
     y_ticks = ticks([one.drop for one in shown], limits.drop, zero=True)
@@ -88,9 +89,10 @@ def search_shapes(outcome: Outcome, title: str) -> list[Shape]:
         family = one.configuration.family
         words = f"{one.configuration}: {one.latency_ms:.3g} ms, {one.drop:.2f} points, {size_text(one.size_bytes)}"
         shapes.append(Dot(x(one.latency_ms), y(one.drop), 5, colors[f"{family.format} {family.precision}"], words))
-        if one.configuration == outcome.chosen.configuration:
+        if one.configuration == outcome.choice:
             shapes.append(Dot(x(one.latency_ms), y(one.drop), 9, INK, "chosen", ring=2.0))
-    lines = ("ring: chosen", "line: front, verified", "dashed grey: front, expected", "green: limits")
+    ring = "ring: chosen" if outcome.choice is not None else "none within the limits"
+    lines = (ring, "line: front, verified", "dashed grey: front, expected", "green: limits")
     return shapes + legend(list(colors.items()), lines)
 
 

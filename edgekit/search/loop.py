@@ -19,7 +19,7 @@ from edgekit.search.front import nondominated
 from edgekit.search.knobs import Knobs
 from edgekit.search.limits import SearchLimits
 from edgekit.search.measuring import measure
-from edgekit.search.outcome import Outcome, Proposal, refusal
+from edgekit.search.outcome import Found, Outcome, Proposal, refusal
 from edgekit.search.solve import best_path, front
 from edgekit.search.space import Configuration, Family
 from edgekit.search.state import State
@@ -70,7 +70,8 @@ class Search:
         self._idle: set[str] = set()
 
     def run(self) -> Outcome:
-        """Raises PlanError, naming the nearest, where nothing that was built meets the limits."""
+        """Raises PlanError, naming the nearest and holding all that was found, where nothing that was built meets the
+        limits."""
         start = self.clock()
         deadline = start + self.budget_s
         self.measure(start + self.budget_s * MEASURING)
@@ -86,8 +87,7 @@ class Search:
             began = self.clock()
             self._verify(proposal)
             longest = max(longest, self.clock() - began)
-        return Outcome(
-            chosen=self._chosen(complete=complete),
+        found = Found(
             verified=self._all,
             front=tuple(nondominated(self._built())),
             expected=tuple(self._expected_front()),
@@ -95,6 +95,10 @@ class Search:
             seconds=self.clock() - start,
             complete=complete,
         )
+        best = self._best()
+        if best is None:
+            raise refusal(self.knobs.workshop.original.name, found)
+        return Outcome(**vars(found), chosen=best)
 
     def measure(self, deadline: float) -> None:
         """What each knob costs, as far as the time goes."""
@@ -271,11 +275,3 @@ class Search:
         if self.goal == "size":
             return one.size_bytes, one.drop, one.latency_ms
         return one.latency_ms, one.drop, one.size_bytes
-
-    def _chosen(self, *, complete: bool) -> Verified:
-        best = self._best()
-        if best is None:
-            raise refusal(
-                self.knobs.workshop.original.name, tuple(self.verified.values()), self.limits, complete=complete
-            )
-        return best

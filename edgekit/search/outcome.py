@@ -21,18 +21,42 @@ class Proposal:
     error: float
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """`chosen` meets the limits. `verified`: all, in the order in which they were built; `front`: those of them that
-    no other beats in drop, latency and size. `expected`: the front as the repaired model sees it."""
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """`verified`: all, in the order in which they were built; `front`: those of them that no other beats in drop,
+    latency and size. `expected`: the front as the repaired model sees it."""
 
-    chosen: Verified
     verified: tuple[Verified, ...]
     front: tuple[Verified, ...]
     expected: tuple[Proposal, ...]
     limits: SearchLimits
     seconds: float
     complete: bool
+
+    @property
+    def choice(self) -> Configuration | None:
+        """None where nothing meets the limits."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The front, with what was expected of each before it was built."""
+        return {
+            "front": [_row(one) for one in self.front],
+            "verified": len(self.verified),
+            "complete": self.complete,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Found):
+    """`chosen` meets the limits."""
+
+    chosen: Verified
+
+    @property
+    def choice(self) -> Configuration:
+        return self.chosen.configuration
 
     def told(self) -> str:
         """One line for a report."""
@@ -45,19 +69,18 @@ class Outcome:
         return f"searched: {built} recipes built, {end}; chosen {chosen.configuration}: {text}"
 
     def to_json(self) -> dict[str, Any]:
-        """Front and choice, with what was expected of each before it was built."""
-        return {
-            "chosen": _row(self.chosen),
-            "front": [_row(one) for one in self.front],
-            "verified": len(self.verified),
-            "complete": self.complete,
-            "seconds": self.seconds,
-        }
+        return {"chosen": _row(self.chosen), **super().to_json()}
 
 
-def refusal(name: str, tried: Sequence[Verified], limits: SearchLimits, *, complete: bool) -> PlanError:
-    """Why nothing of the model `name` was chosen, with the nearest of what was built. `complete`: the search ended
-    before its time, as nothing else was expected to come nearer."""
+def refusal(name: str, found: Found) -> PlanError:
+    """Why nothing of the model `name` was chosen, with the nearest of what was built; `found` goes with it."""
+    error = _refusal(name, found.verified, found.limits, complete=found.complete)
+    error.found = found
+    return error
+
+
+def _refusal(name: str, tried: Sequence[Verified], limits: SearchLimits, *, complete: bool) -> PlanError:
+    """`complete`: the search ended before its time, as nothing else was expected to come nearer."""
     built = [one for one in tried if not one.failed]
     if not built:
         whys = "; ".join(f"{one.configuration}: {one.failed}" for one in tried)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from edgekit.cli.drawing import INK, Dot, Line, Shape, to_png, to_svg
 from edgekit.cli.output import Output
 from edgekit.cli.search_front import search_shapes, show_search
 from edgekit.search.limits import SearchLimits
-from edgekit.search.outcome import Outcome, Proposal
+from edgekit.search.outcome import Found, Outcome, Proposal, refusal
 from edgekit.search.space import Configuration, Family
 from edgekit.search.verify import Verified
 
@@ -124,3 +128,41 @@ def test_a_recipe_file_is_read_and_options_win_over_it(invoke: Invoke, tmp_path:
     assert "'later'" in invoke("search", file, "--budget", "later", code=2).stderr
     file.write_text('sauce = "fashion-vit"\n')
     assert "did you mean" in invoke("search", file, code=2).stderr
+
+
+FOUND = Found(**{name: value for name, value in vars(OUTCOME).items() if name != "chosen"})
+
+
+def test_what_was_found_is_shown_and_drawn_though_nothing_meets_the_limits(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def export_recipe(*arguments: Any, **settings: Any) -> None:
+        raise refusal("net", replace(FOUND, limits=SearchLimits(latency_ms=0.1)))
+
+    monkeypatch.setitem(sys.modules, "edgekit.pipeline", SimpleNamespace(export_recipe=export_recipe))
+    asked = ("search", "fashion-vit", "--device", "raspberry-pi-5", "--limit", "latency=0.1ms")
+    result = invoke(*asked, "--plot", tmp_path / "front.svg", code=14)
+    assert "no recipe of net was found" in result.stderr
+    assert "Pareto front, verified" in result.stdout
+    assert all(str(one.configuration) in result.stdout for one in FRONT)
+    assert "chosen" not in result.stdout
+    assert "none within the limits" in (tmp_path / "front.svg").read_text(encoding="utf-8")
+    told = json.loads(invoke(*asked, "--json", code=14).stdout)
+    assert [row["latency_ms"] for row in told["error"]["search"]["front"]] == [1.0, 2.0, 4.0]
+
+
+def test_a_search_that_built_nothing_draws_nothing(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def export_recipe(*arguments: Any, **settings: Any) -> None:
+        raise refusal("net", replace(FOUND, verified=(FAILED,), front=(), expected=()))
+
+    monkeypatch.setitem(sys.modules, "edgekit.pipeline", SimpleNamespace(export_recipe=export_recipe))
+    asked = ("search", "fashion-vit", "--device", "raspberry-pi-5", "--limit", "latency=1ms")
+    assert "could be built" in invoke(*asked, "--plot", tmp_path / "front.svg", code=14).stderr
+    assert not (tmp_path / "front.svg").exists()
+
+
+def test_recipes_that_all_lose_far_too_much_are_drawn_all_the_same() -> None:
+    shapes = search_shapes(replace(FOUND, verified=(FAR,), front=(FAR,), expected=()), "net")
+    assert len(dots(shapes)) == 1

@@ -123,6 +123,10 @@ def test_what_nothing_meets_is_refused_with_the_nearest(tmp_path: Path) -> None:
     assert "but" not in caught.value.message  # everything in int8: 7 ms
     assert "7 ms" in caught.value.message
     assert "nothing else is expected to come nearer" in caught.value.hint
+    found = caught.value.found
+    assert found.choice is None
+    assert len(found.front) > 1
+    assert min(one.latency_ms for one in found.front) == pytest.approx(7.0)
     with pytest.raises(PlanError) as caught:
         make(World(), tmp_path / "hasty", SearchLimits(latency_ms=6.0, drop=5.0), seconds=3.0, step=1.0).run()
     assert "--budget" in caught.value.hint
