@@ -379,7 +379,10 @@ def _unreachable(url: str, error: httpx.HTTPError) -> EdgekitError:
         if isinstance(cause, ssl.SSLError):
             return _untrusted(url, cause)
         cause = cause.__cause__ or cause.__context__
-    return UnreachableError(f"{url} does not answer: {error or type(error).__name__}", hint="does the fleet run there?")
+    hint = "does the fleet run there?"
+    if url.startswith("https:") and not isinstance(error, (httpx.ConnectError, httpx.TimeoutException)):
+        hint += " it hangs up on certificates that are not from its authority: edgekit agent enroll --again"
+    return UnreachableError(f"{url} does not answer: {error or type(error).__name__}", hint=hint)
 
 
 def _untrusted(url: str, error: ssl.SSLError) -> AuthenticationError:
@@ -389,11 +392,6 @@ def _untrusted(url: str, error: ssl.SSLError) -> AuthenticationError:
         return AuthenticationError(
             f"the certificate of {url} does not count now: {error.verify_message}; the clock here says {here}",
             hint="is the clock right (date, timedatectl)? else the fleet's certificate has to be renewed",
-        )
-    if "ALERT_CERTIFICATE_EXPIRED" in reason:
-        return AuthenticationError(
-            f"{url} says that this device's certificate has ended",
-            hint="a new key: edgekit fleet invite --device NAME, then edgekit agent enroll --again --token T",
         )
     if "ALERT_UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason or "ALERT_UNSUPPORTED_CERT" in reason:
         return AuthenticationError(

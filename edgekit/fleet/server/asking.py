@@ -13,7 +13,7 @@ from edgekit.fleet.service.core import MAX_PAGE
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.trust.tokens import PREFIXES
 
-TLS = "tls"  # of the ASGI scope's extensions: {"client_serial": hexadecimal or ""}
+TLS = "tls"  # of the ASGI scope's extensions: {"client_serial": hexadecimal or "", "client_trouble": in words or ""}
 
 
 def service_of(request: Request) -> FleetService:
@@ -36,13 +36,26 @@ async def person(request: Request, service: Service) -> Actor:
     return await to_thread.run_sync(service.people.identify, bearer(request))
 
 
+def serial_of(request: Request) -> str | None:
+    """Of the certificate that the connection proved, "" without one; None without TLS. Raises AuthenticationError for
+    one that does not count now."""
+    tls = request.scope.get("extensions", {}).get(TLS)
+    if tls is not None and tls["client_trouble"]:
+        raise AuthenticationError(
+            f"the device's certificate {tls['client_trouble']}",
+            hint="a new one: edgekit fleet invite --device NAME, then edgekit agent enroll --again --token T; "
+            "or is a clock wrong?",
+        )
+    return None if tls is None else str(tls["client_serial"])
+
+
 async def device(request: Request, service: Service) -> str:
     """By its certificate over TLS; by its token on loopback alone. Raises AuthenticationError, ForbiddenError."""
-    tls = request.scope.get("extensions", {}).get(TLS)
-    if tls is not None:
-        if not tls["client_serial"]:
+    serial = serial_of(request)
+    if serial is not None:
+        if not serial:
             raise AuthenticationError("this was asked without a device's certificate", hint="edgekit agent enroll")
-        return await _identify(service, "", tls["client_serial"])
+        return await _identify(service, "", serial)
     token = bearer(request)
     if not token.startswith(PREFIXES["device"]):
         raise AuthenticationError("this is for devices", hint="edgekit agent enroll")

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 from edgekit.errors import AbsentError, AuthenticationError, UsageError
 from edgekit.fleet.protocol.bundles import BundleView, Offer, Received, Wanted
 from edgekit.fleet.protocol.wire import API, Page
-from edgekit.fleet.server.asking import TLS, After, Limit, Person, Service, bearer
+from edgekit.fleet.server.asking import After, Limit, Person, Service, bearer, serial_of
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.trust.tokens import PREFIXES
 
@@ -98,14 +98,14 @@ def wanted_range(header: str, size: int) -> tuple[int, int]:
 
 def somebody(request: Request, service: FleetService) -> None:
     """Raises AuthenticationError, ForbiddenError."""
-    tls = request.scope.get("extensions", {}).get(TLS)
-    if tls is not None and tls["client_serial"]:
-        service.devices.identify("", tls["client_serial"])
+    serial = serial_of(request)
+    if serial:
+        service.devices.identify("", serial)
         return
     token = bearer(request)
     if not token.startswith(PREFIXES["device"]):
         service.people.identify(token)
-    elif tls is None:
+    elif serial is None:
         service.devices.identify(token)
     else:
         raise AuthenticationError("this was asked without a device's certificate", hint="edgekit agent enroll")

@@ -26,6 +26,7 @@ from edgekit.runtimes.loopback import is_loopback
 
 KEEP_ALIVE_S = 75  # longer than a sync waits
 HSTS_S = 365 * 86_400
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,13 @@ class Listening:
 
 
 class TlsProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    """Tells the application whose certificate the connection was opened with; one that has ended since is none."""
+    """Tells the application whose certificate the connection was opened with, and whether that counts now.
 
-    _is_tls, _serial, _ends_at = False, "", 0.0
+    Its times are judged here at each request, not by the handshake: that would hang up without a word, which a device
+    cannot tell from a service that is down.
+    """
+
+    _is_tls, _serial, _starts_at, _ends_at = False, "", 0.0, 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -59,13 +64,27 @@ class TlsProtocol(HttpToolsProtocol):  # type: ignore[misc]
         if found is not None:
             peer = found.getpeercert() or {}
             self._is_tls, self._serial = True, str(peer.get("serialNumber", "")).lower().lstrip("0")
-            self._ends_at = ssl.cert_time_to_seconds(peer["notAfter"]) if peer else 0.0
+            if peer:
+                self._starts_at = ssl.cert_time_to_seconds(peer["notBefore"])
+                self._ends_at = ssl.cert_time_to_seconds(peer["notAfter"])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._is_tls:
-            serial = self._serial if time.time() < self._ends_at else ""
-            self.scope.setdefault("extensions", {})[TLS] = {"client_serial": serial}
+            trouble = self._trouble() if self._serial else ""
+            told = {"client_serial": "" if trouble else self._serial, "client_trouble": trouble}
+            self.scope.setdefault("extensions", {})[TLS] = told
+
+    def _trouble(self) -> str:
+        now = time.time()
+        if self._starts_at <= now < self._ends_at:
+            return ""
+        word, at = ("has ended, at", self._ends_at) if now >= self._ends_at else ("counts only from", self._starts_at)
+        return f"{word} {_utc(at)}; the clock here says {_utc(now)}"
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -127,6 +146,8 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
     )
     try:
         config.load()
+        if config.ssl is not None:
+            config.ssl.verify_flags |= NO_CHECK_TIME
     except (OSError, ssl.SSLError) as error:
         raise NodeError(f"the certificate cannot be used: {error}", hint="check --tls-files") from error
     return _Server(config, app)
