@@ -10,35 +10,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-from edgekit import errors
 from edgekit.errors import EdgekitError, RemoteError
 from edgekit.fleet.agent.contact import DeviceClient
 from edgekit.fleet.agent.home import Home
+from edgekit.fleet.client import problem_of
 from edgekit.fleet.protocol.bundles import Offer
+from edgekit.fleet.protocol.wire import Problem
 from edgekit.runtimes.lifeline import end_with_parent, start_tied
 
 TIMEOUT_S = 300.0
-# Those that an errand may end with, each made of a message and a hint.
-KINDS = {
-    kind.__name__: kind
-    for kind in (
-        errors.AbsentError,
-        errors.AuthenticationError,
-        errors.BundleError,
-        errors.ConflictError,
-        errors.ForbiddenError,
-        errors.MismatchError,
-        errors.OutputError,
-        errors.OverloadedError,
-        errors.SignatureError,
-        errors.StoreError,
-        errors.UnreachableError,
-        errors.UsageError,
-    )
-}
 
 
 class FrugalClient(DeviceClient):
@@ -54,17 +38,23 @@ class FrugalClient(DeviceClient):
     def _send(self, *words: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "edgekit.fleet.agent.errand", str(self._home.path), *words]
         child = start_tied(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert child.stdout is not None
+        watch = threading.Timer(TIMEOUT_S, child.kill)
+        watch.start()
         try:
-            said, _ = child.communicate(timeout=TIMEOUT_S)
+            said = child.stdout.read()
             found = json.loads(said.splitlines()[-1])
-        except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
+        except (ValueError, LookupError) as error:
             raise RemoteError(f"{words[0]} of this device did not come to an end", hint="it is tried again") from error
         finally:
+            watch.cancel()
             child.kill()
             child.wait()
+            child.stdout.close()
+            if child.stdin is not None:
+                child.stdin.close()
         if "error" in found:
-            kind = KINDS.get(found.get("kind", ""), RemoteError)
-            raise kind(found["error"], hint=found.get("hint", ""))
+            raise problem_of(0, json.dumps(found).encode())
         return dict(found)
 
 
@@ -75,7 +65,7 @@ def run(home: Home, words: list[str]) -> dict[str, Any]:
             return {"renewed": client.renew_if_due()}
         return client.index(words[1]).model_dump()
     except EdgekitError as error:
-        return {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
+        return Problem(error=error.message, hint=error.hint, kind=type(error).__name__).model_dump()
     finally:
         client.close()
 

@@ -79,6 +79,8 @@ def try_bundle(slot: Path, tier: Tier, key: Path | None = None, limits: TrialLim
             os.killpg(child.pid, signal.SIGKILL)  # with whatever it started
         child.wait()
         reader.join(5)
+        if child.stdin is not None:
+            child.stdin.close()
     return _judge(code, tail.decode(errors="replace"), limits)
 
 
