@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper
 from edgekit.bundle import describe_file, write_bundle
 from edgekit.bundle.golden import Golden, write_golden
 from edgekit.bundle.manifest import Codec, Manifest, Part, Provenance, Rate, TensorEntry, Tier, Variant
+from edgekit.devices.segment import Segment
 
 WIDTH, CLASSES, SAMPLES = 6, 3, 4
 GAIN = np.arange(WIDTH * CLASSES, dtype=np.float32).reshape(WIDTH, CLASSES) / 7 - 1
@@ -27,16 +29,19 @@ def make_bundle(
     edge: bool = False,
     as_directory: bool = False,
     sign_key: Path | None = None,
+    segments: Mapping[str, tuple[Segment, ...]] | None = None,
+    drop: float = 0.0,
 ) -> Path:
     """scores = (x * scale) @ GAIN, float32 [n, WIDTH] -> [n, CLASSES], as one part on the device.
 
     With `edge` also as head (x * scale) and tail (@ GAIN) on the edge, behind a plain codec. `scale` makes the head
     another file and leaves the tail as it is. `wrong`: the golden answers are not those of the parts. `padding`: so
-    many random bytes as an asset, so that there is something that does not change.
+    many random bytes as an asset, so that there is something that does not change. `segments`: what each part costs,
+    and `drop`: what each variant loses, for those who plan.
     """
     files = {"model": _whole(scale)}
     parts = [_part("model", "device", files["model"], "x", "scores", CLASSES)]
-    variants = [Variant(name="local", parts=("model",))]
+    variants = [Variant(name="local", parts=("model",), drop=drop)]
     codecs: list[Codec] = []
     if edge:
         files |= {"head": _one("x", "scaled", WIDTH, "Mul", np.full(WIDTH, scale, np.float32))}
@@ -44,9 +49,9 @@ def make_bundle(
         parts.append(_part("head", "device", files["head"], "x", "scaled", WIDTH))
         parts.append(_part("tail", "edge", files["tail"], "scaled", "scores", CLASSES))
         entry = TensorEntry(name="scaled", dtype="float32", shape=("n", WIDTH))
-        rates = tuple(Rate(bytes_mean=size, bytes_p95=size, drop=0.0) for size in (60, 40))
+        rates = tuple(Rate(bytes_mean=size, bytes_p95=size, drop=drop) for size in (60, 40))
         codecs.append(Codec(name="code", kind="plain", features=(entry,), rates=rates))
-        variants.append(Variant(name="split", parts=("head", "tail"), codecs=("code",)))
+        variants.append(Variant(name="split", parts=("head", "tail"), codecs=("code",), drop=drop))
     assets = {"padding.bin": np.random.default_rng(7).bytes(padding)} if padding else {}
     entries: tuple[Golden, ...] = ()
     if golden:
@@ -61,7 +66,7 @@ def make_bundle(
         task="classification",
         device="raspberry-pi-5",
         tiers={"edge": "x86-server"} if edge else {},
-        parts=tuple(parts),
+        parts=tuple(part.model_copy(update={"segments": (segments or {}).get(part.name, ())}) for part in parts),
         variants=tuple(variants),
         codecs=tuple(codecs),
         assets=tuple(describe_file(file, content) for file, content in sorted(assets.items())),

@@ -12,7 +12,7 @@ from edgekit.fleet.protocol.agents import Desired, Slot, Sync
 from edgekit.fleet.protocol.bundles import Offer
 from edgekit.fleet.protocol.people import GroupOrder
 from edgekit.fleet.protocol.rollouts import ENDED, RolloutOrder, RolloutView
-from edgekit.fleet.protocol.windows import Health, LinkSeen, Window
+from edgekit.fleet.protocol.windows import MAX_WINDOWS, Health, LinkSeen, Window
 from edgekit.fleet.protocol.wire import new_identifier
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
@@ -133,8 +133,10 @@ class Town:
     def _sync(self, things: Sequence[Thing]) -> None:
         calls = []
         for thing in things:
-            windows, thing.windows = tuple(thing.windows), []
-            calls.append(self.service.devices.intake.put(thing.id, Sync(slot=self._slot(thing), windows=windows)))
+            windows, thing.windows = thing.windows, []
+            for start in range(0, max(1, len(windows)), MAX_WINDOWS):
+                some = tuple(windows[start : start + MAX_WINDOWS])
+                calls.append(self.service.devices.intake.put(thing.id, Sync(slot=self._slot(thing), windows=some)))
         for call in calls:
             call.result(30)
 
