@@ -28,6 +28,7 @@ from edgekit.fleet.store.tables import BundleFile
 from edgekit.progress import Progress, silent
 
 TRUST, STAGED, BEFORE, HALF = "trust", "trust.restoring", "trust.before", "trust.half"
+SHOWN_EVERY = 1000  # rows
 USED = ("people", "devices", "bundles", "groups")  # a fleet that nobody has used has none of them
 
 
@@ -70,20 +71,21 @@ def write_backup(
 
 
 def _write_rows(writer: BackupWriter, connection: Connection, progress: Progress) -> dict[str, int]:
-    rows: dict[str, int] = {}
-    for table in tables_of(connection):
-        name, total = table.name, count(connection, table)
-        progress(f"rows of {name}", 0, total)
-        lines = _counted(dump(connection, table), f"rows of {name}", total, progress)
-        writer.add_lines(f"tables/{name}.jsonl.gz", lines)
-        rows[name] = total
+    tables = tables_of(connection)
+    rows = {table.name: count(connection, table) for table in tables}
+    done, total = 0, sum(rows.values())
+    for table in tables:
+        lines = _counted(dump(connection, table), done, total, progress)
+        writer.add_lines(f"tables/{table.name}.jsonl.gz", lines)
+        done += rows[table.name]
     return rows
 
 
-def _counted(lines: Iterator[bytes], step: str, total: int, progress: Progress) -> Iterator[bytes]:
-    for number, line in enumerate(lines, 1):
-        if number % 1000 == 0:
-            progress(step, number, total)
+def _counted(lines: Iterator[bytes], done: int, total: int, progress: Progress) -> Iterator[bytes]:
+    """`done` of `total` before the first of them."""
+    for number, line in enumerate(lines):
+        if number % SHOWN_EVERY == 0:
+            progress("rows", done + number, total)
         yield line
 
 
@@ -196,17 +198,17 @@ def _replace_rows(backup: BackupReader, connection: Connection, progress: Progre
         )
     drop_all(connection)
     migrate(connection, revision)
+    rows, done = backup.index.rows, 0
     for table in tables_of(connection):
-        name, step = f"tables/{table.name}.jsonl.gz", f"rows of {table.name}"
+        name, expected = f"tables/{table.name}.jsonl.gz", rows.get(table.name, 0)
         if name not in backup.index.members:
             raise DataError(f"the backup lacks {table.name}", hint="take another one")
-        total = backup.index.rows.get(table.name, 0)
-        progress(step, 0, total)
-        loaded = load(connection, table, _counted(backup.lines(name), step, total, progress))
-        if loaded != total:
+        loaded = load(connection, table, _counted(backup.lines(name), done, sum(rows.values()), progress))
+        if loaded != expected:
             raise DataError(
-                f"the backup has {loaded} rows of {table.name}, its index says {total}", hint="take another"
+                f"the backup has {loaded} rows of {table.name}, its index says {expected}", hint="take another one"
             )
+        done += loaded
     migrate(connection)
 
 

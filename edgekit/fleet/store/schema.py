@@ -82,7 +82,7 @@ def upgrade(engine: Engine, to: str = "head") -> None:
         before = current(connection)
         if before != (head() if to == "head" else to):
             migrate(connection, to)
-            logger.info("the database came from schema %s to %s", before or "none", to)
+            logger.info("the database came from schema %s to %s", before or "none", head() if to == "head" else to)
 
 
 def migrate(connection: Connection, to: str = "head") -> None:
