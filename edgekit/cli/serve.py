@@ -298,6 +298,7 @@ def _tell(out: Output, node: Node, engine: str) -> None:
                     "batches": model.is_batchable,
                     "iterated": model.looped is not None,
                     "takes": list(model.alternatives),
+                    "coarser": [part.name for part in model.levels[1:]],
                 }
                 for model in models
             ],
@@ -319,6 +320,8 @@ def _tell(out: Output, node: Node, engine: str) -> None:
         for m in models
     ]
     out.table(Table(columns, rows))
+    if options.degrade and not any(model.levels[1:] for model in models):
+        out.remark("--degrade changes nothing here: no part has a coarser one of its tier that is faster")
 
 
 def _runs(model: ServedModel) -> str:

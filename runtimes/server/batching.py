@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from edgekit.errors import DeadlineError, EdgekitError, SessionError, UnreachableError
 from edgekit.runtimes.codecs.rows import CodedRows
 from edgekit.runtimes.server.padding import Padding
-from edgekit.runtimes.server.schedule import Batch, BatchOptions, Schedule, Tenant, Ticket
+from edgekit.runtimes.server.schedule import ANY, Batch, BatchOptions, Schedule, Tenant, Ticket
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
@@ -100,11 +101,18 @@ class Batcher:
         with self._condition:
             self.schedule.learn(level, rows, seconds)
 
-    def foresee(self, count: int, deadline: float, tenant: str) -> None:
-        """Raises QueueFullError or LateError where `count` requests of a row would be refused, before any work is done
-        to read them."""
+    @contextmanager
+    def expecting(self, count: int, deadline: float, tenant: str) -> Iterator[None]:
+        """While `count` requests of a row are made ready, for `infer`. Raises QueueFullError or LateError where they
+        would be refused, before any work is done."""
+        tickets = [Ticket(1, ANY, deadline, tenant)] * count
         with self._condition:
-            self.schedule.foresee([Ticket(1, deadline_s=deadline, tenant=tenant)] * count, time.monotonic())
+            self.schedule.expect(tickets, time.monotonic())
+        try:
+            yield
+        finally:
+            with self._condition:
+                self.schedule.came(tickets)
 
     def infer(self, feeds: Sequence[Arrays], deadline: float = math.inf, tenant: str = "") -> list[Ran]:
         """Each of `feeds` as one request; the answers in the same order. `deadline` on `time.monotonic`'s clock.

@@ -215,13 +215,11 @@ class Engine:
             items = items_of(course.call.tensors, model.media, model.batching.max_batch) if model.media else None
             if model.media is None or items is None:
                 return self._run(model, [course.call.tensors], course)
-            model.foresee(1, course.deadline, course.tenant)
-            with course.phase("preprocess"):
+            with model.expecting(1, course.deadline, course.tenant), course.phase("preprocess"):
                 prepared = model.media.samples(items, course.deadline)
             course.left_s()
             return self._run(model, prepared, course)
-        model.foresee(len(frames), course.deadline, course.tenant)
-        with course.phase("decode"):
+        with model.expecting(len(frames), course.deadline, course.tenant), course.phase("decode"):
             samples, rate = read_frames(model, frames, course.wish)
         course.rates.append(rate)
         return self._run(model, samples, course)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -252,9 +253,9 @@ class ServedModel:
                     f"{self.name}: a batch of {sorted(rows)}, allowed 1 to {self.batching.max_batch}, the same for all"
                 )
 
-    def foresee(self, count: int, deadline: float, tenant: str = "") -> None:
-        """Raises QueueFullError or LateError where so many samples would be refused: asked before they are decoded."""
-        self._batcher.foresee(count, deadline, tenant)
+    def expecting(self, count: int, deadline: float, tenant: str = "") -> AbstractContextManager[None]:
+        """While so many samples are decoded. Raises QueueFullError or LateError where they would be refused."""
+        return self._batcher.expecting(count, deadline, tenant)
 
     def run(self, samples: Sequence[Arrays], deadline: float, tenant: str = "") -> Answered:
         """Each sample checked and run, answers joined along the first axis.

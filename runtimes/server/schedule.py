@@ -22,6 +22,7 @@ from edgekit.errors import OverloadedError
 from edgekit.runtimes.server.pace import Pace
 
 MAX_KINDS = 256  # whose paces are remembered
+ANY = "any"  # the kind of what is not made ready yet: it may join whoever waits
 
 
 class RefusedError(OverloadedError):
@@ -115,6 +116,7 @@ class _Account:
     counted_s: float = -math.inf
     rows: int = 0
     waiting: int = 0
+    coming: int = 0
 
     def charge(self, rows: int, now: float) -> float:
         """0 where `rows` are within the quota, which they then use up; else the seconds until they would be."""
@@ -159,7 +161,7 @@ class Schedule:
         self.name, self.options, self.batchable = name, options, batchable
         self.paces = [Pace() for _ in range(levels)]
         self._paces_of: OrderedDict[tuple[Hashable, int], Pace] = OrderedDict()
-        self.waiting = 0
+        self.waiting = self.coming = 0
         self.running: list[Batch] = []
         self.in_a_hurry = False  # nobody more will come: what waits is due
         self._accounts = {tenant.name: _Account(tenant) for tenant in tenants}
@@ -177,8 +179,9 @@ class Schedule:
 
     def admit(self, tickets: Sequence[Ticket], now: float) -> None:
         """All of one request's, or none. Raises QueueFullError, QuotaError or LateError."""
-        level, company = self.foresee(tickets, now)
         rows, account = sum(ticket.rows for ticket in tickets), self._account(tickets[0].tenant)
+        self._check_room(account, len(tickets))
+        level, company = self._level(tickets, rows, now)
         wait_s = account.charge(rows, now)
         if wait_s > 0:
             raise QuotaError(
@@ -189,10 +192,19 @@ class Schedule:
             ticket.level, ticket.company, ticket.arrived_s = level, company, now
             self._enqueue(ticket, account)
 
-    def foresee(self, tickets: Sequence[Ticket], now: float) -> tuple[int, int]:
-        """The level and the company that `admit` would give them. Raises QueueFullError or LateError, as it would."""
-        self._check_room(self._account(tickets[0].tenant), len(tickets))
-        return self._level(tickets, sum(ticket.rows for ticket in tickets), now)
+    def expect(self, tickets: Sequence[Ticket], now: float) -> None:
+        """Of one request, which must be made ready first (decoded); their kind is ANY. They take places until `came`.
+        Raises QueueFullError or LateError where it would be made ready in vain."""
+        account, count = self._account(tickets[0].tenant), len(tickets)
+        self._check_room(account, count, account.coming, self.coming)
+        self._level(tickets, count, now)
+        account.coming += count
+        self.coming += count
+
+    def came(self, tickets: Sequence[Ticket]) -> None:
+        """Ready to be admitted, or given up."""
+        self._account(tickets[0].tenant).coming -= len(tickets)
+        self.coming -= len(tickets)
 
     def due_s(self) -> float:
         """When `take` has something to give: -inf for now, inf where nothing waits."""
@@ -264,10 +276,7 @@ class Schedule:
         """From `now` until `rows` more like `ticket` would be answered at `level`, with a margin that is rarely
         exceeded. `company`: rows of the batches that they and those before them run in."""
         pace, workers = self.pace(ticket.kind, level), self.options.workers
-        ahead, total = (
-            self._rows_ahead(self._account(ticket.tenant)),
-            sum(group.rows for group in self._groups.values()),
-        )
+        ahead, total = self._rows_ahead(self._account(ticket.tenant)), self._rows_waiting()
         runs, work_s = self._runs_and_work(company, (ticket.kind, level))
         share = ahead / total if total else 0.0
         start_s = delay_s = 0.0
@@ -279,15 +288,16 @@ class Schedule:
             delay_s = self.options.max_delay_ms / 1e3
         return start_s + pace.seconds(rows) + pace.late_by(company, share * runs / workers + 1) + delay_s
 
-    def _check_room(self, account: _Account, count: int) -> None:
-        """Raises QueueFullError. What a free worker takes at once needs no place."""
+    def _check_room(self, account: _Account, count: int, own: int = 0, all: int = 0) -> None:
+        """Raises QueueFullError where `count` more do not fit beside those that wait and `own` and `all` that come.
+        What a free worker takes at once needs no place."""
         free = self.options.workers - len(self.running)
         places = {"": self.options.queue}
         if len(self._accounts) > 1:
             shares = sum(one.tenant.share for one in self._accounts.values())
             places[account.tenant.name] = max(1, int(self.options.queue * account.tenant.share / shares))
         for tenant, allowed in places.items():
-            waiting = account.waiting if tenant else self.waiting
+            waiting = account.waiting + own if tenant else self.waiting + all
             if waiting + count > allowed + free:
                 whose = f" for the tenant {tenant!r}" if tenant else ""
                 raise QueueFullError(
@@ -297,13 +307,16 @@ class Schedule:
                 )
 
     def _level(self, tickets: Sequence[Ticket], rows: int, now: float) -> tuple[int, int]:
-        """The finest level that answers in time, and the rows of the batch; without a deadline, coarser levels as the
-        queue fills. A model that is idle tries what it may not manage: else it would never learn that it can."""
+        """The finest level that answers in time, and the rows of the batch; coarser ones as the queue fills, since a
+        far deadline keeps nobody from being refused by a full one. A model that is idle tries what it may not manage:
+        else it would never learn that it can."""
         deadline = min(ticket.deadline_s for ticket in tickets)
+        filled = (self.waiting + self.coming) / self.options.queue
+        finest = min(len(self.paces) - 1, int(filled * len(self.paces)))
         if math.isinf(deadline):
-            return min(len(self.paces) - 1, int(self.waiting / self.options.queue * len(self.paces))), self.max_batch
+            return finest, self.max_batch
         expected, company = 0.0, self.max_batch
-        for level in range(len(self.paces)):
+        for level in range(finest, len(self.paces)):
             pace = self.pace(tickets[0].kind, level)
             company = max(tickets[0].rows, min(self.max_batch, pace.rows_within((deadline - now) / 2)))
             expected = self.expected_s(tickets[0], rows, level, now, company)
@@ -354,14 +367,10 @@ class Schedule:
         account.rows -= ticket.rows
         account.waiting -= 1
         self.waiting -= 1
-        if not self.waiting:
-            self._forget()
-
-    def _forget(self) -> None:
-        """Nobody waits: nobody is owed anything."""
-        self._virtual = 0.0
-        for account in self._accounts.values():
-            account.finish_tag = 0.0
+        if not self.waiting:  # nobody is owed anything
+            self._virtual = 0.0
+            for account in self._accounts.values():
+                account.finish_tag = 0.0
 
     def _rows_waiting(self) -> int:
         return sum(group.rows for group in self._groups.values())
@@ -381,7 +390,7 @@ class Schedule:
         runs, work_s = 0, 0.0
         for key, group in self._groups.items():
             full, rest = divmod(group.rows, company)
-            rest = 0 if key == joined else rest
+            rest = 0 if joined in (key, (ANY, key[1])) else rest
             runs += full + bool(rest)
             pace = self.pace(*key)
             work_s += full * pace.seconds(company) + (pace.seconds(rest) if rest else 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.runtimes.server.schedule import (
+    ANY,
     Batch,
     BatchOptions,
     LateError,
@@ -293,13 +295,70 @@ def test_kinds_that_cost_more_are_expected_to() -> None:
         made.admit([Ticket(1, "short", deadline_s=0.060)], 0.0)
 
 
-def test_what_would_be_refused_is_foreseen_and_nothing_else_changes() -> None:
+def coming(tenant: str = "", deadline_s: float = math.inf) -> list[Ticket]:
+    return [Ticket(1, ANY, deadline_s, tenant)]
+
+
+def test_what_would_be_refused_is_refused_before_it_is_made_ready_and_costs_no_quota() -> None:
     made = schedule(max_batch=1, queue=1, tenants=[Tenant("a", rows_per_s=1, burst_rows=2)])
     made.admit([Ticket(1, tenant="a")], 0.0)
     take(made)
     for _ in range(9):
-        made.foresee([Ticket(1, tenant="a")], 0.0)
+        made.expect(coming("a"), 0.0)
+        made.came(coming("a"))
     made.admit([Ticket(1, tenant="a")], 0.0)
     with pytest.raises(QueueFullError):
-        made.foresee([Ticket(1, tenant="a")], 0.0)
-    assert made.waiting == 1
+        made.expect(coming("a"), 0.0)
+    assert (made.waiting, made.coming) == (1, 0)
+
+
+def test_what_is_made_ready_holds_its_place_against_others_that_come_and_has_it_when_it_is() -> None:
+    made = schedule(max_batch=1, queue=2, tenants=[Tenant("a"), Tenant("b")])
+    made.admit([Ticket(1)], 0.0)
+    take(made)
+    for tenant in ("a", "b"):
+        made.expect(coming(tenant), 0.0)
+    for tenant in ("a", ""):
+        with pytest.raises(QueueFullError):
+            made.expect(coming(tenant), 0.0)
+    for tenant in ("a", "b"):
+        made.came(coming(tenant))
+        made.admit([Ticket(1, tenant=tenant)], 0.0)
+    assert (made.waiting, made.coming) == (2, 0)
+
+
+def test_levels_follow_what_is_made_ready_too() -> None:
+    """Where decoding takes longer than the model its queue never fills, however many are inside."""
+    made = schedule(levels=2, queue=10)
+    made.admit([Ticket(1)], 0.0)
+    running = take(made)
+    for _ in range(5):
+        made.expect(coming(), 0.0)
+    made.finish(running, 0.01)
+    made.came(coming())
+    fine, coarse = Ticket(1), Ticket(1)
+    made.admit([fine], 0.02)
+    made.expect(coming(), 0.02)
+    made.admit([coarse], 0.02)
+    assert (fine.level, coarse.level) == (0, 1)
+
+
+def test_what_is_not_ready_is_thought_to_join_whoever_waits() -> None:
+    """As it does when it is admitted: else it would be refused where it is not late."""
+    made = schedule(max_batch=8)
+    made.admit([Ticket(1, "kind")], 0.0)
+    take(made)
+    made.admit([Ticket(1, "kind")], 0.0)
+    deadline_s = min(ms / 1e3 for ms in range(1, 200) if is_taken(made, Ticket(1, "kind", ms / 1e3)))
+    made.expect(coming(deadline_s=deadline_s), 0.0)
+    with pytest.raises(LateError):
+        made.expect(coming(deadline_s=0.8 * deadline_s), 0.0)
+
+
+def is_taken(made: Schedule, ticket: Ticket) -> bool:
+    """`made` stays as it is."""
+    try:
+        copy.deepcopy(made).admit([ticket], 0.0)
+    except LateError:
+        return False
+    return True
