@@ -126,7 +126,8 @@ FAULTS = ("wrong", "slow", "crash")
 def simulate(out: Output, devices: int, **settings: Any) -> None:
     """Let many simulated devices enrol and speak the real protocol with a fleet, from one process.
 
-    They download what is new once for all of them and verify it, then play the update. The devices stay in the fleet
+    They download what is new once for all of them and verify it, then play the update. Ctrl-C ends the run early, and
+    tells what was counted. The devices stay in the fleet
     behind the end, silent; `edgekit fleet devices remove` removes them.
     """
     try:

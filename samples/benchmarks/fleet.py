@@ -156,7 +156,9 @@ def bad_bundle(fault: str, devices: int, soak_s: float = 45.0) -> dict[str, Any]
         first = _roll_out(client, RolloutOrder(bundle=good, group="sim", steps=(1.0,), soak_s=0), 180)
         order = RolloutOrder(bundle=bad, group="sim", steps=(0.01, 0.1, 1.0), guards=GUARDS, soak_s=soak_s)
         second = _roll_out(client, order, 180)
-        found = outcome_of(simulation, 420)
+        time.sleep(10.0)  # the last of them says that it is back
+        simulation.terminate()
+        found = outcome_of(simulation, 60)
         return {
             "devices": devices,
             "canary": 0.01,

@@ -95,12 +95,18 @@ LITE_FACTS = "UPDATE devices SET tier = ?2, boot = ?3, facts = ?4 WHERE id = ?1"
 def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str, int], int]:
     """Within a transaction that writes. For each device the sequence up to which it is stored, where the database
     tells it; and the latest tick of their orders, -1 where it does not."""
-    windows = [row for one in said for row in _window_rows(one)]
-    told = [_said_row(one) for one in said]
+    windows: list[tuple[object, ...]] = []
+    told: list[tuple[object, ...]] = []
+    for one in said:
+        rows = _window_rows(one)
+        windows += rows
+        told.append(_said_row(one, rows[-1][-1] if rows else None))
     started = [
         (one.device, one.facts.boot, one.at, json.dumps({"agent": one.facts.agent})) for one in said if one.facts
     ]
-    facts = [(one.device, one.facts.tier, one.facts.boot, one.facts.model_dump_json()) for one in said if one.facts]
+    facts: list[tuple[object, ...]] = [
+        (one.device, one.facts.tier, one.facts.boot, one.facts.model_dump_json()) for one in said if one.facts
+    ]
     lite = connection.dialect.name == "sqlite"
     for text, rows in (
         (LITE_NOTES if lite else PG_NOTES, started),
@@ -132,12 +138,11 @@ def _window_rows(one: Saying) -> list[tuple[object, ...]]:
             window.digest,
             window.answered,
             window.errors,
-            window.model_dump_json(),
+            window.model_dump_json(exclude_defaults=True),  # a fifth less to keep
         )
         for window in one.windows
     ]
 
 
-def _said_row(one: Saying) -> tuple[object, ...]:
-    latest = one.windows[-1].model_dump_json() if one.windows else None
+def _said_row(one: Saying, latest: object) -> tuple[object, ...]:
     return (one.device, one.at, one.slot.running, one.slot.model_dump_json(), one.taken, latest)

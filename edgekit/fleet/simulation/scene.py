@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import signal
 import ssl
 import tempfile
 import threading
@@ -223,6 +225,9 @@ class Scene:
         started = loop.time()
         until = started + self._simulation.seconds
         tasks = [asyncio.create_task(actor.run(until)) for actor in self.actors]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError, RuntimeError):  # only the main thread hears of signals
+                loop.add_signal_handler(number, self.stop)
         try:
             while (left := until - loop.time()) > 0 and not self._stopped.is_set():
                 self._report("run", int(loop.time() - started), int(self._simulation.seconds))
