@@ -3,7 +3,7 @@
 The cookie is HttpOnly, SameSite=Strict, and under TLS Secure with the prefix __Host-, so that no other host, port
 without TLS or script can set or read it; what it opens is kept by `edgekit.fleet.service.sign_ins`. Before somebody
 signs in, a cookie of the same kind, which opens nothing, ties the form of signing in to the browser it was sent to.
-The word of a form is an HMAC of the cookie (OWASP, Cross-Site Request Forgery Prevention, signed double submit).
+The word of a form is an HMAC by the cookie (OWASP, Cross-Site Request Forgery Prevention, HMAC-based tokens).
 """
 
 from __future__ import annotations
@@ -54,7 +54,19 @@ def new_visit() -> str:
 
 
 def word_of(cookie: str) -> str:
-    return hmac.new(cookie.encode(), b"a form of the page", hashlib.sha256).hexdigest()
+    """Another one each time, so that the length of compressed pages tells nothing of it (Prado et al. 2013, BREACH)."""
+    salt = secrets.token_hex(16)
+    return salt + _signed(cookie, salt)
+
+
+def _signed(cookie: str, salt: str) -> str:
+    return hmac.new(cookie.encode(), f"a form of the page {salt}".encode(), hashlib.sha256).hexdigest()
+
+
+def counts(word: str, cookie: str) -> bool:
+    """Whether this browser was sent the word."""
+    salt, signature = word[:32], word[32:]
+    return bool(cookie) and hmac.compare_digest(signature.encode(), _signed(cookie, salt).encode())
 
 
 async def signed_in(request: Request) -> Actor:
@@ -82,7 +94,7 @@ async def read_form(request: Request, cookie: str) -> dict[str, str]:
         fields = dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS))
     except ValueError as error:
         raise UsageError("this is no form of the page", hint="open the page and send its form") from error
-    if not cookie or not hmac.compare_digest(fields.pop(WORD, "").encode(), word_of(cookie).encode()):
+    if not counts(fields.pop(WORD, ""), cookie):
         raise ForbiddenError("the form is not of this sign-in", hint="open the page again, then send the form")
     return fields
 

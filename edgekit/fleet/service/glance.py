@@ -57,6 +57,10 @@ class GroupGlance:
     cells: tuple[Cell, ...]
 
     @property
+    def size(self) -> int:
+        return len(self.cells)
+
+    @property
     def counts(self) -> Counter[CellState]:
         return Counter(cell.state for cell in self.cells)
 

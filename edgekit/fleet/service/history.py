@@ -13,7 +13,7 @@ from edgekit.fleet.service.core import Core
 from edgekit.fleet.store.tables import WindowRow
 from edgekit.fleet.telemetry.seen import Seen
 
-SPANS = 96
+SPANS = 60
 MOST_WINDOWS = 2_000  # read for one chart; older ones are left out, and the page says so
 
 

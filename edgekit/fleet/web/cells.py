@@ -1,8 +1,8 @@
 """The map: every device a small cell coloured by its state, in one SVG that stays small however many there are.
 
 Devices keep their place (by name), so that a cell that changes is seen to change. Neighbours in the same state are one
-stroke, dashed into cells: the size follows the number of changes along the rows, not the number of devices. Small maps
-have a link and a title for each cell instead.
+stroke, dashed into cells: the size follows the number of changes along the rows, not the number of devices. On a page
+of few cells each has a link and a title instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from edgekit.fleet.service.glance import CELL_STATES, Cell, CellState
 from edgekit.fleet.web.wording import STATE_WORDS
 
-EACH_UPTO = 200  # cells with a link and a title of their own
+EACH_UPTO = 200  # cells of a page with a link and a title of their own
 LEAST_COLUMNS, MOST_COLUMNS = 16, 64
 
 
@@ -26,11 +26,12 @@ def columns_for(devices: int) -> int:
     return max(LEAST_COLUMNS, min(MOST_COLUMNS, math.ceil(math.sqrt(devices * 1.6))))
 
 
-def fleet_map(found: Sequence[Cell], what: str, at: str = "") -> Markup:
-    """`what`: whose map, for who hears it. `at`: where a click on the n-th cell leads, with n behind it."""
+def fleet_map(found: Sequence[Cell], what: str, on_page: int, at: str = "") -> Markup:
+    """`what`: whose map, for who hears it. `on_page`: cells of all maps there. `at`: where a click on the n-th cell
+    leads, with n behind it."""
     columns = columns_for(len(found))
     rows = max(1, math.ceil(len(found) / columns))
-    each = len(found) <= EACH_UPTO
+    each = on_page <= EACH_UPTO
     inner = "".join(_each(found, columns) if each else _runs(found, columns))
     counts = ", ".join(
         f"{number:,} {STATE_WORDS[state]}"

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from edgekit.fleet.service.history import Span
+from edgekit.fleet.service.history import SPANS, Span
 from edgekit.fleet.web.wording import number
 
 WIDTH, HEIGHT = 520, 230
@@ -63,8 +63,8 @@ def device_charts(spans: Sequence[Span]) -> tuple[Chart, ...]:
             "Latency",
             "ms",
             (
-                Line("half of the answers", "k1", values(lambda span: span.seen.latency_ms(0.5))),
-                Line("95 % of them", "k2", values(lambda span: span.seen.latency_ms(0.95))),
+                Line("p50", "k1", values(lambda span: span.seen.latency_ms(0.5))),
+                Line("p95", "k2", values(lambda span: span.seen.latency_ms(0.95))),
             ),
         ),
         Chart("Requests", "a minute", (Line("requests", "k1", values(rate)),)),
@@ -119,9 +119,9 @@ def time_chart(chart: Chart, spans: Sequence[Span], since: float, until: float, 
     rows = [_grid(ticks, y), _clock(since, until, x), f'<text class="unit" x="0" y="14">{escape(chart.unit)}</text>']
     rows += _marks([(place, x(mark.at), mark) for place, mark in enumerate(marks, 1) if since <= mark.at <= until])
     middles = [(span.starts_at + span.ends_at) / 2 for span in spans]
-    width = (until - since) / 96
+    width = (until - since) / SPANS
     rows += [_line(line, middles, GAP * max(width, _typical(middles)), x, y) for line in chart.lines]
-    rows += [_hover(chart, place, span, x) for place, span in enumerate(spans)]
+    rows.append(_hovers(chart, spans, x))
     words = "; ".join(f"{line.name} last {number(line.values[-1], chart.unit)}" for line in chart.lines)
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{} in {}: {}">{}</svg>').format(
         WIDTH, HEIGHT, chart.title, chart.unit, words, Markup("".join(rows))
@@ -188,11 +188,13 @@ def _line(
     return f'<path class="line {line.color}" d="{"".join(words)}"/>'
 
 
-def _hover(chart: Chart, place: int, span: Span, x: Callable[[float], float]) -> str:
-    values = ", ".join(f"{line.name} {number(line.values[place], chart.unit)}" for line in chart.lines)
-    clock = datetime.fromtimestamp(span.starts_at, timezone.utc).strftime("%b %d %H:%M")
-    left, width = x(span.starts_at), max(x(span.ends_at) - x(span.starts_at), 3.0)
-    return (
-        f'<rect class="hover" x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}">'
-        f"<title>{clock}: {escape(values)}</title></rect>"
-    )
+def _hovers(chart: Chart, spans: Sequence[Span], x: Callable[[float], float]) -> str:
+    """A stroke over the height for each span, unseen until the pointer is there."""
+    rows, form = [], "%H:%M" if spans and spans[-1].ends_at - spans[0].starts_at < 80_000 else "%b %d %H:%M"
+    for place, span in enumerate(spans):
+        values = ", ".join(f"{line.name} {number(line.values[place], chart.unit)}" for line in chart.lines)
+        clock = datetime.fromtimestamp(span.starts_at, timezone.utc).strftime(form)
+        middle = x((span.starts_at + span.ends_at) / 2)
+        rows.append(f'<path d="M{middle:.0f} {TOP}V{HEIGHT - BOTTOM}"><title>{clock}: {escape(values)}</title></path>')
+    wide = max((x(span.ends_at) - x(span.starts_at) for span in spans), default=0.0)
+    return f'<g class="hover" stroke-width="{max(wide, 4.0):.1f}">{"".join(rows)}</g>'

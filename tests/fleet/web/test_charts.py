@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.fleet.protocol.rollouts import GuardView
-from edgekit.fleet.service.history import spans_of
+from edgekit.fleet.service.history import SPANS, spans_of
 from edgekit.fleet.web.bars import guard_bar, stage_bar
 from edgekit.fleet.web.charts import (
     BOTTOM,
@@ -77,8 +77,10 @@ def test_everything_drawn_lies_within_the_axes() -> None:
 
 def test_each_stretch_says_its_time_and_values_on_hovering() -> None:
     svg = chart([(60.0 * place, 20.0) for place in range(3)])
-    titles = re.findall(r'class="hover"[^>]*><title>([^<]+)</title>', svg)
-    assert len(titles) == 3 and titles[1].startswith("Jan 01 00:01: half of the answers ")
+    titles = re.findall(r'V200"><title>([^<]+)</title>', svg)
+    assert len(titles) == 3 and titles[1].startswith("00:01: p50 ")
+    late = chart([(0.0, 20.0), (86_000.0, 20.0)], until=86_400.0)
+    assert "<title>Jan 01 23:53: p50 " in late
 
 
 def test_marks_that_would_touch_share_their_numbers() -> None:
@@ -98,7 +100,7 @@ def test_charts_that_nobody_measured_are_left_out() -> None:
 def test_a_device_is_drawn_in_no_more_than_so_many_stretches() -> None:
     windows = [window(place, 10.0 * place, DIGEST) for place in range(1_000)]
     spans = spans_of(windows, 0.0, 10_000.0)
-    assert len(spans) == 96 and sum(span.seen.answered for span in spans) == 100_000
+    assert len(spans) == SPANS and sum(span.seen.answered for span in spans) == 100_000
 
 
 def test_a_stage_is_a_bar_whose_parts_add_up() -> None:

@@ -80,7 +80,7 @@ def test_every_field_has_a_label_every_table_a_caption_and_every_picture_words(p
 def test_every_form_that_changes_something_carries_its_word(pages: dict[str, str]) -> None:
     for path, text in pages.items():
         for form in re.findall(r'<form method="post".*?</form>|<form id="turn".*?</form>', text, re.S):
-            assert re.search(r'name="word" value="[0-9a-f]{64}"', form), path
+            assert re.search(r'name="word" value="[0-9a-f]{96}"', form), path
 
 
 def test_static_files_are_kept_for_ever_under_the_hash_of_their_content(admin: Visitor) -> None:
@@ -116,3 +116,16 @@ def test_a_bearer_token_opens_no_page_and_a_cookie_no_api(stranger: Visitor, tok
     assert stranger.get("/", headers={"Authorization": f"Bearer {token}"}).status_code == 303
     stranger.sign_in(token)
     assert stranger.get("/v1/devices").status_code == 401
+
+
+def test_a_page_is_compressed_for_who_takes_it_and_its_words_are_others_each_time(admin: Visitor) -> None:
+    plain = admin.get("/groups", headers={"Accept-Encoding": "identity"})
+    small = admin.get("/groups", headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in plain.headers and small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < len(plain.content) / 2
+    words = [re.findall(r'name="word" value="(\w+)"', one.text)[0] for one in (plain, small)]
+    assert len(set(words)) == 2
+    for word in words:
+        assert admin.post("/groups", {"name": f"g-{word[:8]}", "selector": ""}, word=word).status_code == 303
+    told = admin.post("/people", {"name": "ada", "role": "viewer"}, headers={"Accept-Encoding": "gzip"})
+    assert "ekp_" in told.text and "content-encoding" not in told.headers

@@ -93,7 +93,7 @@ def test_a_device_is_shown_over_time_with_the_change_of_its_bundle_marked(
     assert re.findall(r"<ol class=\"marks\"><li>answers with net (\w+),", text) == [new[:12]]
     assert text.count("<title>answers with net") == 7  # in every chart
     said = number(percentile(histogram_of([20.0]), 0.5), "ms")
-    assert f"half of the answers {said}, 95 % of them {said}" in text
+    assert f"p50 {said}, p95 {said}" in text
     assert "bandwidth 12.5 Mbit/s" in text and "temperature 61.5 °C" in text and "errors 0.99 %" in text
     assert admin.get("/devices/pi-1?hours=0").status_code == 400
     clock.advance(7 * 86_400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -41,9 +42,10 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Vary": "Accept, Cookie",
+    "Vary": "Accept, Accept-Encoding, Cookie",
 }
 STREAM = "text/event-stream"
+WORTH_BYTES, GZIP_LEVEL = 1024, 5
 
 
 def shield(response: Response) -> Response:
@@ -76,9 +78,21 @@ class PageRoute(APIRoute):
                 response = told(request, error)
             except RequestValidationError as error:
                 response = told(request, invalid(error))
-            return shield(response)
+            return shield(_smaller(request, response))
 
         return handle
+
+
+def _smaller(request: Request, response: Response) -> Response:
+    """Compressed, where the browser takes it. What answers a form may hold a token, and stays as it is."""
+    body = getattr(response, "body", b"")
+    takes = "gzip" in request.headers.get("accept-encoding", "")
+    if request.method != "GET" or not takes or len(body) < WORTH_BYTES or "content-encoding" in response.headers:
+        return response
+    made = Response(gzip.compress(body, GZIP_LEVEL, mtime=0), response.status_code)
+    kept = [(name, value) for name, value in response.raw_headers if name != b"content-length"]
+    made.raw_headers = [*kept, *made.raw_headers, (b"content-encoding", b"gzip")]
+    return made
 
 
 def page_router() -> APIRouter:

@@ -13,7 +13,7 @@ from edgekit.fleet.service import FleetService
 router = page_router()
 
 SHOWN_GROUPS = 60
-SHOWN_ENDED = 5
+SHOWN_GOING = 8
 EVENTS = 50
 
 
@@ -21,12 +21,13 @@ def glance_of(service: FleetService) -> Context:
     glance = service.glances.now()
     rollouts = service.rollouts.list(limit=30).items
     going = [rollout for rollout in rollouts if rollout.ended_at is None]
-    ended = [rollout for rollout in rollouts if rollout.ended_at is not None][:SHOWN_ENDED]
+    ended = [rollout for rollout in rollouts if rollout.ended_at is not None]
     groups = sorted(glance.groups, key=lambda group: (-len(group.cells), group.view.name))[:SHOWN_GROUPS]
     return {
         "glance": glance,
         "groups": groups,
-        "going": [(rollout, service.progress.of(rollout.id)) for rollout in going],
+        "going": [(rollout, service.progress.of(rollout.id)) for rollout in going[:SHOWN_GOING]],
+        "more": len(going[SHOWN_GOING:]),
         "ended": ended,
     }
 
