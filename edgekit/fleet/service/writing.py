@@ -101,7 +101,7 @@ def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str,
         rows = _window_rows(one)
         windows += rows
         told.append(_said_row(one, rows[-1][-1] if rows else None))
-    started = [
+    started: list[tuple[object, ...]] = [
         (one.device, one.facts.boot, one.at, json.dumps({"agent": one.facts.agent})) for one in said if one.facts
     ]
     facts: list[tuple[object, ...]] = [
