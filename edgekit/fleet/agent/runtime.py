@@ -25,7 +25,8 @@ START_S, STOP_S, POLL_S = 60.0, 10.0, 0.1
 WATCH_S = 0.5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 CRASHES, CRASH_LOOP_S = 5, 300.0  # 15 s at least: an earlier node may still finish what is inside, and hold the port
-LOOK_S, SILENT = 10.0, 6  # a node that does not say that it lives for a minute is ended
+# How often a node is asked whether it lives; how long it may be silent, and how long before its first word.
+LOOK_S, SILENT_S, LOAD_S = 10.0, 60.0, 900.0
 
 
 class Runtime(Protocol):
@@ -76,6 +77,8 @@ class NodeRuntime:
         self._crashes: list[float] = []
         self._wanted: tuple[Path, ...] = ()
         self._watcher: threading.Thread | None = None
+        self._looked_at = self._started_at = 0.0
+        self._live_at: float | None = None
 
     def use(self, bundle: Path | None, kept: Sequence[Path] = ()) -> None:
         """Raises SessionError where the node does not come up with it."""
@@ -113,6 +116,7 @@ class NodeRuntime:
             self._process.send_signal(signal.SIGHUP)
         else:
             self._process = start_tied(self._command, stdout=subprocess.DEVNULL)
+            self._started_at, self._live_at = time.monotonic(), None
 
     def _wait_for(self, digests: set[str]) -> None:
         assert self._process is not None
@@ -150,17 +154,10 @@ class NodeRuntime:
             self._watcher.start()
 
     def _keep_up(self) -> None:
-        silent, looked = 0, time.monotonic()
         while not self._closed.wait(WATCH_S):
-            if time.monotonic() - looked >= LOOK_S:
-                silent, looked = 0 if self._is_live() else silent + 1, time.monotonic()
+            self._look()
             with self._lock:
-                if not self._wanted:
-                    continue
-                if silent >= SILENT:
-                    self._kill()
-                    silent = 0
-                if self._is_up():
+                if not self._wanted or self._is_up():
                     continue
                 slot, count = self._wanted[-1], self._note_crash()
             if count >= CRASHES:
@@ -170,6 +167,22 @@ class NodeRuntime:
             with self._lock:
                 if self._wanted and not self._closed.is_set() and not self._is_up():
                     self._start_or_reload()
+
+    def _look(self) -> None:
+        """Ends a node that runs and does not answer; one that has not answered yet may still be loading."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_S or not self._is_up():
+            return
+        process, is_live = self._process, self._is_live()
+        self._looked_at = time.monotonic()
+        with self._lock:
+            if process is not self._process or not self._is_up():
+                return
+            if is_live:
+                self._live_at = self._looked_at
+            patience_s = SILENT_S if self._live_at is not None else LOAD_S
+            if now - (self._live_at or self._started_at) > patience_s:
+                self._kill()
 
     def _note_crash(self) -> int:
         """How many there were lately."""
