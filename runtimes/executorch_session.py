@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from edgekit.errors import MissingExtraError, SessionError
+from edgekit.runtimes.quiet import stderr_silenced
 from edgekit.runtimes.session import Feeds, Session
 from edgekit.runtimes.torch_session import as_tensors, import_torch
 
@@ -27,7 +25,7 @@ class ExecutorchSession(Session):
     def _load(self) -> None:
         self._torch = import_torch("running .pte programs")
         try:
-            with _stderr_silenced():
+            with stderr_silenced():
                 import executorch.extension.pybindings.portable_lib as binding
 
                 binding._threadpool_get_thread_count()  # the first call counts the processors, aloud
@@ -85,7 +83,7 @@ class _Pool:
         _POOL.acquire()
         try:
             if self._binding._threadpool_get_thread_count() != self._threads:
-                with _stderr_silenced():
+                with stderr_silenced():
                     self._binding._unsafe_reset_threadpool(self._threads)
         except BaseException:
             _POOL.release()
@@ -93,21 +91,3 @@ class _Pool:
 
     def __exit__(self, *_: object) -> None:
         _POOL.release()
-
-
-@contextmanager
-def _stderr_silenced() -> Iterator[None]:
-    """File descriptor 2 goes nowhere meanwhile: the library tells there how it counts processors.
-
-    The descriptor is the process's: what other threads say in these milliseconds is lost. Errors are exceptions.
-    """
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgekit.errors import MissingExtraError, SessionError
+from edgekit.runtimes.quiet import stderr_silenced
 from edgekit.runtimes.session import Feeds, Session
 from edgekit.tensors import DTYPES
 
@@ -36,10 +37,11 @@ class LitertSession(Session):
     def _load(self) -> None:
         interpreter_class = load_interpreter_class()
         try:
-            self._interpreter = interpreter_class(
-                model_path=str(self.path), num_threads=self.options.threads or os.cpu_count() or 1
-            )
-            self._interpreter.allocate_tensors()
+            with stderr_silenced():  # it says there that it uses XNNPACK
+                self._interpreter = interpreter_class(
+                    model_path=str(self.path), num_threads=self.options.threads or os.cpu_count() or 1
+                )
+                self._interpreter.allocate_tensors()
             inputs, outputs = self._slots()
         except (ValueError, RuntimeError, OSError) as error:
             raise SessionError(

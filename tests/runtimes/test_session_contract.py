@@ -80,6 +80,14 @@ def test_outputs_carry_the_models_names_dtypes_and_numbers(session: Session, mod
     np.testing.assert_array_equal(outputs["codes"], wanted["codes"])
 
 
+def test_opening_and_running_says_nothing_on_the_terminal(
+    artifact: Artifact, model: Model, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with artifact.open(model, SessionOptions(threads=1)) as session:
+        session.run(feeds())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_order_of_the_mapping_does_not_matter(session: Session) -> None:
     forward, backward = feeds(), dict(reversed(feeds().items()))
     np.testing.assert_array_equal(session.run(forward)["scores"], session.run(backward)["scores"])
