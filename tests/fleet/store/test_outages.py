@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,13 @@ from sqlalchemy import create_engine, select, text
 from edgekit.errors import StoreError
 from edgekit.fleet.protocol.people import PersonOrder
 from edgekit.fleet.server import create_app
+from edgekit.fleet.server.door import AgentDoor
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store import Database
-from edgekit.fleet.store.tables import Event, Person
+from edgekit.fleet.store import database as database_module
+from edgekit.fleet.store.tables import Event, Person, WindowRow
+from tests.fleet.acting import enroll, says, window
 from tests.fleet.postgresql import Server
 from tests.fleet.store.conftest import fill
 
@@ -107,6 +111,48 @@ def test_requests_are_told_503_and_served_again_afterwards(
     service.close()
 
 
+def test_what_an_agent_says_while_the_server_is_down_is_stored_when_it_says_it_again(
+    postgresql_url: str, postgresql: Server, tmp_path: Path
+) -> None:
+    service = FleetService(tmp_path, postgresql_url)
+    enrolled = enroll(service, "pi")
+    body = says(None, *(window(number, "a" * 64, 1.0) for number in range(3))).model_dump_json()
+    headers = {"Authorization": f"Bearer {enrolled.token}"}
+    with TestClient(AgentDoor(create_app(service)), base_url="http://127.0.0.1", headers=headers) as client:
+        postgresql.stop()
+        try:
+            down = client.post("/v1/agent/sync", content=body)
+        finally:
+            postgresql.start()
+        assert down.status_code == 503 and int(down.headers["Retry-After"]) > 0
+        assert "taken" not in down.json()  # nothing is acknowledged
+        assert client.post("/v1/agent/sync", content=body).json()["taken"] == 2
+        assert client.post("/v1/agent/sync", content=body).json()["taken"] == 2
+    with service.database.read() as session:
+        assert list(session.scalars(select(WindowRow.sequence).order_by(WindowRow.sequence))) == [0, 1, 2]
+    service.close()
+
+
+def test_requests_are_told_503_while_somebody_locks_the_file_and_reads_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "BUSY_MS", 100)
+    service = FleetService(tmp_path)
+    token = service.people.found()
+    assert token is not None
+    service.people.identify(token)
+    with TestClient(create_app(service), headers={"Authorization": f"Bearer {token}"}) as client:
+        other = sqlite3.connect(tmp_path / "fleet.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post("/v1/people", json={"name": "bob", "role": "viewer"})
+        assert answer.status_code == 503 and "locked" in answer.json()["error"] and "Retry-After" in answer.headers
+        assert client.get("/v1/overview").status_code == 200
+        other.execute("ROLLBACK")
+        other.close()
+        assert client.post("/v1/people", json={"name": "bob", "role": "viewer"}).status_code == 201
+    service.close()
+
+
 def test_a_full_disk_under_sqlite_fails_the_change_and_keeps_the_rest(tiny_disk: Path, admin: Actor) -> None:
     service = FleetService(tiny_disk / "data")
     service.people.make(admin, PersonOrder(name="bob", role="viewer"))
@@ -128,6 +174,7 @@ FULL = """
 import resource, sys
 from edgekit.errors import StoreError
 from edgekit.fleet.store import Database
+from edgekit.fleet.store import database as database_module
 from edgekit.fleet.store.tables import Person
 database = Database(sys.argv[1])
 database.create()
