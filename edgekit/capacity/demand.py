@@ -49,7 +49,7 @@ class Objective:
         return float(np.partition(latencies_ms, rank)[rank])
 
     def __str__(self) -> str:
-        return f"p{100 * self.share:g} = {self.limit_ms:g} ms"
+        return f"p{100 * self.share:g} <= {self.limit_ms:g} ms"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from edgekit.errors import MissingExtraError, OutputError, UnknownNameError, Usa
 if TYPE_CHECKING:
     from edgekit.capacity.demand import Objective
     from edgekit.capacity.probe import Cores
+    from edgekit.search.state import State
     from edgekit.tuning.search import Tuned
     from edgekit.tuning.settings import Settings
     from edgekit.tuning.trial import Trial
@@ -101,13 +103,14 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
     Each is tried on the real server: a node in a process of its own, pinned to cores that the caller does not use where
     there are two or more, under open-loop Poisson loads that rise until the objective breaks. Successive halving gives
     the better half twice the time. Where nothing holds the objective the nearest settings are named (exit code 14).
-    It takes some ten minutes as it stands, half a minute with --seconds 0.5 --most 8; what was measured is kept.
+    What `edgekit serve` does without options is tried too and told beside the best. Each trial starts a node, which
+    takes a few seconds: some ten minutes in all, one to two with --seconds 0.5 --most 8. What was measured is kept.
     """
     from edgekit.bundle import Bundle
     from edgekit.capacity.demand import Objective
     from edgekit.search.state import State
     from edgekit.tuning.search import state_path, tune
-    from edgekit.tuning.settings import sample, space, write_settings
+    from edgekit.tuning.settings import sample, space, usual, write_settings
 
     try:
         from edgekit.capacity.probe import Cores
@@ -123,7 +126,7 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
     cores = Cores.divide(settings["cores"] or MAX_CORES)
     _check_cores(settings["cores"], cores)
     whole = space(_parts(manifest, tier, settings["part"]), max(1, len(cores.node)), objective.limit_ms)
-    tried = sample(whole, settings["most"], settings["seed"])
+    tried = sample(whole, settings["most"], settings["seed"], usual(whole))
     if any(part.loop is not None for part in manifest.parts):
         out.remark("an iterated part: each request here is one step of it")
     out.remark(f"{len(tried)} settings; {cores}" + ("" if cores.apart else "; they share it, which costs both"))
@@ -132,6 +135,7 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
         fresh=not settings["resume"],
         reads=Trial.of,
     )
+    before, known = _last_measured(state), len(state)
     with out.working() as progress:
         found = tune(
             tried,
@@ -140,7 +144,11 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
             state,
             settings["seconds"],
             progress,
+            usual(whole),
         )
+    if before:
+        which = "all of it" if len(state) == known else f"{known} of {len(state)} trials"
+        out.remark(f"measured before, until {before}: {which}; --fresh measures anew")
     told = _told(bundle, objective, found, str(cores))
     if settings["written"] is not None:
         write_settings(settings["written"], found.best, told)
@@ -158,6 +166,13 @@ def command(out: Output, bundle: Path, **settings: Any) -> None:
             f"the machine was not steady: the last settings carried {found.drift():.2f}x of what they carried a round "
             "before; tune again on a quiet one, with --fresh"
         )
+
+
+def _last_measured(state: State) -> str:
+    """When the last of what is known already was measured; "" where nothing is."""
+    if not len(state):
+        return ""
+    return datetime.fromtimestamp(state.path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 
 
 def _parts(manifest: Manifest, tier: Tier, wanted: str | None) -> list[tuple[str, bool]]:
@@ -209,6 +224,7 @@ def _payload(bundle: Path, objective: Objective, found: Tuned, cores: str, writt
         "slo": {"share": objective.share, "limit_ms": objective.limit_ms},
         "cores": cores,
         "best": _entry(found.best, *found.trials[found.best]),
+        "defaults": None if found.usual is None else _entry(found.usual[0], found.rungs[-1].seconds, found.usual[1]),
         "tried": [_entry(settings, *trial) for settings, trial in found.trials.items()],
         "rungs": [{"seconds": rung.seconds, "settings": len(rung.found)} for rung in found.rungs],
         "drift": found.drift(),
@@ -263,7 +279,21 @@ def _show(out: Output, found: Tuned, objective: Objective, written: Path | None)
             [
                 ("best", Cell(" ".join(best.words), "bold")),
                 ("holds", f"{objective} at {found.trial.rate_hz:.4g} requests a second of one node"),
+                *_gain(found),
                 *([("written", str(written))] if written is not None else []),
             ]
         )
     )
+
+
+def _gain(found: Tuned) -> list[tuple[str, str | Cell]]:
+    """What `edgekit serve` carries without options, beside the best."""
+    if found.usual is None:
+        return []
+    settings, trial = found.usual
+    if settings == found.best:
+        return [("defaults", "are the best of these")]
+    if trial.rate_hz <= 0:
+        return [("defaults", f"hold it at no rate tried ({settings})")]
+    gain = found.trial.rate_hz / trial.rate_hz
+    return [("defaults", f"{trial.rate_hz:.4g} requests a second, the best {gain:.2f}x as many ({settings})")]

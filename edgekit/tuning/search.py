@@ -26,10 +26,12 @@ Try = Callable[[Settings, float], Trial]
 
 @dataclass(frozen=True)
 class Tuned:
-    """`best` of those that were tried longest. `trials`: of every setting the longest one, with its seconds."""
+    """`best` of those that were tried longest. `trials`: of every setting the longest one, with its seconds. `usual`:
+    the settings without options and their trial, as long as the best one's."""
 
     best: Settings
     rungs: tuple[Rung[Settings, Trial], ...]
+    usual: tuple[Settings, Trial] | None = None
 
     @property
     def trial(self) -> Trial:
@@ -63,24 +65,28 @@ def tune(
     state: State,
     seconds: float,
     progress: Progress = silent,
+    usual: Settings | None = None,
 ) -> Tuned:
-    """`attempt(settings, seconds)` for what `state` does not know yet. Raises PlanError with the nearest settings
-    where none holds the objective."""
+    """`attempt(settings, seconds)` for what `state` does not know yet. `usual` is tried as long as the best, to compare
+    with. Raises PlanError with the nearest settings where none holds the objective."""
     total, made = sum(rung_sizes(len(settings))), 0
 
     def evaluate(one: Settings, each: float) -> Trial:
         nonlocal made
-        progress("try settings", made, total)
+        progress(f"try {one}, {each:g} s", made, total)
         made += 1
         found = state.remember(f"{one!r} {each:g} s", lambda: attempt(one, each).to_json())
         return Trial.of(found)
 
     rungs = tuple(halve(settings, evaluate, lambda trial: trial.score, seconds))
-    progress("try settings", total, total)
     best, trial = rungs[-1].found[0]
     if trial.rate_hz <= 0:
         raise _refusal(rungs, objective)
-    return Tuned(best, rungs)
+    compared = None
+    if usual is not None:
+        compared = usual, dict(rungs[-1].found).get(usual) or evaluate(usual, rungs[-1].seconds)
+    progress("tried", total, total)
+    return Tuned(best, rungs, compared)
 
 
 def _refusal(rungs: Sequence[Rung[Settings, Trial]], objective: Objective) -> PlanError:

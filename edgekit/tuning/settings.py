@@ -71,11 +71,19 @@ def space(
     return found
 
 
-def sample(settings: Sequence[Settings], most: int, seed: int) -> list[Settings]:
-    """At most so many of them, drawn at random, in their order."""
+def usual(settings: Sequence[Settings]) -> Settings:
+    """Of a `space` what `edgekit serve` does without options: its batch, no waiting, one worker, every core."""
+    mine = [one for one in settings if one.part == settings[0].part and (one.workers, one.max_delay_ms) == (1, 0.0)]
+    return min(mine, key=lambda one: (abs(one.max_batch - Settings("").max_batch), -one.threads))
+
+
+def sample(settings: Sequence[Settings], most: int, seed: int, always: Settings | None = None) -> list[Settings]:
+    """At most so many of them, drawn at random, in their order; `always` is one of them."""
     if len(settings) <= most:
         return list(settings)
-    kept = np.random.default_rng(seed).choice(len(settings), most, replace=False)
+    kept = {int(index) for index in np.random.default_rng(seed).choice(len(settings), most, replace=False)}
+    if always is not None and settings.index(always) not in kept:
+        kept = {*sorted(kept)[1:], settings.index(always)}
     return [settings[index] for index in sorted(kept)]
 
 

@@ -30,6 +30,22 @@ def test_the_best_settings_are_found_and_every_one_has_its_longest_trial(tmp_pat
     assert found.trial.rate_hz == 100
 
 
+def test_the_usual_settings_are_tried_as_long_as_the_best(tmp_path: Path) -> None:
+    tried: list[tuple[Settings, float]] = []
+
+    def counted(settings: Settings, seconds: float) -> Trial:
+        tried.append((settings, seconds))
+        return _attempt(settings, seconds)
+
+    poor = Settings("whole", 32, 10.0)
+    found = tune(SPACE, OBJECTIVE, counted, State(tmp_path / "state.json"), 1.0, usual=poor)
+    assert found.usual == (poor, _attempt(poor, 1.0))
+    assert tried[-1] == (poor, found.rungs[-1].seconds)
+    again = tune(SPACE, OBJECTIVE, counted, State(tmp_path / "other.json"), 1.0, usual=found.best)
+    assert again.usual == (found.best, found.trial)  # its trial is there already
+    assert len(tried) == 2 * len(tried[: len(tried) // 2]) + 1
+
+
 def test_an_interruption_costs_one_trial(tmp_path: Path) -> None:
     path, made = tmp_path / "state.json", []
 

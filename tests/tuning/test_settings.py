@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from edgekit.cli.main import cli
 from edgekit.cli.serve import command as serve
 from edgekit.errors import OutputError, UnknownNameError, UsageError
-from edgekit.tuning.settings import Settings, read_settings, sample, space, write_settings
+from edgekit.tuning.settings import Settings, read_settings, sample, space, usual, write_settings
 
 
 def test_the_space_holds_what_can_matter_and_nothing_twice() -> None:
@@ -31,6 +31,18 @@ def test_a_sample_is_part_of_the_whole_and_has_a_seed() -> None:
     assert len(found) == 10 and set(found) <= set(whole)
     assert found == sample(whole, 10, 1) != sample(whole, 10, 2)
     assert sample(whole, 1000, 1) == whole
+
+
+def test_the_usual_settings_are_those_of_a_server_without_options_and_always_in_a_sample() -> None:
+    whole = space([("first", True), ("second", True)], 4, 100.0)
+    found = usual(whole)
+    assert found == Settings("first", 16, 0.0, 1, 4)
+    assert usual(space([("first", False)], 2, 100.0)) == Settings("first", 1, 0.0, 1, 2)
+    for seed in range(20):
+        drawn = sample(whole, 5, seed, found)
+        assert found in drawn
+        assert len(drawn) == len(set(drawn)) == 5
+        assert drawn == sorted(drawn, key=whole.index)
 
 
 def test_every_setting_is_an_option_of_serve() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from edgekit.capacity.demand import Objective
 from edgekit.cli.drawing import to_png, to_svg
 from edgekit.cli.main import cli
+from edgekit.cli.tune import _gain
 from edgekit.cli.tune_plot import landscape
 from edgekit.tuning.halving import Rung
 from edgekit.tuning.search import Tuned
@@ -38,6 +39,12 @@ def test_a_real_node_is_tuned_kept_and_its_settings_are_served(whole_bundle: Pat
     # What was measured is kept: the same question again starts no node and gives the same answer.
     again = run(*words, "--json")
     assert {**json.loads(again.stdout), "written": str(written)} == found
+    assert "measured before, until 20" in again.stderr and ": all of it; --fresh measures anew" in again.stderr
+    # What is served without options stands beside it.
+    assert found["defaults"]["max_batch"] in (1, 16)
+    assert {entry["part"] for entry in found["tried"]} == {found["defaults"]["part"]}
+    shown = run(*words).stdout
+    assert "p50 <= 5000 ms at" in shown and "defaults:" in shown
     taken = run(*words, "--out", written, code=10)
     assert "--force" in taken.stderr
 
@@ -84,6 +91,17 @@ def test_an_unfinished_tuning_of_another_shape_is_begun_anew_and_told(
     second = run(*words)
     assert "begun anew" in second.stderr
     assert json.loads(second.stdout)["best"]["rate_hz"] > 0 and json.loads(first.stdout)["best"]["rate_hz"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "words"), [(50.0, "50 requests a second, the best 1.80x as many"), (0.0, "hold it at no rate tried")]
+)
+def test_the_gain_over_a_server_without_options_is_told(rate_hz: float, words: str) -> None:
+    best, usual = Settings("whole", 8, 2.0), Settings("whole", 16)
+    rungs = (Rung(1.0, ((best, Trial(90.0, 40.0, 99.0, ())),)),)
+    [(name, told)] = _gain(Tuned(best, rungs, (usual, Trial(rate_hz, 40.0, 99.0, ()))))
+    assert name == "defaults" and words in str(told) and str(usual) in str(told)
+    assert _gain(Tuned(best, rungs, (best, rungs[0].found[0][1]))) == [("defaults", "are the best of these")]
 
 
 def _tuned() -> Tuned:
