@@ -22,6 +22,8 @@ COMMANDS = {
     "pause": ("fleet_rollouts", "pause", "Ask no further device."),
     "resume": ("fleet_rollouts", "resume", "Go on with a paused rollout."),
     "rollback": ("fleet_rollouts", "rollback", "Give every device back what it ran before."),
+    "plan": ("fleet_plan", "plan", "How a device should run its bundle, from what it measured."),
+    "insights": ("fleet_insights", "insights", "Devices unlike their peers, or unlike they were."),
     "telemetry": ("fleet_telemetry", "telemetry", "What devices measured over time; export as CSV or Parquet."),
     "simulate": ("fleet_simulate", "simulate", "Many simulated devices that speak the real protocol."),
     "events": ("fleet_events", "events", "The audit log."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,13 +12,14 @@ from edgekit.cli.command import command as make_command
 from edgekit.cli.fleet_options import Reached, reach_options, reached
 from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
-from edgekit.errors import RolloutError, UsageError
+from edgekit.errors import RemoteError, RolloutError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.fleet.client import FleetClient
-    from edgekit.fleet.protocol.rollouts import RolloutView
+    from edgekit.fleet.protocol.rollouts import GuardView, RolloutView
 
 POLL_S = 1.0
+PATIENCE_S = 60.0  # without an answer of the fleet, which may be starting anew
 STYLES = {"complete": "green", "rolled-back": "red", "rolling-back": "red", "aborted": "red", "paused": "yellow"}
 
 
@@ -71,7 +72,7 @@ def share_of(text: str) -> float:
     default=0,
     show_default=True,
     metavar="N",
-    help="Devices that may refuse it, fall back or be lost before it goes back.",
+    help="Devices that may refuse it, fall back or fall silent on the way before it goes back.",
 )
 @option(
     "--timeout",
@@ -80,15 +81,18 @@ def share_of(text: str) -> float:
     default=1800.0,
     show_default=True,
     metavar="SECONDS",
-    help="A device that has not answered by then is lost.",
+    help="A device that has not answered by then is lost; what cannot be judged by then pauses it.",
 )
 @option("--wait/--no-wait", heading="Conditions", default=True, show_default=True, help="Watch it to its end.")
 @reach_options
 def rollout(out: Output, bundle: str, group: str, **settings: Any) -> None:
-    """Take a bundle to a group, step by step. It goes back by itself where a guard breaks. Exit code 17 where it did.
+    """Take a bundle to a group, step by step. It goes back by itself where a guard breaks, and pauses where one cannot
+    be judged. Exit code 17 where it did not come to its end.
 
-    Guards: agreement, errors, degraded, late (shares: 0.97, 0.1%), p50, p90, p95, p99 (80ms), energy (mJ an answer);
-    with x as unit (p95<=1.2x) against the devices that still run what they ran.
+    Servers of the group move first and keep the old bundle until no device runs it.
+
+    Guards: agreement, errors, degraded, late, golden (shares: 0.97, 0.1%), p50, p90, p95, p99 (80ms), energy (mJ an
+    answer), temperature (75C); with x as unit (p95<=1.2x) against the devices that still run what they ran.
     """
     from pydantic import ValidationError
 
@@ -116,7 +120,8 @@ def rollout(out: Output, bundle: str, group: str, **settings: Any) -> None:
             view = _watch(out, client, view)
     _show(out, view)
     if settings["wait"] and view.state != "complete":
-        raise RolloutError(f"the rollout is {view.state}: {view.reason}", hint="edgekit fleet events tells the steps")
+        hint = "edgekit fleet resume, or edgekit fleet rollback" if view.state == "paused" else "edgekit fleet events"
+        raise RolloutError(f"the rollout is {view.state}: {view.reason}", hint=hint)
 
 
 def _steps(canary: str | None, steps: str | None) -> tuple[float, ...]:
@@ -129,20 +134,41 @@ def _steps(canary: str | None, steps: str | None) -> tuple[float, ...]:
 
 
 def _watch(out: Output, client: FleetClient, view: RolloutView) -> RolloutView:
+    """To its end, or where it pauses. Raises RemoteError where the fleet is not heard for a while."""
     from edgekit.fleet.protocol.rollouts import ENDED
 
+    heard_at = time.monotonic()
     try:
         with out.working() as progress:
             while view.state not in ENDED and view.state != "paused":
-                tally = view.tally
-                total = sum(tally.model_dump().values())
-                progress(f"{view.state}, {view.stages[view.stage]}", tally.right + tally.reverted, total)
+                progress(_step_text(view), *_done_of(view))
                 time.sleep(POLL_S)
-                view = client.rollout(view.id)
-    except KeyboardInterrupt as error:
-        error.add_note(f"the rollout goes on: edgekit fleet status; edgekit fleet pause {view.id[:8]} halts it")
+                try:
+                    view, heard_at = client.rollout(view.id), time.monotonic()
+                except UnreachableError:
+                    if time.monotonic() - heard_at > PATIENCE_S:
+                        raise
+    except (KeyboardInterrupt, RemoteError) as error:
+        told = f"the rollout goes on: edgekit fleet status; edgekit fleet pause {view.id[:8]} halts it"
+        if isinstance(error, RemoteError):
+            error.hint = f"{told}. {error.hint}"
+        else:
+            error.add_note(told)
         raise
     return view
+
+
+def _step_text(view: RolloutView) -> str:
+    return "rolling back" if view.state == "rolling-back" else view.stages[view.stage]
+
+
+def _done_of(view: RolloutView) -> tuple[int, int]:
+    """(devices that are where they should be, of how many)."""
+    tally = view.tally
+    if view.state == "rolling-back":
+        told = tally.asked + tally.right + tally.wrong + tally.lost + tally.reverting + tally.reverted
+        return tally.reverted, told
+    return tally.right, sum(tally.model_dump().values()) - tally.left
 
 
 def _turning(name: str, verb: str, help: str) -> click.Command:
@@ -175,22 +201,35 @@ def show_rollout(table: Callable[[Table], None], view: RolloutView) -> None:
         ("bundle", f"{view.name}@sha256:{view.bundle[:12]}"),
         ("group", view.group),
         ("state", Cell(view.state, STYLES.get(view.state, ""))),
-        ("stage", f"{view.stage + 1} of {len(view.stages)}: {view.stages[view.stage]}"),
     ]
     if view.reason:
-        rows.append(("because", view.reason))
+        rows.append(("because" if view.ended_at or view.state != "running" else "now", view.reason))
+    rows.append(("devices", ", ".join(f"{n:,} {name}" for name, n in view.tally.model_dump().items() if n) or "none"))
     table(facts(rows))
-    tally = {name: count for name, count in view.tally.model_dump().items() if count}
-    table(Table((Column("devices"), Column("", number=True)), [(name, str(n)) for name, n in tally.items()]))
+    table(Table((Column("step", number=True), Column("who"), Column("")), list(_steps_of(view))))
     if view.guards:
         columns = (Column("guard"), Column("value", number=True), Column("holds"), Column("samples", number=True))
-        holds = {True: "yes", False: "no", None: "not yet told"}
-        table(
-            Table(
-                columns,
-                [
-                    (one.text, "-" if one.value is None else f"{one.value:.4g}", holds[one.holds], str(one.samples))
-                    for one in view.guards
-                ],
-            )
-        )
+        table(Table(columns, [_guard_row(one) for one in view.guards]))
+
+
+def _steps_of(view: RolloutView) -> Iterator[tuple[str, str, str | Cell]]:
+    for index, text in enumerate(view.stages):
+        if index < view.stage or view.state == "complete":
+            how: str | Cell = Cell("done", "green")
+        elif index > view.stage:
+            how = "" if view.ended_at is None else "not begun"
+        else:
+            how = Cell("here" if view.ended_at is None else "ended here", STYLES.get(view.state, "bold"))
+        yield str(index + 1), text, how
+
+
+def _guard_row(one: GuardView) -> tuple[str, str, str | Cell, str]:
+    from edgekit.fleet.rollouts.guards import parse_guards, shown
+
+    value = "-" if one.value is None else shown(parse_guards(one.text)[0].metric, one.value)
+    holds: dict[bool | None, str | Cell] = {
+        True: Cell("yes", "green"),
+        False: Cell("no", "red"),
+        None: one.why or "not yet told",
+    }
+    return one.text, value, holds[one.holds], f"{one.samples:,}"

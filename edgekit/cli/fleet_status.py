@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.cli.command import command as make_command
+from edgekit.cli.fleet_insights import insights_table
 from edgekit.cli.fleet_options import reach_options, reached
 from edgekit.cli.fleet_rollouts import show_rollout
 from edgekit.cli.output import Column, Output, Table, facts
+
+if TYPE_CHECKING:
+    from edgekit.fleet.protocol.people import GroupView
+
+SHOWN = 5  # findings, and bundles of a group
 
 
 @make_command("edgekit fleet status\nedgekit fleet status --json", name="status")
 @reach_options
 def status(out: Output, **settings: Any) -> None:
-    """Devices, groups and rollouts at a glance."""
+    """Devices, groups, rollouts, and devices that stand out, at a glance."""
     where = reached(settings)
     with where.open() as client:
         overview, page = client.overview(), client.rollouts(limit=5)
+        insights = client.insights(limit=SHOWN)
     going = [one for one in page.items if one.ended_at is None] or list(page.items[:1])
-    out.emit({"overview": overview.model_dump(mode="json"), "rollouts": [x.model_dump(mode="json") for x in going]})
+    out.emit(
+        {
+            "overview": overview.model_dump(mode="json"),
+            "rollouts": [one.model_dump(mode="json") for one in going],
+            "insights": [one.model_dump(mode="json") for one in insights.items],
+        }
+    )
+    silent = overview.devices - overview.connected
     out.table(
         facts(
             [
                 ("fleet", f"{where.url}, edgekit {overview.version}"),
-                ("devices", f"{overview.devices}, of which {overview.connected} are connected"),
-                ("bundles", str(overview.bundles)),
+                ("devices", f"{overview.devices:,}, {f'{silent:,} of them silent' if silent else 'all connected'}"),
+                ("bundles", f"{overview.bundles:,}"),
             ]
         )
     )
     if overview.groups:
         out.line()
-        columns = (Column("group", style="cyan"), Column("devices", number=True), Column("connected", number=True))
-        out.table(Table(columns, [(one.name, str(one.devices), str(one.connected)) for one in overview.groups]))
+        columns = (
+            Column("group", style="cyan"),
+            Column("devices", number=True),
+            Column("connected", number=True),
+            Column("run"),
+        )
+        out.table(Table(columns, [_group_row(one) for one in overview.groups]))
     for view in going:
         out.line()
         show_rollout(out.table, view)
+    if insights.items:
+        out.line()
+        out.table(insights_table(insights.items))
+        if insights.next is not None:
+            out.remark("more: edgekit fleet insights")
+
+
+def _group_row(one: GroupView) -> tuple[str, str, str, str]:
+    most = sorted(one.running.items(), key=lambda pair: (-pair[1], pair[0]))
+    runs = [f"{count:,} x {digest[:12] or 'nothing'}" for digest, count in most[:SHOWN]]
+    more = ["..."] if len(most) > SHOWN else []
+    return one.name, f"{one.devices:,}", f"{one.connected:,}", ", ".join(runs + more)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.bundle.manifest import Tier
 from edgekit.fleet.protocol.agents import Desired, Slot, Sync
-from edgekit.fleet.protocol.bundles import Offer
 from edgekit.fleet.protocol.people import GroupOrder
 from edgekit.fleet.protocol.rollouts import ENDED, RolloutOrder, RolloutView
 from edgekit.fleet.protocol.windows import MAX_WINDOWS, Health, LinkSeen, Window
@@ -18,6 +16,7 @@ from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store.tables import Device
 from edgekit.fleet.telemetry.histogram import histogram_of
+from tests.fleet import acting
 from tests.fleet.conftest import SettableClock
 
 ADA = Actor("ada", "admin")
@@ -25,12 +24,7 @@ ADA = Actor("ada", "admin")
 
 def push(service: FleetService, folder: Path) -> str:
     """A bundle that lies there as a folder; its digest."""
-    offer = Offer(index=(folder / "index.json").read_text())
-    files = {entry["sha256"]: path for path, entry in json.loads(offer.index)["files"].items()}
-    for missing in service.bundles.offer(ADA, offer).missing:
-        data = (folder / files[missing.sha256]).read_bytes()
-        service.bundles.receive(ADA, missing.sha256, 0, len(data), [data])
-    return service.bundles.accept(ADA, offer).digest
+    return acting.push(service, folder).digest
 
 
 @dataclass
