@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,8 @@ from edgekit.errors import EdgekitError, UsageError
 if TYPE_CHECKING:
     from edgekit.runtimes.ray_engine import RayNode, RayOptions
     from edgekit.runtimes.server import NodeOptions
+
+logger = logging.getLogger("edgekit")
 
 # Setting -> option. Of Ray alone; and what a node has that a replica behind Ray's proxy has not.
 OWN = {
@@ -125,11 +130,24 @@ def serve_on_ray(out: Output, bundles: list[Path], options: RayOptions) -> None:
         except KeyboardInterrupt:
             out.remark("draining")
         finally:
-            node.stop()
+            with _ray_unheard():
+                node.stop()
         out.remark("stopped")
     finally:
         ending.restore()
         signal.signal(signal.SIGHUP, before)
+
+
+@contextmanager
+def _ray_unheard() -> Iterator[None]:
+    """Ray prints on stdout which of its own tasks end with it; -v has it in the log."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            yield
+    finally:
+        for line in filter(None, said.getvalue().splitlines()):
+            logger.info("Ray: %s", line)
 
 
 def _update(out: Output, node: RayNode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import socket
 import tempfile
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgekit.cli.main import cli
+from edgekit.cli.serve_ray import _ray_unheard
 from tests.deploy.conftest import write
 
 
@@ -53,6 +55,17 @@ def test_without_ray_it_ends_with_6_and_names_the_extra(bundle: Path, monkeypatc
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     assert 'pip install "edgekit[ray]"' in invoke(bundle, "--engine", "ray", code=6)
+
+
+def test_what_ray_prints_as_it_ends_is_no_result(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "edgekit")
+    with pytest.raises(ValueError, match="broken"), _ray_unheard():
+        print("(raylet) Task ServeController.graceful_shutdown failed")  # noqa: T201
+        raise ValueError("broken")
+    assert capfd.readouterr().out == ""
+    assert "Ray: (raylet) Task ServeController.graceful_shutdown failed" in caplog.text
 
 
 def test_a_cluster_that_is_not_there_ends_with_16_at_once(bundle: Path) -> None:
