@@ -8,7 +8,7 @@ import click
 
 from edgekit.cli.command import command as make_command
 from edgekit.cli.command import group
-from edgekit.cli.fleet_options import reach_options, reached
+from edgekit.cli.fleet_options import order_of, reach_options, reached
 from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 from edgekit.errors import UsageError
@@ -57,7 +57,7 @@ def invite(out: Output, labels: tuple[str, ...], uses: int, hours: float, device
     from edgekit.fleet.protocol.people import InvitationOrder
 
     where = reached(settings)
-    order = InvitationOrder(labels=labels_of(labels), uses=uses, valid_s=3600 * hours, device=device)
+    order = order_of(InvitationOrder, labels=labels_of(labels), uses=uses, valid_s=3600 * hours, device=device)
     with where.open() as client:
         made = client.invite(order)
     out.emit({"invitation": made.model_dump(mode="json")})
@@ -141,7 +141,7 @@ def label_device(context: click.Context, out: Output, device: str, labels: tuple
     from edgekit.fleet.protocol.people import DeviceChange
 
     with context.meta["fleet"].open() as client:
-        one = client.change_device(device, DeviceChange(labels=labels_of(labels)))
+        one = client.change_device(device, order_of(DeviceChange, labels=labels_of(labels)))
     out.emit({"device": one.model_dump(mode="json")})
     out.line(f"{one.name}: {', '.join(f'{key}={value}' for key, value in sorted(one.labels.items()))}")
 
@@ -234,7 +234,7 @@ def set_group(
     """Make or change a group: the devices whose labels fit the selector."""
     from edgekit.fleet.protocol.people import GroupOrder
 
-    order = GroupOrder(selector=selector, interval_s=interval, compare_share=compare_share)
+    order = order_of(GroupOrder, selector=selector, interval_s=interval, compare_share=compare_share)
     with context.meta["fleet"].open() as client:
         one = client.put_group(name, order)
     out.emit({"group": one.model_dump(mode="json")})

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit.cli.options import file_option, option
 from edgekit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.fleet.client import FleetClient
+
+Order = TypeVar("Order")
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -59,6 +61,20 @@ def reach_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = decorate(command)
     return command
+
+
+def order_of(kind: type[Order], **fields: Any) -> Order:
+    """What was asked for, as it travels. Raises UsageError for values that cannot be."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(key) for key in first["loc"])
+        raise UsageError(
+            f"{where}: {first['msg']}", hint="names are small letters, digits, dots, dashes; 63 at most"
+        ) from error
 
 
 def reached(settings: dict[str, Any]) -> Reached:

@@ -9,7 +9,7 @@ import click
 
 from edgekit.cli.command import command as make_command
 from edgekit.cli.command import group
-from edgekit.cli.fleet_options import reach_options, reached
+from edgekit.cli.fleet_options import order_of, reach_options, reached
 from edgekit.cli.options import FiniteRange, option
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 
@@ -52,8 +52,10 @@ def add(context: click.Context, out: Output, name: str, role: Any, days: float |
     """Viewers read; operators also push, roll out and invite; admins also manage people."""
     from edgekit.fleet.protocol.people import PersonOrder
 
+    valid_s = None if days is None else 86_400 * days
+    order = order_of(PersonOrder, name=name, role=role, valid_s=valid_s)
     with context.meta["fleet"].open() as client:
-        made = client.add_person(PersonOrder(name=name, role=role, valid_s=None if days is None else 86_400 * days))
+        made = client.add_person(order)
     out.emit({"person": made.model_dump(mode="json")})
     out.table(
         facts([("name", made.name), ("role", made.role), ("token", Cell(f"{made.token}  (told once)", "yellow"))])

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
 
 from edgekit.bundle.manifest import Tier
 from edgekit.errors import AuthenticationError, ConflictError, MismatchError, UnreachableError, UsageError
@@ -48,8 +49,7 @@ def enroll(
             home.replace(anchor, pem.encode())
         client = AgentClient(url, ca=None if pem is None else home.path / anchor)
         try:
-            request = certificate_request(key, name)
-            enrolled = client.enroll(Enrolment(token=secret_of(token), name=name, request=request, facts=facts(tier)))
+            enrolled = client.enroll(_asked(secret_of(token), name, certificate_request(key, "device"), tier))
         finally:
             client.close()
     finally:
@@ -61,6 +61,17 @@ def enroll(
         key,
         pem,
     )
+
+
+def _asked(token: str, name: str, request: str, tier: Tier) -> Enrolment:
+    try:
+        return Enrolment(token=token, name=name, request=request, facts=facts(tier))
+    except ValidationError as error:  # which would show the token
+        wrong = {str(one["loc"][0]) for one in error.errors(include_input=False)}
+        what = f"the name {name!r:.80}" if "name" in wrong else "the token"
+        raise UsageError(
+            f"{what} cannot be", hint="--name: small letters, digits, dots and dashes, 63 at most; --token as invited"
+        ) from None
 
 
 def _anchor(url: str, pin: str, ca: Path | None) -> str | None:
