@@ -139,9 +139,11 @@ def simulate(out: Output, devices: int, **settings: Any) -> None:
         raise MissingExtraError(error.name or "httptools", "fleet", "simulating devices") from error
     where = reached(settings)
     prefix = settings["prefix"] or f"sim-{secrets.token_hex(2)}"
+    labels, bad = labels_of(settings["labels"]), _bad(settings["bad_bundle"])
+    offline, errors, agreement = (_share(settings[name]) for name in ("offline", "errors", "agreement"))
     with where.open() as client:
         running = client.bundle(settings["running"]).digest if settings["running"] else ""
-        invitation = client.invite(InvitationOrder(labels=labels_of(settings["labels"]), uses=devices))
+        invitation = client.invite(InvitationOrder(labels=labels, uses=devices))
     simulation = Simulation(
         url=where.url,
         invitation=invitation.token,
@@ -153,16 +155,16 @@ def simulate(out: Output, devices: int, **settings: Any) -> None:
             interval_s=settings["interval"],
             wait_s=settings["wait"],
             update_s=settings["update"],
-            offline=_share(settings["offline"]),
+            offline=offline,
         ),
         behaviour=Behaviour(
             rate=settings["rate"],
             latency_ms=settings["latency"],
-            errors=_share(settings["errors"]),
-            agreement=_share(settings["agreement"]),
+            errors=errors,
+            agreement=agreement,
             drift=settings["drift"],
         ),
-        bad=_bad(settings["bad_bundle"]),
+        bad=bad,
         running=running,
         backlog=settings["backlog"],
         authority=where.ca,
