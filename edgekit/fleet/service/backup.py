@@ -22,8 +22,9 @@ from edgekit.fleet.registry.blobs import Blobs, sync_folder
 from edgekit.fleet.store.backup_file import FORMAT, MEMBER, BackupIndex, BackupWriter
 from edgekit.fleet.store.backup_reader import BackupReader
 from edgekit.fleet.store.database import Database, told
+from edgekit.fleet.store.lease import LEADER, VALID_S, Lease
 from edgekit.fleet.store.rows import count, dump, load, settle, tables_of
-from edgekit.fleet.store.schema import alone, current, drop_all, head, known_revisions, migrate
+from edgekit.fleet.store.schema import alone, current, drop_all, head, known_revisions, migrate, stored
 from edgekit.fleet.store.tables import BundleFile
 from edgekit.progress import Progress, silent
 
@@ -116,10 +117,11 @@ def restore_backup(
 ) -> BackupIndex:
     """Everything in it replaces what is there. On failure what was there is there still.
 
-    Raises DataError for what is no whole backup, ConflictError where the target is in use (without `force`),
-    StoreError.
+    Raises DataError for what is no whole backup, ConflictError where a service is at work on the target, or it holds a
+    fleet (without `force`), StoreError.
     """
     with BackupReader(path, lambda done, total: progress("comparing hashes", done, total)) as backup:
+        refuse_at_work(database)
         if not force:
             refuse_used(database, folder)
         try:
@@ -137,6 +139,23 @@ def restore_backup(
         finally:
             shutil.rmtree(folder / STAGED, ignore_errors=True)
         return backup.index
+
+
+def refuse_at_work(database: Database) -> None:
+    """Raises ConflictError where a service leads there: it would go on with what it has in memory."""
+    if _is_made(database) and Lease(database, LEADER).is_held():
+        raise ConflictError(
+            "a service is at work on this database",
+            hint=f"stop it first; one that was killed is gone in {VALID_S:.0f} s",
+        )
+
+
+def _is_made(database: Database) -> bool:
+    """Whether it has edgekit's tables; a SQLite file is not made by asking. Raises StoreError for others' tables."""
+    if database.path is not None and not database.path.exists():
+        return False
+    with told(), database.engine.connect() as connection:
+        return stored(connection) is not None
 
 
 def refuse_used(database: Database, folder: Path) -> None:

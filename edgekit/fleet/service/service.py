@@ -31,7 +31,7 @@ from edgekit.fleet.service.sign_ins import SignIns
 from edgekit.fleet.service.telemetry import Telemetry
 from edgekit.fleet.service.trust import Trust
 from edgekit.fleet.store.database import Database
-from edgekit.fleet.store.lease import Lease
+from edgekit.fleet.store.lease import LEADER, Lease
 from edgekit.fleet.store.tables import BundleRow, Rollout
 from edgekit.fleet.trust.authority import Authority
 
@@ -81,7 +81,7 @@ class FleetService:
         self.repeats = Repeats(core)
         self.telemetry = Telemetry(core)
         self.retention = Retention(core, keeping)
-        self.lease = Lease(self.database, "leader", now=now)
+        self.lease = Lease(self.database, LEADER, now=now)
 
     def overview(self) -> Overview:
         groups = self.groups.all()

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from sqlalchemy import delete, or_, text
+from sqlalchemy import delete, or_, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,7 @@ from edgekit.fleet.store.database import Database
 from edgekit.fleet.store.tables import Lease as Row
 
 VALID_S = 5.0
+LEADER = "leader"
 
 
 class Lease:
@@ -50,6 +51,12 @@ class Lease:
                 session.execute(delete(Row).where(Row.name == self._name, Row.holder == self.holder))
         except StoreError:
             return
+
+    def is_held(self) -> bool:
+        """By this one or another. Raises StoreError."""
+        with self._database.read() as session:
+            ends_at = session.scalar(select(Row.ends_at).where(Row.name == self._name))
+            return ends_at is not None and ends_at > self._time(session)
 
     def _time(self, session: Session) -> float:
         if self._database.is_sqlite:

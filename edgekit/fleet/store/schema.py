@@ -56,6 +56,17 @@ def current(connection: Connection) -> str | None:
 
     Raises StoreError for tables that are none of edgekit's, and for a database of a newer edgekit.
     """
+    found = stored(connection)
+    if found is not None and found not in known_revisions():
+        raise StoreError(
+            f"the database has the schema {found}, this edgekit knows up to {head()}: it was used by a newer one",
+            hint="install that edgekit again, or restore a backup that was made before",
+        )
+    return found
+
+
+def stored(connection: Connection) -> str | None:
+    """Like `current`, of a newer edgekit too."""
     if not inspect(connection).has_table(VERSION_TABLE):
         there = sorted(inspect(connection).get_table_names())
         if there:
@@ -65,12 +76,7 @@ def current(connection: Connection) -> str | None:
             )
         return None
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-    if found is not None and found not in known_revisions():
-        raise StoreError(
-            f"the database has the schema {found}, this edgekit knows up to {head()}: it was used by a newer one",
-            hint="install that edgekit again, or restore a backup that was made before",
-        )
-    return str(found) if found is not None else None
+    return None if found is None else str(found)
 
 
 def upgrade(engine: Engine, to: str = "head") -> None:
@@ -98,8 +104,8 @@ def migrate(connection: Connection, to: str = "head") -> None:
 
 
 def drop_all(connection: Connection) -> None:
-    """Every table of edgekit's; within `alone`. Raises StoreError like `current`, for others' tables too."""
-    current(connection)
+    """Every table of edgekit's; within `alone`. Raises StoreError for others' tables."""
+    stored(connection)
     tables = MetaData()
     tables.reflect(connection)
     tables.drop_all(connection)

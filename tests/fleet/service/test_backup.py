@@ -23,6 +23,7 @@ from edgekit.fleet.service import FleetService
 from edgekit.fleet.service import backup as module
 from edgekit.fleet.service.backup import restore_backup, write_backup
 from edgekit.fleet.store import Database
+from edgekit.fleet.store.lease import LEADER, Lease
 from edgekit.fleet.store.rows import JUMP, dump, tables_of
 from edgekit.fleet.store.schema import revisions, upgrade
 from tests.fleet.acting import ADMIN, enroll, push, says, window
@@ -206,6 +207,18 @@ def test_a_fleet_in_use_is_not_replaced_without_force(
     assert rows_of(lived.database) == before
 
 
+def test_nothing_is_replaced_under_a_service_that_is_at_work(lived: FleetService, tmp_path: Path) -> None:
+    path = back_up(lived, tmp_path / "fleet.backup", tmp_path / "data")
+    leader = Lease(lived.database, LEADER)  # at the real time, as the service is
+    assert leader.take()
+    enroll(lived, "late")
+    with pytest.raises(ConflictError, match="at work") as caught:
+        restore_backup(path, lived.database, lived.core.blobs, tmp_path / "data", force=True)
+    assert "stop it first" in caught.value.hint and lived.devices.get("late")
+    leader.leave()
+    restore_backup(path, lived.database, lived.core.blobs, tmp_path / "data", force=True)
+
+
 def test_force_replaces_what_came_since(lived: FleetService, database_url: str, tmp_path: Path) -> None:
     path = back_up(lived, tmp_path / "fleet.backup", tmp_path / "data")
     late = enroll(lived, "late")
@@ -310,6 +323,19 @@ def test_a_backup_of_a_newer_edgekit_is_refused(
     with pytest.raises(DataError, match="knows up to") as caught:
         restore_backup(path, file_database, FolderBlobs(tmp_path / "new" / "blobs"), tmp_path / "new")
     assert "edgekit" in caught.value.hint and revisions().get_current_head()
+
+
+def test_a_backup_replaces_what_a_newer_edgekit_left(lived: FleetService, tmp_path: Path) -> None:
+    """As the refusal of such a database advises."""
+    path = back_up(lived, tmp_path / "fleet.backup", tmp_path / "data")
+    with lived.database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9998'"))
+        connection.execute(text("CREATE TABLE of_later (id INTEGER PRIMARY KEY)"))
+    with pytest.raises(StoreError, match="newer"):
+        lived.database.create()
+    restore_backup(path, lived.database, lived.core.blobs, tmp_path / "data", force=True)
+    lived.database.create()
+    assert lived.devices.list().items and "of_later" not in rows_of(lived.database)
 
 
 def test_text_of_all_kinds_and_empty_values_survive(fleet: FleetService, other: Database, tmp_path: Path) -> None:
