@@ -189,7 +189,7 @@ class Adapter:
         found = calibrate_ladder(early, final, truth, costs, self.recipe.max_drop)
         answered = 1 - found.reached.left[-1]
         if answered < WORTHWHILE_SHARE and not is_asked:
-            why = f"{100 * answered:.0f} % of the samples could leave within {self.recipe.max_drop:g} points"
+            why = f"{100 * answered:.0f} % of the samples could leave within --max-drop {self.recipe.max_drop:g}"
             return SplitOutcome(notes=(f"no early exit: {why}",))
         drop = round(100 * (self._whole_accuracy(truth) - found.reached.accuracy), 4)
         parts = tuple(f"stage-{index}" for index in range(1, len(stages) + 1))

@@ -35,7 +35,7 @@ def cascade(tiers: TierBench, head: Model, slug: str, parts: tuple[str, str], co
     calibration = calibrate_exit(logits, tiers.whole.yardstick[post.output], labels, max_drop=tiers.max_drop)
     chosen = next(point for point in calibration.curve if point.threshold == calibration.threshold)
     if chosen.answered < WORTHWHILE_SHARE:
-        why = f"{100 * chosen.answered:.0f} % of the samples could leave within {tiers.max_drop:g} points"
+        why = f"{100 * chosen.answered:.0f} % of the samples could leave within --max-drop {tiers.max_drop:g}"
         return SplitOutcome(notes=(f"cut {slug}: no early exit, {why}",))
     bench = tiers.stage_bench(early, tiers.whole.device, f"exit-{slug}")
     format = tiers.winner.candidate.format

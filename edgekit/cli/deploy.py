@@ -139,6 +139,11 @@ def kserve_command(out: Output, path: Path, **settings: Any) -> None:
         raise MissingExtraError("pyyaml", "deploy", "writing YAML") from error
     out.line(f"# {command_line(service)}")
     out.line(yaml.safe_dump(service, sort_keys=False, width=120).rstrip("\n"))
+    if not options.storage_uri:
+        out.remark(
+            f"the image has to carry the bundle as /bundles/{path.name} (`deploy containerfile --with-bundle`), "
+            "or --storage-uri says whence it comes"
+        )
 
 
 @make_command(

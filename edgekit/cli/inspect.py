@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.bundle.manifest import TIERS
 from edgekit.cli.command import command as make_command
 from edgekit.cli.ladders import ladders
 from edgekit.cli.output import Cell, Column, Output, Table, facts
@@ -93,7 +94,7 @@ def _show(out: Output, bundle: Bundle, scales: bool) -> None:
                 ("bundle", f"{bundle.path} ({size_text(bundle.size_bytes)})"),
                 ("model", Cell(f"{manifest.name} ({manifest.task})", "bold")),
                 ("device", manifest.device),
-                *((tier, profile) for tier, profile in manifest.tiers.items()),
+                *((tier, manifest.tiers[tier]) for tier in TIERS if tier in manifest.tiers),
                 ("digest", bundle.digest),
                 ("signature", signature),
                 ("preprocess", _preprocess(manifest)),
@@ -167,8 +168,20 @@ def _parts(manifest: Manifest) -> Table:
             [part.name, part.format, part.precision, part.tier, size_text(part.size_bytes), part.file, part.sha256[:12]]
         )
         rows += [["", "", "", "", size_text(file.size_bytes), file.file, file.sha256[:12]] for file in part.companions]
-    rows += [["asset", "", "", "", size_text(file.size_bytes), file.file, file.sha256[:12]] for file in manifest.assets]
+    rows += [
+        [_role(manifest, file.file), "", "", "", size_text(file.size_bytes), file.file, file.sha256[:12]]
+        for file in manifest.assets
+    ]
     return Table(columns, rows, "Parts")
+
+
+def _role(manifest: Manifest, file: str) -> str:
+    """What an asset is for."""
+    codec = next((codec.name for codec in manifest.codecs if codec.tables == file), None)
+    if codec is not None:
+        return f"tables of {codec}"
+    is_tokenizer = manifest.preprocess is not None and getattr(manifest.preprocess, "tokenizer", None) == file
+    return "tokenizer" if is_tokenizer else "asset"
 
 
 def _variants(manifest: Manifest) -> Table | None:
@@ -245,7 +258,8 @@ def _grids(manifest: Manifest, every: bool) -> Table | None:
 
 
 def _history(manifest: Manifest) -> Table:
-    columns = (Column("pass", style="cyan"), Column("what it did"), Column("MB after", number=True))
+    """With the weights of the torch model after each pass; a quantized one keeps them in float until it is lowered."""
+    columns = (Column("pass", style="cyan"), Column("what it did"), Column("torch MB", number=True))
     rows = [(line.name, line.detail, number_text(line.size_bytes / 1e6, 2)) for line in manifest.history]
     return Table(columns, rows, "History")
 

@@ -38,6 +38,11 @@ def test_kserve_prints_yaml_that_can_be_applied_as_it_is(bundle: Path) -> None:
     assert json.loads(invoke("kserve", bundle, *IMAGE, "--replicas", "2", "--json").stdout)["service"]["kind"]
 
 
+def test_kserve_says_where_the_bundle_has_to_lie(bundle: Path) -> None:
+    assert "carry the bundle as /bundles/net.edgekit" in invoke("kserve", bundle, *IMAGE).stderr
+    assert invoke("kserve", bundle, *IMAGE, "--storage-uri", "s3://models/net.edgekit").stderr == ""
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from edgekit.bundle import Bundle, describe_file
+from edgekit.bundle.manifest import Codec, Rate, TensorEntry, TextPreprocess
+from edgekit.cli.inspect import _show
+from edgekit.cli.output import Output
+
 Invoke = Callable[..., Result]
 InvokeJson = Callable[..., dict[str, Any]]
 
@@ -78,3 +83,30 @@ def test_what_is_no_bundle_ends_with_9(invoke: Invoke, tmp_path: Path, content: 
     if content is not None:
         path.write_bytes(content)
     invoke("inspect", path, code=9)
+
+
+def test_tiers_stand_in_the_order_of_a_request_and_assets_say_what_they_are_for(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feature = TensorEntry(name="x", dtype="float32", shape=("batch", 4))
+    rates = (Rate(bytes_mean=9, bytes_p95=9, drop=0.0),)
+    codec = Codec(name="feature-x", kind="transform", features=(feature,), tables="codec-x.bin", rates=rates)
+    with Bundle.open(bundle) as opened:
+        changed = opened.manifest.model_copy(
+            update={
+                "tiers": {"cloud": "x86-server", "edge": "jetson-orin-nano"},
+                "assets": tuple(describe_file(name, b"") for name in ("codec-x.bin", "words.json", "notes.txt")),
+                "codecs": (codec,),
+                "preprocess": TextPreprocess(tokenizer="words.json", max_length=8),
+            }
+        )
+        opened.manifest = changed
+        _show(Output(), opened, scales=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[2:5]] == ["device", "edge", "cloud"]
+    roles = {
+        name: next(line for line in lines if f" {name} " in line).split("  ")[0]
+        for name in ("codec-x.bin", "words.json", "notes.txt")
+    }
+    assert roles == {"codec-x.bin": "tables of feature-x", "words.json": "tokenizer", "notes.txt": "asset"}
+    assert any("torch MB" in line for line in lines)
