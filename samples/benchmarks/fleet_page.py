@@ -4,7 +4,7 @@
 
 Service, database and browser share this machine. Every load is by a browser with an empty cache, and finds nothing
 that the service has kept from the load before. Bytes are those of the page with its style sheet and script, headers
-included, without compression. A database that is left out keeps what was measured before.
+included. A database that is left out keeps what was measured before.
 """
 
 from __future__ import annotations

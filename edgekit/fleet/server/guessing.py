@@ -14,13 +14,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from starlette.responses import Response
+
+from edgekit.errors import OverloadedError
 from edgekit.fleet.protocol.wire import API
 from edgekit.fleet.server.asking import TLS
+from edgekit.fleet.server.pages.answering import shield, told
 from edgekit.fleet.server.problems import answer
 
 AT_ONCE, A_SECOND = 30.0, 0.5  # an office behind one address has some tokens that ended
 MOST_ADDRESSES = 10_000
-FORMS = (f"{API}/enroll", "/sign-in")  # where a secret stands in the body
+PAGE_FORM = "/sign-in"
+FORMS = (f"{API}/enroll", PAGE_FORM)  # where a secret stands in the body
 
 Message = dict[str, Any]
 
@@ -61,12 +66,7 @@ class SlowGuessing:
         address = address_of(scope)
         wait_s = self._guesses.wait_s(address)
         if wait_s > 0:
-            refusal = answer(
-                429,
-                "too many tokens from this address did not count",
-                "wait, then use one that does",
-                "OverloadedError",
-            )
+            refusal = _refusal(scope["path"])
             refusal.headers["retry-after"] = str(math.ceil(wait_s))
             refusal.headers["connection"] = "close"  # its body is not read
             await refusal(scope, receive, send)
@@ -78,6 +78,16 @@ class SlowGuessing:
             await send(message)
 
         await self._app(scope, receive, watch)
+
+
+def _refusal(path: str) -> Response:
+    """A page for who fills in the page's form."""
+    error = OverloadedError(
+        "too many tokens from this address did not count", hint="wait a minute, then use one that does"
+    )
+    if path == PAGE_FORM:
+        return shield(told(error))
+    return answer(429, error.message, error.hint, "OverloadedError")
 
 
 def address_of(scope: Message) -> str:

@@ -1,11 +1,12 @@
-"""A stage of a rollout as one bar, and a guard's value beside its limit."""
+"""A stage of a rollout as one bar, a guard's value beside its limit, and a histogram before and now."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from edgekit.fleet.protocol.insights import Finding
 from edgekit.fleet.protocol.rollouts import GuardView
 from edgekit.fleet.rollouts.guards import LATENCIES, Guard, parse_guards
 from edgekit.fleet.web.wording import number, percent
@@ -21,7 +22,7 @@ MEMBER_WORDS = {
     "waiting": "waiting",
     "left": "left",
 }
-WIDTH, HEIGHT = 300.0, 10
+WIDTH, HEIGHT, TALL = 300.0, 10, 60
 
 
 def stage_bar(states: Mapping[str, int]) -> Markup:
@@ -60,6 +61,35 @@ def guard_bar(view: GuardView) -> Markup:
     ).format(
         WIDTH, HEIGHT, words, kind, WIDTH * view.value / top, WIDTH * guard.limit / top, said(guard, view.value)
     )  # fmt: skip
+
+
+def drift_bars(finding: Finding) -> Markup:
+    """For each bin what it held at first, and what it holds lately."""
+    room = WIDTH / max(1, len(finding.now))
+    top = max((*finding.before, *finding.now, 1e-9))
+    drawn = []
+    for place, (before, now) in enumerate(zip(finding.before, finding.now, strict=True)):
+        words = f"{_bin(finding.edges, place)}: {percent(before)} at first, {percent(now)} now"
+        columns = "".join(
+            f'<path class="{kind}" d="M{room * (place + at):.1f} {TALL}v-{TALL * share / top:.1f}" '
+            f'stroke-width="{room * 0.34:.1f}"/>'
+            for kind, at, share in (("was", 0.3, before), ("is", 0.68, now))
+        )
+        drawn.append(f"<g><title>{words}</title>{columns}</g>")
+    return Markup('<svg class="drift" viewBox="0 0 {:g} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, TALL, f"shares of {finding.metric} at first and now: {finding.text}", Markup("".join(drawn))
+    )
+
+
+def _bin(edges: Sequence[float], place: int) -> str:
+    """Bin 0 ends at the first edge, the last begins at the last one."""
+    if not edges:
+        return "all"
+    if place == 0:
+        return f"up to {number(edges[0])}"
+    return (
+        f"over {number(edges[-1])}" if place >= len(edges) else f"{number(edges[place - 1])} to {number(edges[place])}"
+    )
 
 
 def said(guard: Guard, value: float) -> str:

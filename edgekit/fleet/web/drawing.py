@@ -61,6 +61,7 @@ def environment() -> Environment:
         fleet_map=cells.fleet_map,
         stage_bar=bars.stage_bar,
         guard_bar=bars.guard_bar,
+        drift_bars=bars.drift_bars,
         time_chart=charts.time_chart,
     )
     return made

@@ -109,7 +109,7 @@ def page(browser: object, scene: Scene) -> Iterator[Page]:
 
 def test_every_page_is_reached_by_keyboard_and_shows_where_the_focus_is(page: Page) -> None:
     window = page.window
-    names = ["Overview", "Groups", "Devices", "Rollouts", "Bundles", "Audit log", "Invitations", "People"]
+    names = ["Overview", "Groups", "Devices", "Findings", "Rollouts", "Bundles", "Audit log", "Invitations", "People"]
     for name in names:
         for _ in range(20):
             window.keyboard.press("Tab")
@@ -175,8 +175,8 @@ def test_what_is_opened_and_where_the_focus_is_survives_a_live_update(page: Page
 
 def test_pages_fit_and_read_well_light_and_dark_wide_and_narrow(browser: object, scene: Scene, tmp_path: Path) -> None:
     rollout = scene.service.rollouts.list().items
-    paths = ["/", "/groups", "/groups/pi", "/devices", "/devices/pi-00", "/rollouts", "/rollouts/new", "/bundles",
-             f"/bundles/{scene.digest}", "/audit", "/people", "/invitations"]  # fmt: skip
+    paths = ["/", "/findings", "/groups", "/groups/pi", "/devices", "/devices/pi-00", "/rollouts", "/rollouts/new",
+             "/bundles", f"/bundles/{scene.digest}", "/audit", "/people", "/invitations"]  # fmt: skip
     paths += [f"/rollouts/{one.id}" for one in rollout[:1]]
     for scheme, width in (("light", 390), ("dark", 1280)):
         page = Page(browser, scene, color_scheme=scheme, viewport={"width": width, "height": 844})

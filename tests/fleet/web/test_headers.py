@@ -34,7 +34,7 @@ def pages(admin: Visitor, service: FleetService, tmp_path: Path, clock: Settable
     say(service, device, Slot(running=bundle.digest, checked=4, right=4), window(0, clock() - 60, bundle.digest))
     service.rollouts.advance()
     paths = [
-        "/", "/groups", "/groups/pi", "/devices", "/devices/pi-1", "/rollouts", "/rollouts/new",
+        "/", "/findings", "/groups", "/groups/pi", "/devices", "/devices/pi-1", "/rollouts", "/rollouts/new",
         f"/rollouts/{rollout.id}", "/bundles", f"/bundles/{bundle.digest}", "/audit", "/people", "/invitations",
         "/sign-in", "/groups/nope",
     ]  # fmt: skip

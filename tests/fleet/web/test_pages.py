@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import update
 
 from edgekit.fleet.protocol.agents import Slot
+from edgekit.fleet.protocol.insights import Finding
 from edgekit.fleet.protocol.people import Role
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.store.tables import BundleRow, Device, Event
+from edgekit.fleet.store.tables import Finding as FindingRow
 from edgekit.fleet.telemetry.histogram import histogram_of, percentile
 from edgekit.fleet.web.wording import number
 from tests.fleet.conftest import SettableClock
@@ -99,6 +101,39 @@ def test_a_device_is_shown_over_time_with_the_change_of_its_bundle_marked(
     clock.advance(7 * 86_400)
     admin.sign_in(token)
     assert "Nothing was heard of it in the last 6 h" in admin.get("/devices/pi-1").text
+
+
+def test_what_sets_a_device_apart_is_shown_with_the_evidence(
+    admin: Visitor, service: FleetService, clock: SettableClock
+) -> None:
+    device = enroll(service, "pi-1")
+    shared = {"device": device, "name": "pi-1", "digest": "a" * 64, "since": clock(), "at": clock()}
+    odd = Finding(
+        kind="suspect", metric="p95", value=80.0, usual=20.0, score=9.0, peers=12, text="its p95 is 80 ms <b>", **shared
+    )
+    changed = Finding(
+        kind="drift", metric="inputs", value=0.4, usual=0.2, score=2.0, samples=900, text="its inputs have changed",
+        before=(0.5, 0.5, 0.0), now=(0.1, 0.1, 0.8), edges=(1.0, 2.0), **shared,
+    )  # fmt: skip
+    keep(service, odd, changed)
+    for path in ("/devices/pi-1", "/findings"):
+        text = admin.get(path).text
+        assert text.index("its p95 is 80 ms &lt;b&gt;") < text.index("its inputs have changed")
+        assert "9 spreads from 12 peers" in text and "2 times as much as its limit" in text
+        assert "<title>over 2: 0 % at first, 80 % now</title>" in text
+    assert "inputs have" not in admin.get("/findings?kind=suspect").text
+    assert "1 device unlike its peers" in admin.get("/").text
+
+
+def keep(service: FleetService, *found: Finding) -> None:
+    with service.database.write() as session:
+        for one in found:
+            session.add(
+                FindingRow(
+                    device=one.device, kind=one.kind, metric=one.metric, digest=one.digest, score=one.score,
+                    since=one.since, at=one.at, content=one.model_dump(mode="json"),
+                )
+            )  # fmt: skip
 
 
 def test_a_rollout_is_started_paused_resumed_and_rolled_back_by_forms(

@@ -8,8 +8,8 @@ from edgekit.fleet.protocol.people import Role
 from edgekit.fleet.service import FleetService
 from tests.fleet.web.scene import Visitor, enroll, group
 
-OPERATORS = ("/groups", "/groups/pi", "/groups/pi/remove", "/devices/pi-1/labels", "/devices/pi-1/revoke",
-             "/devices/pi-1/reinstate", "/devices/pi-1/remove", "/invitations",
+OPERATORS = ("/groups", "/groups/pi", "/groups/pi/remove", "/devices/pi-1/labels", "/devices/pi-1/replan",
+             "/devices/pi-1/revoke", "/devices/pi-1/reinstate", "/devices/pi-1/remove", "/invitations",
              f"/invitations/{'0' * 32}/withdraw", f"/bundles/{'0' * 64}/remove")  # fmt: skip
 ADMINS = ("/people", "/people/admin/remove")
 FIELDS = {"name": "new", "role": "admin", "selector": "board=rpi4", "labels": "board=rpi5"}
@@ -27,7 +27,17 @@ def test_a_viewer_reads_everything_and_changes_nothing(
 ) -> None:
     viewer = somebody("viewer")
     word, before = viewer.word(), service.core.events().items
-    for path in ("/", "/groups", "/groups/pi", "/devices", "/devices/pi-1", "/rollouts", "/bundles", "/audit"):
+    for path in (
+        "/",
+        "/groups",
+        "/groups/pi",
+        "/devices",
+        "/devices/pi-1",
+        "/findings",
+        "/rollouts",
+        "/bundles",
+        "/audit",
+    ):
         page = viewer.get(path)
         assert page.status_code == 200 and page.text.count('method="post"') == 1, path  # to sign out
         assert "Invitations" not in page.text and "People" not in page.text

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from edgekit.fleet.protocol.people import Role
+from edgekit.fleet.server.guessing import AT_ONCE, Guesses, SlowGuessing
 from edgekit.fleet.server.sessions import MOST_BYTES, SIGNED_IN, VISITING, WORD, place_after
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.sign_ins import LASTS_S, MOST_EACH, UNUSED_S
@@ -110,7 +111,8 @@ def test_a_person_has_only_so_many_sign_ins_at_once(stranger: Visitor, token: st
 ACTIONS = (
     "/groups", "/groups/pi", "/groups/pi/remove",
     "/rollouts", "/rollouts/latest/pause", "/rollouts/latest/resume", "/rollouts/latest/rollback",
-    "/devices/pi-1/labels", "/devices/pi-1/revoke", "/devices/pi-1/reinstate", "/devices/pi-1/remove",
+    "/devices/pi-1/labels", "/devices/pi-1/replan", "/devices/pi-1/revoke", "/devices/pi-1/reinstate",
+    "/devices/pi-1/remove",
     f"/bundles/{'0' * 64}/remove", "/people", "/people/ada/remove",
     "/invitations", f"/invitations/{'0' * 32}/withdraw", "/sign-out",
 )  # fmt: skip
@@ -181,6 +183,23 @@ def test_what_is_no_form_is_refused_without_a_trace(admin: Visitor) -> None:
         assert sent.status_code == 400 and "no form" in sent.text
     long = admin.post("/groups", {"name": "x" * (MOST_BYTES + 1)}, word=word)
     assert long.status_code == 400 and "bytes" in long.text
+
+
+def test_wrong_tokens_are_answered_ever_more_slowly_and_told_on_a_page(
+    app: FastAPI, stranger: Visitor, token: str
+) -> None:
+    now = [0.0]
+    guesses = Guesses(lambda: now[0])
+    door = Visitor(TestClient(SlowGuessing(app, guesses), base_url="http://127.0.0.1"))
+    word = door.word("/sign-in")
+    answers = [door.post("/sign-in", {"token": f"ekp_{place}"}, word=word) for place in range(int(AT_ONCE) + 3)]
+    assert [one.status_code for one in answers] == [401] * int(AT_ONCE) + [429] * 3
+    refused = door.post("/sign-in", {"token": token}, word=word)
+    assert refused.status_code == 429 and "too many tokens" in refused.text and "<h1>" in refused.text
+    assert "frame-ancestors 'none'" in refused.headers["content-security-policy"]
+    now[0] += float(refused.headers["retry-after"])
+    assert door.post("/sign-in", {"token": token}, word=word).status_code == 303
+    door.http.close()
 
 
 ELSEWHERE = (

@@ -46,7 +46,14 @@ def glance() -> Glance:
 
 def test_the_overview_stays_small_where_no_two_neighbours_are_alike() -> None:
     seen = glance()
-    context = {"glance": seen, "groups": seen.groups, "going": [], "ended": [], "more": 0}
+    context = {
+        "glance": seen,
+        "groups": seen.groups,
+        "going": [],
+        "ended": [],
+        "more": 0,
+        "found": {"suspect": 3, "drift": 4},
+    }
     text = draw_page("overview.html", {**SHARED, **context}).encode()
     assert_small(len(gzip.compress(text, GZIP_LEVEL)))
     assert len(text) < 1.2 * BUDGET_BYTES  # for who takes no compression

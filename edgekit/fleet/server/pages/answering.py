@@ -75,9 +75,9 @@ class PageRoute(APIRoute):
             except AuthenticationError:
                 response = _ask_to_sign_in(request)
             except EdgekitError as error:
-                response = told(request, error)
+                response = told(error)
             except RequestValidationError as error:
-                response = told(request, invalid(error))
+                response = told(invalid(error))
             return shield(_smaller(request, response))
 
         return handle
@@ -107,7 +107,8 @@ def _ask_to_sign_in(request: Request) -> Response:
     return RedirectResponse(f"/sign-in{after}", status_code=303)
 
 
-def told(request: Request, error: EdgekitError) -> Response:
+def told(error: EdgekitError) -> Response:
+    """As a page of its own."""
     status = status_of(error)
     context = {"error": error, "status": status, "now": time.time()}
     return HTMLResponse(draw_page("error.html", context), status_code=status)

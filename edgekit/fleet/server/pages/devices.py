@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Path, Query
 from starlette.responses import Response
@@ -110,6 +110,8 @@ def _device(service: FleetService, key: str, hours: int | None = None) -> Contex
         "groups": [one.view.name for one in glance.groups if Selector.parse(one.view.selector).holds(labelled)],
         "names": glance.names,
         "events": events,
+        "findings": service.insights.list(None, view.id, None, 10).items,
+        "plan": service.plans.view(view.id),
     }
 
 
@@ -136,6 +138,11 @@ async def relabel(page: Page, key: Key, fields: Form) -> Response:
 
     attempt = page.do(change, _place)
     return await page.retry(attempt, "device.html", lambda: _device(page.service, key), fields)
+
+
+@router.post("/devices/{key}/replan")
+async def replan(page: Page, key: Key, fields: Form) -> Response:
+    return await page.do(lambda: page.service.plans.replan(page.actor, key), f"/devices/{quote(key)}")
 
 
 @router.post("/devices/{key}/revoke")
