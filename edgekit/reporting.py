@@ -139,9 +139,17 @@ def build_report(
 
 
 def _quality(evidence: Evidence) -> Quality | None:
-    original, winner = evidence.original, evidence.winner
-    primary = original.postprocess.output if original.postprocess else next(iter(evidence.reference))
-    reference, actual = evidence.reference[primary], winner.answers[primary]
+    """Of the output that the postprocessing reads; without one of the worst output, as the candidates are judged."""
+    original = evidence.original
+    names = [original.postprocess.output] if original.postprocess else list(evidence.reference)
+    found = [_quality_of(evidence, name) for name in names]
+    return min((one for one in found if one is not None), key=lambda one: one.value, default=None)
+
+
+def _quality_of(evidence: Evidence, name: str) -> Quality | None:
+    """None where the output is no float."""
+    original = evidence.original
+    reference, actual = evidence.reference[name], evidence.winner.answers[name]
     held_out = bool(original.held_out)
     if not np.issubdtype(reference.dtype, np.floating):
         return None
