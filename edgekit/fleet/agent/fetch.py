@@ -13,20 +13,26 @@ from edgekit.fleet.client import AgentClient
 from edgekit.fleet.protocol.bundles import Offer
 
 
-def fetch(
-    home: Home,
-    client: AgentClient,
-    digest: str,
-    named: Collection[str],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Offer, Index]:
-    """Every file of the bundle lies in `home.blobs` after this, right to the byte; the slots `named` are untouched, and
-    what neither they nor it need is gone. Raises BundleError for an index of another bundle and content that is not
-    what it says, OutputError where the disk is full, and like `AgentClient`."""
+def ask(client: AgentClient, digest: str) -> tuple[Offer, Index]:
+    """What the bundle consists of, before anything is let go for it. Raises BundleError for an index of another bundle,
+    SignatureError for one that nobody vouches for, and like `AgentClient`."""
     offer = client.index(digest)
     index = parse_index(offer.index.encode(), digest)
     if index.files[MANIFEST].sha256 != digest:
         raise BundleError(f"the fleet sent the index of another bundle than {digest[:16]}", hint="push it again")
+    return offer, index
+
+
+def fetch(
+    home: Home,
+    client: AgentClient,
+    index: Index,
+    named: Collection[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Every file of the bundle lies in `home.blobs` after this, right to the byte; the slots `named` are untouched, and
+    what neither they nor it need is gone. Raises BundleError for content that is not what the index says, OutputError
+    where the disk is full, and like `AgentClient`."""
     files = {entry.sha256: entry.size_bytes for entry in index.files.values()}
     collect(home, named, coming=files)
     missing = {sha256: size for sha256, size in sorted(files.items()) if not holds(home, sha256, size)}
@@ -38,7 +44,6 @@ def fetch(
         _fetch_file(home, client, sha256, size)
         done += size
     progress(total, total)
-    return offer, index
 
 
 def _fetch_file(home: Home, client: AgentClient, sha256: str, size: int) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from edgekit.bundle.manifest import Tier
 from edgekit.errors import BundleError, EdgekitError, OutputError, SignatureError
-from edgekit.fleet.agent.fetch import fetch
+from edgekit.fleet.agent.fetch import ask, fetch
 from edgekit.fleet.agent.home import MAX_REMEMBERED, Home, State
 from edgekit.fleet.agent.recovery import recover
 from edgekit.fleet.agent.runtime import Runtime
@@ -139,10 +139,11 @@ class Updater:
             if not verdict.damaged:
                 return verdict
             drop(self.home, digest)
+        offer, index = ask(client, digest)
         if self.tier == "device" and self.state.previous is not None:  # a device holds two
             self._write(self.state.model_copy(update={"previous": None}))
         self._tell("downloading", digest)
-        offer, index = fetch(self.home, client, digest, self.state.named)
+        fetch(self.home, client, index, self.state.named)
         fill(self.home, digest, offer, index)
         self._tell("checking", digest)
         return self._trial(slot, self.tier)

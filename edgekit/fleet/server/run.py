@@ -26,6 +26,7 @@ from edgekit.runtimes.loopback import is_loopback
 
 KEEP_ALIVE_S = 75  # longer than a sync waits
 HSTS_S = 365 * 86_400
+GOODBYE_S = 0.5
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL
 
 
@@ -74,6 +75,12 @@ class TlsProtocol(HttpToolsProtocol):  # type: ignore[misc]
             trouble = self._trouble() if self._serial else ""
             told = {"client_serial": "" if trouble else self._serial, "client_trouble": trouble}
             self.scope.setdefault("extensions", {})[TLS] = told
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._is_tls and self.transport.is_closing():
+            # The loop waits half a minute for the other side's goodbye, which one that is idle does not say.
+            asyncio.get_running_loop().call_later(GOODBYE_S, self.transport.abort)
 
     def _trouble(self) -> str:
         now = time.time()
