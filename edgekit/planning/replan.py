@@ -97,6 +97,10 @@ class Replanner:
         self._current, self._wins = (best.variant, best.rates), 0
         return Decision(best, best_in_time, why, spread.overdue_ms(best))
 
+    def start_from(self, variant: str, rates: tuple[int, ...]) -> None:
+        """As if that had been decided last, by somebody who knows more: another plan takes over as it would then."""
+        self._current, self._wins = (variant, rates), 0
+
     def _rates(self, way: Way) -> Sequence[tuple[int, ...]]:
         """A ladder is thinned once: it stays the same while the costs around it are measured anew."""
         if self.prefer == "quality":

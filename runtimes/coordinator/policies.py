@@ -206,7 +206,13 @@ class Auto(Policy):
             raise UsageError("auto chooses variant and rate itself", hint="fix them with split, as in split:deep@2")
         super().__init__()
         self._replanner: Replanner | None = None
+        self._suggested: tuple[str, int] | None = None
         self._lock = threading.Lock()
+
+    def suggest(self, variant: str, rate: int = 0) -> None:
+        """Starts from there with the next request, where that is one of the ways; then goes on by what it measures."""
+        with self._lock:
+            self._suggested = (variant, rate)
 
     def fits(self, way: Way) -> bool:
         return True
@@ -226,6 +232,11 @@ class Auto(Policy):
         with self._lock:
             if self._replanner is None:
                 self._replanner = Replanner(situation.objective, situation.limits, situation.power)
+            if self._suggested is not None:
+                (variant, rate), self._suggested = self._suggested, None
+                for way in ways:
+                    if way.variant == variant:
+                        self._replanner.start_from(variant, (rate,) * len(way.crossings))
             try:
                 made = self._replanner.decide(ways, situation.estimates, situation.now_s, situation.deadline_ms)
             except PlanError:

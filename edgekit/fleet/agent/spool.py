@@ -147,7 +147,8 @@ def read_spool(folder: Path, consumed: Iterable[str] = ()) -> tuple[dict[str, Ta
                 continue
             content = json.loads(path.read_bytes())
             digest = _DIGESTS.validate_python(content.pop("digest"))
-            found.setdefault(digest, Tally()).add(_TALLIES.validate_python(content))
+            tally = _TALLIES.validate_python(content)
+            found.setdefault(digest, Tally()).add(tally)
         except (OSError, ValueError, ValidationError, LookupError, TypeError, AttributeError) as error:
             logger.warning("%s is no report of an application: %s", path, error)
     return found, files

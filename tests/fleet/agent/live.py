@@ -25,7 +25,7 @@ from edgekit.fleet.service.devices import give
 from edgekit.fleet.store.tables import Device
 from tests.fleet.acting import ADMIN, push
 
-PATIENCE_S = 60.0
+PATIENCE_S = 40.0
 
 
 def until(holds: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
