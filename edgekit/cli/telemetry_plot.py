@@ -18,7 +18,7 @@ LINES = (
     STYLE
     + """
 .p50 { stroke: #1d5fd1; } .p95 { stroke: #0b7f74; } .p99 { stroke: #8a5a00; } .agreement { stroke: #1d5fd1; }
-.errors { stroke: #b3261e; } path { fill: none; stroke-width: 1.8; } .axis { stroke: #c9cfd8; stroke-width: 1; }
+.errors { stroke: #b3261e; } path { fill: none; stroke-width: 1.8; } circle { fill: none; stroke-width: 3; } .axis { stroke: #c9cfd8; stroke-width: 1; }
 @media (prefers-color-scheme: dark) {
   .p50, .agreement { stroke: #77a7ff; } .p95 { stroke: #4fc7b8; } .p99 { stroke: #e0b25c; }
   .errors { stroke: #ff8a80; } .axis { stroke: #3a424f; }
@@ -27,10 +27,11 @@ LINES = (
 )
 
 Curve = tuple[str, Callable[["SpanView"], float | None]]
+# The highest first: labels that would meet are moved down.
 LATENCIES: tuple[Curve, ...] = (
-    ("p50", lambda span: span.p50_ms),
-    ("p95", lambda span: span.p95_ms),
     ("p99", lambda span: span.p99_ms),
+    ("p95", lambda span: span.p95_ms),
+    ("p50", lambda span: span.p50_ms),
 )
 SHARES: tuple[Curve, ...] = (
     ("agreement", lambda span: None if span.agreement is None else 100 * span.agreement),

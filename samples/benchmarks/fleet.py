@@ -73,7 +73,7 @@ def agents(database: str | None, database_process: int | None, devices: int, sec
             "--devices", str(devices), "--seconds", str(seconds), "--running", _small(service)
         )
         with service.client() as client:
-            _wait(lambda: client.overview().devices >= devices or simulation.poll() is not None, ENROL_LIMIT_S, 1.0)
+            _wait(lambda: client.overview().devices >= devices or simulation.poll() is not None, ENROL_LIMIT_S, 5.0)
         before = (cpu_s(service.process), cpu_s(database_process) if database_process else 0.0)
         found = outcome_of(simulation, seconds + 120)
         spent = cpu_s(service.process) - before[0]
