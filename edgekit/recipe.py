@@ -244,7 +244,11 @@ class Recipe:
         repeats=True,
     )
     budget: str | None = option(
-        "how long a search may take, as 90s or 20min; 10min without it", "Limits", default=None, metavar="TIME"
+        "how long a search may take once the model is loaded, as 90s or 20min; what is being built by then is ended; "
+        "10min without it",
+        "Limits",
+        default=None,
+        metavar="TIME",
     )
     opset: int | None = option(
         "ONNX opset of --format onnx: 13, 17, or 18 to 23", "Target", default=None, metavar="N", minimum=13
