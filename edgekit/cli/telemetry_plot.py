@@ -18,7 +18,8 @@ LINES = (
     STYLE
     + """
 .p50 { stroke: #1d5fd1; } .p95 { stroke: #0b7f74; } .p99 { stroke: #8a5a00; } .agreement { stroke: #1d5fd1; }
-.errors { stroke: #b3261e; } path { fill: none; stroke-width: 1.8; } circle { fill: none; stroke-width: 3; } .axis { stroke: #c9cfd8; stroke-width: 1; }
+.errors { stroke: #b3261e; } path { fill: none; stroke-width: 1.8; }
+circle { fill: none; stroke-width: 3; } .axis { stroke: #c9cfd8; stroke-width: 1; }
 @media (prefers-color-scheme: dark) {
   .p50, .agreement { stroke: #77a7ff; } .p95 { stroke: #4fc7b8; } .p99 { stroke: #e0b25c; }
   .errors { stroke: #ff8a80; } .axis { stroke: #3a424f; }
