@@ -51,6 +51,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
+STEP_BYTES = 1 << 16  # of what comes: so much is lost at most where a link drops
 _TIMES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 _DIGESTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
@@ -132,7 +133,7 @@ class Connection:
                     raise _with_patience(problem_of(answer.status_code, answer.read()), answer)
                 if start and answer.status_code != 206:
                     raise RemoteError(f"{self.url} sent all of {path}, not what is missing", hint="try again")
-                yield from answer.iter_bytes(CHUNK_BYTES)
+                yield from answer.iter_bytes(STEP_BYTES)
         except httpx.HTTPError as error:
             raise _unreachable(self.url, error) from error
 
