@@ -14,7 +14,7 @@ import pytest
 
 from edgekit.bundle import Bundle, describe_file, write_bundle
 from edgekit.bundle.manifest import Codec, Manifest, Part, Provenance, Rate, TensorEntry, Variant
-from edgekit.errors import OverloadedError
+from edgekit.errors import DeadlineError, OverloadedError, RemoteError
 from edgekit.runtimes.codecs.base import open_codec
 from edgekit.runtimes.codecs.frame import Frame, pack
 from edgekit.runtimes.protocol.calls import InferCall
@@ -99,16 +99,16 @@ def frames(bundle: Path, deadline_ms: float) -> InferCall:
     return frame_call("net.fine", [pack(Frame(payload, ((1, 6),), 0, *digests))], Wish(deadline_ms=deadline_ms))
 
 
-def ask(node: Node, call: InferCall, callers: int) -> list[Served | OverloadedError]:
+def ask(node: Node, call: InferCall, callers: int) -> list[Served | RemoteError]:
     """What each answer says of itself, once its numbers are those of the part that it names."""
 
-    def one(client: NodeClient) -> Served | OverloadedError:
+    def one(client: NodeClient) -> Served | RemoteError:
         try:
             answer = client.infer(call)
             served = Served.of(answer)
             assert answer.tensors["scaled"][0, 0] in (0, 3 if served.degraded else 2)
             return served
-        except OverloadedError as error:
+        except (OverloadedError, DeadlineError) as error:
             return error
 
     with NodeClient(node.grpc_url) as client, ThreadPoolExecutor(callers) as pool:
