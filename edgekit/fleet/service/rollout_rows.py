@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, select
@@ -77,8 +77,9 @@ def members_of(session: Session, row: Rollout) -> dict[str, Member]:
 
 
 def _member(row: Row[Any], selector: Selector | None) -> Member:
-    labels = {**row.labels, "name": row.name, "tier": row.tier}
-    inside = row.asked_at is not None or selector is None or selector.holds(labels)
+    inside = row.asked_at is not None or selector is None
+    if not inside and selector is not None:
+        inside = selector.holds({**row.labels, "name": row.name, "tier": row.tier})
     return Member(
         row.device,
         tier_of(row.tier),
@@ -128,19 +129,35 @@ def verdict_of(stored: Mapping[str, Any]) -> Verdict:
 
 
 def view_of(session: Session, row: Rollout) -> RolloutView:
-    bundle = session.get(BundleRow, row.bundle)
-    counted = session.execute(
-        select(RolloutDevice.state, func.count()).where(RolloutDevice.rollout == row.id).group_by(RolloutDevice.state)
+    return views_of(session, [row])[0]
+
+
+def views_of(session: Session, rows: Sequence[Rollout]) -> list[RolloutView]:
+    """Two queries, however many there are."""
+    states = session.execute(
+        select(RolloutDevice.rollout, RolloutDevice.state, func.count())
+        .where(RolloutDevice.rollout.in_([row.id for row in rows]))
+        .group_by(RolloutDevice.rollout, RolloutDevice.state)
     )
+    tallies: dict[str, dict[str, int]] = {row.id: {} for row in rows}
+    for rollout, state, count in states.tuples():
+        tallies[rollout][state] = count
+    digests = {row.bundle for row in rows}
+    named = select(BundleRow.digest, BundleRow.name).where(BundleRow.digest.in_(digests))
+    names = dict(session.execute(named).tuples().all())
+    return [_view(row, names.get(row.bundle, ""), Tally(**tallies[row.id])) for row in rows]
+
+
+def _view(row: Rollout, name: str, tally: Tally) -> RolloutView:
     return RolloutView(
         id=row.id,
         bundle=row.bundle,
-        name=bundle.name if bundle is not None else "",
+        name=name,
         group=row.group,
         state=rollout_state(row.state),
         stage=row.stage,
         stages=tuple(one["text"] for one in row.stages),
-        tally=Tally(**dict(counted.tuples().all())),
+        tally=tally,
         guards=tuple(GuardView.model_validate(one) for one in row.verdicts),
         reason=(row.reason or row.waits)[:2000],
         started_at=row.started_at,

@@ -24,7 +24,7 @@ from edgekit.fleet.service.rollout_rows import plain, situation_of, verdict_of
 from edgekit.fleet.store.tables import Device, Group, Rollout, RolloutDevice
 
 JUDGE_EVERY_S = 5.0
-LONG_S, REST = 0.2, 5  # a step that computes longer is not taken again before so many times its length
+LONG_S, REST = 0.2, 10  # a step that computes longer is not taken again before so many times its length
 AT_ONCE = 500  # devices in one statement
 
 
@@ -39,13 +39,14 @@ class Steps:
         with self._core.database.read() as session:
             going = list(session.scalars(select(Rollout.id).where(Rollout.active.is_not(None))))
         for identifier in going:
-            if time.monotonic() < self._rests_until.get(identifier, 0.0):
+            if self._core.now() < self._rests_until.get(identifier, 0.0):
                 continue
             began = time.thread_time()
-            self._step(identifier)
+            if self._step(identifier):
+                self._step(identifier)  # who is next is asked at once
             took_s = time.thread_time() - began
             if took_s > LONG_S:
-                self._rests_until[identifier] = time.monotonic() + REST * took_s
+                self._rests_until[identifier] = self._core.now() + REST * took_s
         self._forget(going)
         return len(going)
 
@@ -53,26 +54,29 @@ class Steps:
         self._judged_at = {key: at for key, at in self._judged_at.items() if key[0] in going}
         self._rests_until = {key: at for key, at in self._rests_until.items() if key in going}
 
-    def _step(self, identifier: str) -> None:
+    def _step(self, identifier: str) -> bool:
+        """Whether another stage begins."""
         now = self._core.now()
         with self._core.database.read() as session:
             row = session.get(Rollout, identifier)
             if row is None or row.active is None:
-                return
+                return False
             situation = situation_of(session, row)
             situation = replace(situation, verdicts=self._verdicts(session, row, situation, now))
             version = row.version
         move = decide(situation, now)
         told = [plain(verdict) for verdict in situation.verdicts] or row.verdicts
         if not _changes(row, move, told):
-            return
+            return False
         with self._core.database.write() as session:
             row = session.get(Rollout, identifier)
             if row is None or row.active is None or row.version != version:
-                return
-            row.verdicts = told if move.stage == row.stage else []
+                return False
+            begins = move.stage != row.stage
+            row.verdicts = [] if begins else told
             changed = carry_out(self._core, session, row, move, now)
         self._core.tell(changed)
+        return begins
 
     def _verdicts(self, session: Session, row: Rollout, situation: Situation, now: float) -> tuple[Verdict, ...]:
         """Of this stage; judged anew every few seconds, and before a step is left."""
