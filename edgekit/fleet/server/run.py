@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import time
@@ -18,10 +17,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from edgekit.errors import NodeError
 from edgekit.fleet.server.app import create_app
 from edgekit.fleet.server.asking import TLS
+from edgekit.fleet.server.certificate import LOOK_EVERY_S, ServiceCertificate, own_names
 from edgekit.fleet.server.door import AgentDoor
 from edgekit.fleet.server.guessing import SlowGuessing
 from edgekit.fleet.service import FleetService
-from edgekit.fleet.trust.files import write_private
 from edgekit.runtimes.loopback import is_loopback
 
 KEEP_ALIVE_S = 75  # longer than a sync waits
@@ -111,13 +110,26 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
-    """Ends live updates and held calls first, which else keep their connections open until they are cut off."""
+    """Shows a newer certificate in time. Ends live updates and held calls first, which else keep their connections open
+    until they are cut off."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, certificate: ServiceCertificate | None) -> None:
         super().__init__(config)
-        self._app = app
+        self._app, self._certificate = app, certificate
+        self._look: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._look = asyncio.create_task(self._look_for_ever())
+
+    async def _look_for_ever(self) -> None:
+        while self._certificate is not None:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._certificate.look(self.config.ssl)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._look is not None:
+            self._look.cancel()
         self._app.state.live.stop()
         self._app.state.waiters.wake_all()
         await super().shutdown(sockets)
@@ -127,14 +139,15 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
     """Raises NodeError."""
     listening.check()
     tls: dict[str, Any] = {}
+    certificate: ServiceCertificate | None = None
     if listening.tls:
-        chain, key = listening.certificate or own_certificate(service, listening)
+        authority = service.core.authority
+        certificate = ServiceCertificate(authority, listening.certificate, own_names(listening.host, listening.names))
         service.devices.tells_authority = listening.certificate is None
-        authority = service.core.authority.certificate_path
         tls = {
-            "ssl_certfile": str(chain),
-            "ssl_keyfile": str(key),
-            "ssl_ca_certs": str(authority),
+            "ssl_certfile": str(certificate.chain),
+            "ssl_keyfile": str(certificate.key),
+            "ssl_ca_certs": str(authority.certificate_path),
             "ssl_cert_reqs": ssl.CERT_OPTIONAL,
             "headers": [("Strict-Transport-Security", f"max-age={HSTS_S}")],
         }
@@ -157,26 +170,4 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
             config.ssl.verify_flags |= NO_CHECK_TIME
     except (OSError, ssl.SSLError) as error:
         raise NodeError(f"the certificate cannot be used: {error}", hint="check --tls-files") from error
-    return _Server(config, app)
-
-
-def own_certificate(service: FleetService, listening: Listening) -> tuple[Path, Path]:
-    """From the fleet's own authority, made anew at each start; certificate and key in one file, which is replaced in
-    one step while other workers may read it."""
-    authority = service.core.authority
-    pem, key = authority.issue_service(own_names(listening))
-    path = authority.certificate_path.with_name("service.pem")
-    try:
-        write_private(path, f"{pem}{key}".encode())
-    except OSError as error:
-        raise NodeError(f"cannot write {path}: {error.strerror}", hint="check the data folder") from error
-    return path, path
-
-
-def own_names(listening: Listening) -> tuple[str, ...]:
-    """By which this machine may be reached: those given, its host name, and its address on the way out."""
-    found = [*listening.names, listening.host, socket.gethostname(), "localhost", "127.0.0.1", "::1"]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing: RFC 5737 keeps the address for examples
-        found.append(probe.getsockname()[0])
-    return tuple(dict.fromkeys(name for name in found if name not in ("0.0.0.0", "::") and name.isascii()))
+    return _Server(config, app, certificate)

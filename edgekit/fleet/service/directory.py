@@ -200,7 +200,12 @@ class Directory:
             self.refresh()
             known = self._find(key, serial)
         if known is None:
-            raise AuthenticationError("this device is not known here", hint="edgekit agent enroll")
+            what = "device is not known here"
+            if serial:
+                what = "device's certificate is not known here: it was replaced, or the device removed"
+            raise AuthenticationError(
+                f"this {what}", hint="edgekit fleet invite --device NAME, then edgekit agent enroll --again"
+            )
         if known.standing != "active":
             raise ForbiddenError(f"the device {known.name} is revoked", hint="ask the operators of the fleet")
         return known

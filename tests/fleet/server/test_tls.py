@@ -36,7 +36,7 @@ from edgekit.fleet.agent.identity import DEVICE, load_identity
 from edgekit.fleet.client import AgentClient, FleetClient
 from edgekit.fleet.protocol.agents import Sync
 from edgekit.fleet.protocol.people import DeviceChange
-from edgekit.fleet.server.run import Listening, make_server, own_names
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.store.tables import Device
 from edgekit.fleet.trust.authority import DEVICE_DAYS, Authority, private_pem
@@ -370,12 +370,6 @@ def test_nothing_but_loopback_is_served_without_tls(place: Place) -> None:
     for host in ("0.0.0.0", "192.0.2.1", "::"):
         with pytest.raises(NodeError, match="without TLS"):
             make_server(place.service, Listening(host=host))
-
-
-def test_the_service_answers_to_the_names_it_was_given(place: Place) -> None:
-    found = own_names(Listening(host="0.0.0.0", tls=True, names=("fleet.example", "192.0.2.7")))
-    assert {"fleet.example", "192.0.2.7", "localhost", "127.0.0.1"} <= set(found)
-    assert "0.0.0.0" not in found
 
 
 def test_halves_that_do_not_fit_are_told(tmp_path: Path) -> None:
