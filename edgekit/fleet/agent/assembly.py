@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from edgekit.bundle.manifest import Tier
-from edgekit.errors import BundleError, UsageError
+from edgekit.errors import BundleError, OutputError, UsageError
 from edgekit.fleet.agent.collector import Collector
 from edgekit.fleet.agent.daemon import Daemon
 from edgekit.fleet.agent.errand import FrugalClient
@@ -41,8 +42,10 @@ class AgentOptions:
 def run_agent(home: Home, options: AgentOptions, say: Callable[[str], None] = lambda text: None) -> None:
     """Until it is interrupted. What counts answers even where who this is cannot be read, or the disk not be written
     to. Raises UsageError where this folder was never enrolled, ConflictError where an agent runs here already."""
+    tier = _tier(home, say)
+    with contextlib.suppress(OutputError):  # folders that an earlier version did not have
+        home.make()
     with home.hold():
-        tier = _tier(home, say)
         runtime: Runtime = NoRuntime()
         if options.serve is not None:
             runtime = NodeRuntime(home.path / "served", tier, options.serve, options.serve + 1)

@@ -30,6 +30,7 @@ MARK = "verdict "
 TAIL_BYTES = 64 << 10  # of what the child says, the last are kept: it may say more than there is memory
 MEMORY = "EDGEKIT_TRIAL_MEMORY"  # what the child may take, in bytes
 SCORE = Path("/proc/self/oom_score_adj")
+GPUS = ("/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu")
 NICENESS = 5  # below what runs, which must not suffer from what is tried
 
 
@@ -115,7 +116,10 @@ def _keep_tail(stream: IO[bytes], tail: bytearray) -> None:
 
 
 def _memory_bytes(share: float) -> int:
-    """0 where the system does not tell what is free."""
+    """0 for no bound: where the system does not tell what is free, and where a GPU is, whose driver maps far more than
+    it uses. The kernel still ends the child before any other process when memory runs out."""
+    if any(Path(device).exists() for device in GPUS):
+        return 0
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         return int(share * 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))

@@ -102,9 +102,21 @@ def try_child(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits
     return try_bundle(tmp_path, "device", limits=limits)
 
 
-def test_bundle_that_wants_more_memory_than_it_may_is_refused(bundles: dict[str, Path]) -> None:
+def test_bundle_that_wants_more_memory_than_it_may_is_refused(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "GPUS", ())
     verdict = try_bundle(bundles["old"], "device", limits=TrialLimits(timeout_s=60.0, memory_share=0.002))
     assert not verdict.is_right and verdict.reason
+
+
+def test_memory_is_not_bounded_where_a_driver_maps_more_than_it_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "GPUS", (str(tmp_path),))
+    assert trial._memory_bytes(0.8) == 0
+    monkeypatch.setattr(trial, "GPUS", ())
+    assert trial._memory_bytes(0.8) > 1 << 20
 
 
 def test_trial_is_below_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
