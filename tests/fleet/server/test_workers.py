@@ -182,32 +182,3 @@ class Waiting:
         self._stop.set()
         self._thread.join(10)
         return self._found
-
-
-def test_a_device_that_waits_at_one_worker_hears_what_another_one_changed(postgresql_url: str, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    fleet = FleetService(data, postgresql_url)
-    device = enroll(fleet, "pi", {"board": "rpi4"})
-    with serving(data, postgresql_url, 1) as running:
-        until(lambda: answers(running))
-        known = fleet.devices.desired(device.device).generation
-        body = says(None, known=known).model_copy(update={"wait_s": 55.0})
-        answered: list[float] = []
-
-        def wait() -> None:
-            headers = {"Authorization": f"Bearer {device.token}"}
-            url = f"{running.url}/v1/agent/sync"
-            answer = httpx.post(url, content=body.model_dump_json(), headers=headers, timeout=70.0)
-            assert answer.json()["generation"] > known
-            answered.append(time.monotonic())
-
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        until(lambda: fleet.devices.get("pi").seen_at is not None)
-        time.sleep(0.2)  # it has said what it had to say, and waits
-        from tests.fleet.acting import ADMIN
-
-        fleet.groups.put(ADMIN, "pi", GroupOrder(selector="board=rpi4", interval_s=5.0))
-        waiting.join(ADVANCED_S)
-        assert answered  # long before its 55 s
-    fleet.close()

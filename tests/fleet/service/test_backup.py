@@ -30,6 +30,9 @@ from tests.fleet.acting import ADMIN, enroll, push, says, window
 from tests.fleet.bundles import make_bundle
 from tests.fleet.store.test_schema import fill_first
 
+# Where nothing depends on the database.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -143,6 +146,7 @@ def test_it_is_of_one_moment_while_the_service_writes(fleet: FleetService, tmp_p
     assert len(made) > 4
 
 
+@on_sqlite
 def test_the_file_is_for_its_owner_alone_and_is_not_written_over(lived: FleetService, tmp_path: Path) -> None:
     path = back_up(lived, tmp_path / "fleet.backup", tmp_path / "data")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -154,6 +158,7 @@ def test_the_file_is_for_its_owner_alone_and_is_not_written_over(lived: FleetSer
     assert sorted(one.name for one in tmp_path.iterdir() if "backup" in one.name) == ["fleet.backup"]
 
 
+@on_sqlite
 def test_a_backup_that_fails_leaves_no_file_and_the_one_before(
     lived: FleetService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +172,7 @@ def test_a_backup_that_fails_leaves_no_file_and_the_one_before(
     assert [one.name for one in tmp_path.iterdir() if "backup" in one.name] == ["fleet.backup"]
 
 
+@on_sqlite
 def test_a_damaged_file_of_a_bundle_is_found(lived: FleetService, tmp_path: Path) -> None:
     sha256 = next(iter(lived.core.blobs))
     blob = lived.core.blobs.path(sha256)
@@ -177,6 +183,7 @@ def test_a_damaged_file_of_a_bundle_is_found(lived: FleetService, tmp_path: Path
     assert not (tmp_path / "fleet.backup").exists()
 
 
+@on_sqlite
 def test_no_part_of_a_damaged_backup_is_restored(lived: FleetService, tmp_path: Path) -> None:
     path = back_up(lived, tmp_path / "fleet.backup", tmp_path / "data")
     whole = path.read_bytes()
@@ -195,6 +202,7 @@ def test_no_part_of_a_damaged_backup_is_restored(lived: FleetService, tmp_path: 
     target.close()
 
 
+@on_sqlite
 def test_a_fleet_in_use_is_not_replaced_without_force(
     lived: FleetService, file_database: Database, tmp_path: Path
 ) -> None:
@@ -315,6 +323,7 @@ def test_a_backup_of_the_first_schema_comes_to_the_newest(other: Database, tmp_p
     other.create()
 
 
+@on_sqlite
 def test_a_backup_of_a_newer_edgekit_is_refused(
     lived: FleetService, file_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
