@@ -87,7 +87,7 @@ class Splitter:
             except CANNOT_CUT as error:
                 if self.recipe.split != "auto" and not isinstance(error, PlanError):
                     raise
-                refused.append(f"cut {cut.name}: {error.message}")
+                refused.append(f"cut {slug_of(cut.name)}: {error.message}")
         if not kept and self.recipe.split != "auto":
             raise PlanError(
                 "; ".join(refused), binding="max_drop", hint="raise --max-drop, --train the bottleneck, or another cut"
@@ -190,7 +190,7 @@ class Splitter:
             tables={codec.tables: squeezed.tables} if codec.tables and squeezed.tables is not None else {},
             variants=(Variant(name=name, parts=parts, codecs=(codec_name,)),),
             rows=ladder.rows(name, codec_name),
-            notes=(f"cut {cut.name}, {kind}: {squeezed.detail}",),
+            notes=(f"cut {slug}, {kind}: {squeezed.detail}",),
         )
         outcome += self._raw(slug, parts, head_model, features, tail)
         return outcome + cascade(self.tiers, head_model, slug, parts, codec_name)

@@ -98,6 +98,13 @@ def test_the_report_lists_each_variant_at_each_rate(bundle: Bundle) -> None:
             assert [row.rate for row in rows if row.variant == variant.name] == list(range(len(codec.rates)))
 
 
+def test_notes_name_a_cut_as_the_variants_do(bundle: Bundle) -> None:
+    notes = EvaluationReport.from_json(bundle.report).notes
+    named = {note.removeprefix("cut ").partition(",")[0].partition(":")[0] for note in notes if note.startswith("cut ")}
+    assert named
+    assert named <= {variant.name.partition("-")[2] for variant in bundle.manifest.variants}
+
+
 def test_an_unknown_cut_names_the_known_ones(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError) as caught:
         export(model, tmp_path / "no.edgekit", split="blocks.99")
