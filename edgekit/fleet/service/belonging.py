@@ -90,20 +90,16 @@ class Belonging:
     def _follow_up(self, session: Session, now: float) -> dict[tuple[str, str], str]:
         """(rollout, device) -> its state: who joined behind the end, or was lost, and has answered by now."""
         rows = session.scalars(
-            select(Rollout).where(
-                Rollout.state == "complete",
-                select(RolloutDevice.device)
-                .where(RolloutDevice.rollout == Rollout.id, RolloutDevice.state.in_(("asked", "lost")))
-                .exists(),
-            ).order_by(Rollout.started_at.desc()).limit(20)
-        )  # fmt: skip
+            select(Rollout)
+            .join(Group, (Group.name == Rollout.group) & (Group.wanted == Rollout.bundle))
+            .where(Rollout.state == "complete", Rollout.ended_at == Group.wanted_at)
+        )
         found: dict[tuple[str, str], str] = {}
         for row in rows:
-            for member in members_of(session, row).values():
-                if member.state in ("asked", "lost") and member.wanted == row.bundle:
-                    state = moving_on(member, row.bundle, NEVER_LOST_S, now)
-                    if state != member.state:
-                        found[row.id, member.device] = state
+            for member in members_of(session, row, ("asked", "lost")).values():
+                state = moving_on(member, row.bundle, NEVER_LOST_S, now)
+                if member.wanted == row.bundle and state != member.state:
+                    found[row.id, member.device] = state
         return found
 
     def _free(self, session: Session) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from edgekit.fleet.telemetry.fading import Faded
 
 STEP_EVERY_S = 5.0
 SLICE = 300  # devices of one step
-MOST_WINDOWS = 6_000  # of one step: one that was away sends many, and the rest comes with the next steps
+MOST_WINDOWS = 3_000  # of one step: one that was away sends many, and the rest comes with the next steps
 COMPARE_EVERY_S = 180.0
 NOW_HALF_LIFE_S = 900.0  # for peers
 RECENT_HALF_LIFE_S = 6 * 3600.0  # for drift: hours, as the hours of a day differ

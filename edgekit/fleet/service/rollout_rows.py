@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, select
@@ -67,13 +67,14 @@ def situation_of(session: Session, row: Rollout) -> Situation:
     )
 
 
-def members_of(session: Session, row: Rollout) -> dict[str, Member]:
+def members_of(session: Session, row: Rollout, states: Collection[DeviceState] = DEVICE_STATES) -> dict[str, Member]:
+    """Those in one of the `states`."""
     group = session.get(Group, row.group)
     selector = None if group is None else Selector.parse(group.selector)
-    found = session.execute(
-        select(*_MEMBER).join(Device, Device.id == RolloutDevice.device).where(RolloutDevice.rollout == row.id)
-    )
-    return {one.device: _member(one, selector) for one in found}
+    query = select(*_MEMBER).join(Device, Device.id == RolloutDevice.device).where(RolloutDevice.rollout == row.id)
+    if states != DEVICE_STATES:
+        query = query.where(RolloutDevice.state.in_(states))
+    return {one.device: _member(one, selector) for one in session.execute(query)}
 
 
 def _member(row: Row[Any], selector: Selector | None) -> Member:

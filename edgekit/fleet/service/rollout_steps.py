@@ -74,7 +74,8 @@ class Steps:
                 return False
             begins = move.stage != row.stage
             row.verdicts = [] if begins else told
-            changed = carry_out(self._core, session, row, move, now)
+            # Read here: what devices say before these orders are stored is about other ones.
+            changed = carry_out(self._core, session, row, move, self._core.now())
         self._core.tell(changed)
         return begins
 
