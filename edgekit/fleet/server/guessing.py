@@ -19,6 +19,7 @@ from starlette.responses import Response
 from edgekit.errors import OverloadedError
 from edgekit.fleet.protocol.wire import API
 from edgekit.fleet.server.asking import TLS
+from edgekit.fleet.server.limits import SAFE
 from edgekit.fleet.server.pages.answering import shield, told
 from edgekit.fleet.server.problems import answer
 
@@ -69,6 +70,8 @@ class SlowGuessing:
             refusal = _refusal(scope["path"])
             refusal.headers["retry-after"] = str(math.ceil(wait_s))
             refusal.headers["connection"] = "close"  # its body is not read
+            for name, value in SAFE.items():
+                refusal.headers.setdefault(name.decode(), value.decode())
             await refusal(scope, receive, send)
             return
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -142,6 +143,37 @@ def test_an_invitation_counts_as_often_and_as_long_as_it_says(fleet: FleetServic
     clock.advance(3601)
     with pytest.raises(AuthenticationError, match="too old"):
         fleet.devices.enroll(Enrolment(token=token, name="pi-3", request=request("pi-3"), facts=facts()))
+
+
+def test_devices_that_enrol_at_once_by_one_invitation_are_one(fleet: FleetService) -> None:
+    token = fleet.devices.invite(ADMIN, InvitationOrder()).token
+
+    def enrol(number: int) -> str:
+        try:
+            asked = Enrolment(token=token, name=f"pi-{number}", request=request(), facts=facts())
+            return fleet.devices.enroll(asked).device
+        except AuthenticationError:
+            return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [one for one in pool.map(enrol, range(8)) if one]
+    assert len(made) == 1
+    assert fleet.devices.count()[0] == 1
+
+
+def test_devices_that_enrol_at_once_under_one_name_are_one(fleet: FleetService) -> None:
+    token = fleet.devices.invite(ADMIN, InvitationOrder(uses=8)).token
+
+    def enrol(_: int) -> bool:
+        try:
+            fleet.devices.enroll(Enrolment(token=token, name="pi-1", request=request(), facts=facts()))
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(enrol, range(8))) == 1
+    assert fleet.devices.count()[0] == 1
 
 
 def test_a_device_gets_a_new_key_by_an_invitation_of_its_own(fleet: FleetService) -> None:
