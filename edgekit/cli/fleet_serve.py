@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ def serve(out: Output, **settings: Any) -> None:
     try:
         from edgekit.fleet.registry.s3 import open_blobs
         from edgekit.fleet.server.run import Listening, make_server, open_socket
-        from edgekit.fleet.server.workers import Workers
+        from edgekit.fleet.server.workers import Workers, leave_at
         from edgekit.fleet.service import FleetService
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "fleet", "serving a fleet") from error
@@ -129,6 +130,7 @@ def serve(out: Output, **settings: Any) -> None:
                 service.close()
                 Workers(settings["workers"], lambda: _work(open_service(), listening, listener)).run()
             else:
+                leave_at(signal.SIGTERM)
                 server.run(sockets=[listener])
     finally:
         service.close()

@@ -83,9 +83,7 @@ class Workers:
     def _live(self) -> None:
         """In the worker."""
         os.close(self._life)
-        # uvicorn answers these itself while it serves, and raises them once more when it is done.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _leave)
+        leave_at(signal.SIGTERM, signal.SIGINT)
         threading.Thread(target=self._follow, daemon=True).start()
         try:
             self._work()
@@ -112,8 +110,15 @@ class Workers:
             process.close()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
+def leave_at(*numbers: int) -> None:
+    """Ends this process in order, with what stands in `finally`. uvicorn answers these signals itself while it serves,
+    and raises them once more when it is done."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    for number in numbers:
+        signal.signal(number, leave)
 
 
 class _Place:

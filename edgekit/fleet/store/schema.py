@@ -134,7 +134,11 @@ def alone(engine: Engine) -> Iterator[Connection]:
     with _one_at_a_time, engine.connect().execution_options(edgekit_writes=True) as connection:
         if engine.dialect.name != "sqlite":
             with connection.begin():
+                # However long another one migrates, it is waited for; what holds a table, only as long as ever.
+                kept = connection.execute(text("SHOW lock_timeout")).scalar_one()
+                connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+                connection.execute(text("SELECT set_config('lock_timeout', :kept, true)"), {"kept": kept})
                 yield connection
             return
         # Copying a table drops the old one, and with it, by its keys, the rows of others; outside of transactions only.

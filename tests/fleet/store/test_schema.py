@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 
 from edgekit.errors import StoreError
 from edgekit.fleet.store import Database, schema
+from edgekit.fleet.store import database as database_module
 from edgekit.fleet.store.schema import current, head, revisions, upgrade
 from edgekit.fleet.store.tables import Base
 
@@ -195,6 +197,7 @@ CREATE = """
 import sys
 from pathlib import Path
 from edgekit.fleet.store import Database, schema
+from edgekit.fleet.store import database as database_module
 if len(sys.argv) > 2:
     schema.MIGRATIONS = Path(sys.argv[2])
 database = Database(sys.argv[1])
@@ -208,6 +211,23 @@ def test_workers_that_start_at_once_make_the_tables_once(database: Database, dat
     assert [one.wait(60) for one in running] == [0, 0]
     with database.write() as session:
         assert database.tick(session) == 1
+
+
+def test_a_worker_waits_for_a_migration_however_long_it_takes(
+    empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(database_module._POSTGRESQL, "options", "-c lock_timeout=100")
+    database, other = Database(empty_postgresql_url), create_engine(empty_postgresql_url)
+    starting = threading.Thread(target=database.create)
+    with other.begin() as connection:  # as another worker's migration holds it
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({schema.ADVISORY_LOCK})"))
+        starting.start()
+        starting.join(0.4)
+        assert starting.is_alive()
+    starting.join(20)
+    assert schema_of(database)["devices"]
+    database.close()
+    other.dispose()
 
 
 def test_a_migration_that_is_killed_leaves_the_old_schema(
