@@ -145,10 +145,13 @@ def command(
     with Bundle.open(bundle, key) as opened, _recording(trace) as recorder:
         if variant is not None:
             _check_variant(opened, variant)
-        writing = None if connects or adapts or provider else writing_part(opened, part)
+        writing = writing_part(opened, part)
         if writing is not None:
-            if trace is not None:
-                raise UsageError("--trace and a model that writes text", hint="`edgekit serve --trace` records it")
+            if connects or adapts or provider or trace is not None:
+                raise UsageError(
+                    f"{opened.manifest.name} writes text, on this device alone, with --part and --threads at most",
+                    hint="leave the other options out; `edgekit serve` writes for others, and traces it",
+                )
             written = write_texts(opened, writing, inputs, threads)
             show_texts(out, written)
             told = [one.to_json() for one in written]

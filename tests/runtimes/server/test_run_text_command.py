@@ -48,7 +48,16 @@ def test_what_it_cannot_go_on_from_is_told(writing: Path, tmp_path: Path) -> Non
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     assert "no UTF-8 text" in run(writing, "-i", tmp_path / "binary", code=4).stderr
     assert "a prompt of 1200 tokens" in run(writing, "-i", PROMPT * 400, code=11).stderr
-    assert "--trace" in run(writing, "-i", PROMPT, "--trace", tmp_path / "spans.jsonl", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("--trace", "spans.jsonl"), ("--edge", "grpc://127.0.0.1:9"), ("--budget", "5ms"), ("--provider", "cpu")]
+)
+def test_options_that_would_be_ignored_are_refused(
+    writing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "writes text, on this device alone" in run(writing, "-i", PROMPT, *words, code=2).stderr
 
 
 def test_a_model_that_hears_takes_no_text(tmp_path: Path) -> None:
