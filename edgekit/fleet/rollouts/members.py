@@ -14,6 +14,7 @@ from edgekit.fleet.protocol.agents import Slot
 from edgekit.fleet.protocol.rollouts import DeviceState
 
 RESTING = ("idle", "failed")  # phases in which nothing is under way
+ABSENT_S = 120.0  # who was away for long when it was asked is waited for so long; it is told when it returns
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Member:
         """Since it was told."""
         return self.heard_at > self.told_at
 
+    def was_absent(self, timeout_s: float) -> bool:
+        """It had been silent for longer than that when it was told, and is still."""
+        return not self.has_answered and not self.told_at - self.heard_at <= timeout_s
+
     def is_right_with(self, digest: str) -> bool:
         slot = self.slot
         return slot.running == digest and slot.phase == "idle" and 0 < slot.checked == slot.right
@@ -69,8 +74,8 @@ def moving_on(member: Member, digest: str, timeout_s: float, now: float) -> Devi
             return "right"
         if _is_wrong_with(member, digest):
             return "wrong"
-    late = now - member.told_at > timeout_s
-    return "lost" if state == "asked" and late else state
+    patience_s = min(timeout_s, ABSENT_S) if member.was_absent(timeout_s) else timeout_s
+    return "lost" if state == "asked" and now - member.told_at > patience_s else state
 
 
 def _is_wrong_with(member: Member, digest: str) -> bool:

@@ -83,6 +83,16 @@ def test_devices_that_were_silent_before_do_not_count_against_the_bundle(kit: An
     assert world.things["pi-0"].wanted == kit.new, "it gets the bundle when it returns"
 
 
+def test_who_was_away_for_long_is_not_waited_for(kit: Any) -> None:
+    world = kit.World(kit.order((0.2, 1.0), timeout_s=1000), kit.things(10))
+    world.now = 5000.0
+    for name in ("pi-0", "pi-1", "pi-2"):
+        world.things[name].online = False
+    assert world.run() == "complete"
+    assert world.now < 5000 + 400
+    assert sum(member.state == "lost" for member in world.members.values()) == 3
+
+
 def test_a_step_in_which_nobody_answers_pauses(kit: Any) -> None:
     world = kit.World(kit.order((0.2, 1.0)), kit.things(5))
     canary = world.stages[0].devices[0]
