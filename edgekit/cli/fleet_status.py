@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli.command import command as make_command
 from edgekit.cli.fleet_insights import insights_table
 from edgekit.cli.fleet_options import reach_options, reached
+from edgekit.cli.fleet_people import day_of
 from edgekit.cli.fleet_rollouts import show_rollout
-from edgekit.cli.output import Column, Output, Table, facts
+from edgekit.cli.output import Cell, Column, Output, Table, facts
 
 if TYPE_CHECKING:
     from edgekit.fleet.protocol.people import GroupView
 
+NEAR_S = 14 * 86_400
 SHOWN = 5  # findings, and bundles of a group
 
 
@@ -39,6 +42,7 @@ def status(out: Output, **settings: Any) -> None:
                 ("fleet", f"{where.url}, edgekit {overview.version}"),
                 ("devices", f"{overview.devices:,}, {f'{silent:,} of them silent' if silent else 'all connected'}"),
                 ("bundles", f"{overview.bundles:,}"),
+                ("signed", _signed_cell(overview.trust_ends_at)),
             ]
         )
     )
@@ -59,6 +63,13 @@ def status(out: Output, **settings: Any) -> None:
         out.table(insights_table(insights.items))
         if insights.next is not None:
             out.remark("more: edgekit fleet insights")
+
+
+def _signed_cell(ends_at: float | None) -> str | Cell:
+    """Devices take nothing new from then on."""
+    text = "-" if ends_at is None else f"until {day_of(ends_at)}"
+    is_near = ends_at is not None and ends_at - time.time() < NEAR_S
+    return Cell(f"{text}: edgekit fleet keys expiry", "red") if is_near else text
 
 
 def _group_row(one: GroupView) -> tuple[str, str, str, str]:

@@ -95,6 +95,7 @@ class _Counted:
                 select(Device.running, func.count()).where(Device.standing == "active").group_by(Device.running)
             ).all()
             rollouts = session.execute(select(Rollout.state, func.count()).group_by(Rollout.state)).all()
+        signed = self._service.trust.ends()
         yield _gauge(
             "devices",
             "Devices, by their standing, whether they were heard of lately, and what they do",
@@ -108,6 +109,12 @@ class _Counted:
             ("digest",),
         )
         yield _gauge("rollouts", "Rollouts, by state", [((state,), count) for state, count in rollouts], ("state",))
+        yield _gauge(
+            "signed_until_timestamp_seconds",
+            "When the signed metadata of a role ends",
+            [((role,), at) for role, at in signed.items()],
+            ("role",),
+        )
 
 
 def _gauge(
