@@ -76,7 +76,7 @@ def default_data() -> Path:
     default=1,
     show_default=True,
     metavar="N",
-    help="Processes that share the port; several want PostgreSQL.",
+    help="Processes that share the port; several want PostgreSQL, and up to 16 connections each.",
 )
 @option(
     "--keep-windows",
