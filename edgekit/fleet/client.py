@@ -399,6 +399,11 @@ def _untrusted(url: str, error: ssl.SSLError) -> AuthenticationError:
             f"{url} does not take this device's certificate: it is not from its authority ({reason})",
             hint="enroll with this fleet: edgekit agent enroll --again",
         )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthenticationError(
+            f"TLS with {url} fails, its certificate is not trusted here: {error.verify_message}",
+            hint="--ca names the authority of the fleet; a device whose fleet was set up anew enrolls again",
+        )
     return AuthenticationError(f"TLS with {url} fails: {reason}", hint="--ca names the authority of the fleet")
 
 
