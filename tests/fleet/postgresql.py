@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import shutil
@@ -22,6 +23,21 @@ SETTINGS = {
     "log_min_messages": "fatal",
 }
 WAIT_S = 30.0
+PREFIX = "edgekit-pg-"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _end_with_us() -> None:
+    """In the server, before it is one: tests that are killed leave none behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _sweep() -> None:
+    """Folders of test runs that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        process = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def why_not() -> str:
@@ -38,7 +54,8 @@ class Server:
 
     def __init__(self) -> None:
         # A path of a Unix socket has at most 107 bytes: pytest's own folders may be too deep.
-        self.folder = Path(tempfile.mkdtemp(prefix="edgekit-pg-"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self._binaries = BINARIES[0]
         self._user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,7 +78,7 @@ class Server:
         command = [str(self._binaries / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(  # type: ignore[call-overload]
-                [*command, *settings], cwd=self.folder, stdout=log, stderr=log, **self._user
+                [*command, *settings], cwd=self.folder, stdout=log, stderr=log, preexec_fn=_end_with_us, **self._user
             )
         ready = [str(self._binaries / "pg_isready"), "-q", "-h", str(self.folder)]
         ends_at = time.monotonic() + WAIT_S
