@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, delete, func, or_, select
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from edgekit.fleet.protocol.insights import Finding, FindingKind
@@ -25,6 +25,7 @@ from edgekit.fleet.telemetry.fading import Faded
 
 STEP_EVERY_S = 5.0
 SLICE = 300  # devices of one step
+AT_ONCE = 50  # rows of one transaction
 MOST_WINDOWS = 3_000  # of one step: one that was away sends many, and the rest comes with the next steps
 COMPARE_EVERY_S = 180.0
 NOW_HALF_LIFE_S = 900.0  # for peers
@@ -123,18 +124,37 @@ class Insights:
         return count
 
     def _keep(self, grown: Mapping[tuple[str, str], tuple[Memory, int]]) -> None:
+        """In transactions of some rows, whose content is made before: while one lasts, no device is answered."""
+        rows = [
+            {"device": device, "digest": digest, "taken": taken, "content": memory.stored()}
+            for (device, digest), (memory, taken) in grown.items()
+        ]
+        ends = {key: memory.reference.at if memory.recent.seconds else None for key, (memory, _) in grown.items()}
+        for start in range(0, len(rows), AT_ONCE):
+            self._keep_some(rows[start : start + AT_ONCE], ends)
+
+    def _keep_some(self, rows: Sequence[dict[str, object]], ends: Mapping[tuple[str, str], float | None]) -> None:
+        devices = {str(row["device"]) for row in rows}
         with self._core.database.write(shared=True) as session:
-            there = set(session.scalars(select(Device.id).where(Device.id.in_({device for device, _ in grown}))))
-            for (device, digest), (memory, taken) in grown.items():
-                if device not in there:
-                    continue
-                row = session.get(ReferenceRow, (device, digest))
-                if row is None:
-                    row = ReferenceRow(device=device, digest=digest, ended_at=None)
-                    session.add(row)
-                row.taken, row.content = taken, memory.stored()
-                if row.ended_at is None and memory.recent.seconds:
-                    row.ended_at = memory.reference.at
+            there = set(session.scalars(select(Device.id).where(Device.id.in_(devices))))
+            held = select(ReferenceRow.device, ReferenceRow.digest, ReferenceRow.ended_at)
+            known = {
+                (device, digest): at
+                for device, digest, at in session.execute(held.where(ReferenceRow.device.in_(devices)))
+            }
+            fresh, older = [], []
+            for row in rows:
+                key = (str(row["device"]), str(row["digest"]))
+                ended_at = known.get(key)
+                whole = {**row, "ended_at": ends[key] if ended_at is None else ended_at}
+                if key in known:
+                    older.append(whole)
+                elif key[0] in there:
+                    fresh.append(whole)
+            if older:
+                session.execute(update(ReferenceRow), older)
+            if fresh:
+                session.execute(insert(ReferenceRow), fresh)
 
     def compare(self) -> None:
         """All devices that were heard of lately; what was found before and is no more is forgotten."""
