@@ -145,4 +145,4 @@ def test_a_real_service_slows_people_and_devices_down(url: str, token: str, monk
         with pytest.raises(OverloadedError):
             agent.enroll(request)
     agent.close()
-    assert httpx.get(f"{url}/v1/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{url}/v1/health", trust_env=False, timeout=30).status_code == 200

@@ -361,7 +361,7 @@ def test_a_device_takes_what_is_signed_and_hears_of_nothing_else(place: Place, h
 
 def test_every_answer_wants_to_be_asked_by_tls_alone(place: Place) -> None:
     context = ssl.create_default_context(cafile=str(place.ca))
-    with httpx.Client(base_url=place.url, verify=context, trust_env=False) as http:
+    with httpx.Client(base_url=place.url, verify=context, trust_env=False, timeout=30) as http:
         for path in ("/v1/health", "/v1/devices", "/sign-in", "/nothing"):
             assert http.get(path).headers["strict-transport-security"] == "max-age=31536000", path
 

@@ -54,6 +54,6 @@ def test_a_client_reads_it_over_a_real_server(url: str, served: FleetService) ->
 
 
 def test_when_it_ends_is_measured(url: str, served: FleetService, token: str) -> None:
-    text = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {token}"}, trust_env=False).text
+    text = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=30).text
     found = dict(re.findall(r'edgekit_fleet_signed_until_timestamp_seconds\{role="(\w+)"\} (\S+)', text))
     assert {role: float(at) for role, at in found.items()} == served.trust.ends()

@@ -94,7 +94,7 @@ def _use(place: Place, folder: Path, said: list[str]) -> dict[str, str]:
 def _misuse(place: Place, secrets: dict[str, str], said: list[str]) -> None:
     """Secrets in every place where they do not belong; what is answered must not repeat them."""
     context = ssl.create_default_context(cafile=str(place.ca))
-    http = httpx.Client(base_url=place.url, verify=context, trust_env=False)
+    http = httpx.Client(base_url=place.url, verify=context, trust_env=False, timeout=30)
     asks: list[Callable[[str], httpx.Response]] = [
         lambda secret: http.post("/v1/enroll", json={"token": secret, "name": "Bad Name", "request": 7}),
         lambda secret: http.post("/v1/enroll", json={"token": secret * 20}),
