@@ -4,7 +4,8 @@
 
 Service, database and browser share this machine. Every load is by a browser with an empty cache, and finds nothing
 that the service has kept from the load before. Bytes are those of the page with its style sheet and script, headers
-included. A database that is left out keeps what was measured before.
+included. The form of signing in reads nothing: what it takes is the browser's and the machine's share. A database
+that is left out keeps what was measured before.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -29,7 +31,7 @@ from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.glance import FRESH_S
 from samples.benchmarks.common import RESULTS, environment, rounded, save
 from samples.benchmarks.fleet_bundle import make_bundle, matrix
-from samples.benchmarks.fleet_processes import Served, postgresql, served
+from samples.benchmarks.fleet_processes import Served, cpu_s, postgresql, served
 from samples.benchmarks.fleet_rows import BUNDLES, fill
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -112,19 +114,21 @@ def measure(browser: Browser, fleet: Served, pages: dict[str, str], runs: int) -
     page.wait_for_url(f"{fleet.url}/")
     state = context.storage_state()
     context.close()
-    laps: dict[str, list[tuple[float, int, int]]] = {name: [] for name in pages}
+    laps: dict[str, list[tuple[float, int, int, float]]] = {name: [] for name in pages}
     for turn in range(runs + 1):
         for name, path in pages.items():
             time.sleep(FRESH_S + 0.1)
+            before = cpu_s(fleet.process)
             found = load(browser, fleet.url, path, state)
             if turn:
-                laps[name].append(found)
+                laps[name].append((*found, 1e3 * (cpu_s(fleet.process) - before)))
     return {
         name: {
             "first_paint_ms": statistics.median(lap[0] for lap in found),
             "slowest_ms": max(lap[0] for lap in found),
             "transferred_bytes": max(lap[1] for lap in found),
             "html_bytes": max(lap[2] for lap in found),
+            "service_cpu_ms": statistics.median(lap[3] for lap in found),
         }
         for name, found in laps.items()
     }
@@ -148,12 +152,17 @@ def main() -> None:
             try:
                 result["chromium"] = browser.version
                 result[database] = measure(browser, fleet, pages, options.runs)
+                result[database]["others_on_the_machine"] = {"load_average": os.getloadavg()[1]}
             finally:
                 browser.close()
         for name, found in result[database].items():
+            if "first_paint_ms" not in found:
+                print(f"{database:>10}  {name}: {found}")
+                continue
             print(
                 f"{database:>10}  {name:<17} {found['first_paint_ms']:6.0f} ms, slowest {found['slowest_ms']:6.0f} ms, "
-                f"{found['transferred_bytes'] / 1e3:6.1f} kB, of which HTML {found['html_bytes'] / 1e3:6.1f} kB"
+                f"{found['transferred_bytes'] / 1e3:6.1f} kB, of which HTML {found['html_bytes'] / 1e3:6.1f} kB, "
+                f"service {found['service_cpu_ms']:4.0f} ms of a core"
             )
         print("written:", save("fleet_page", rounded(result)))
 

@@ -5,15 +5,16 @@ A `Glance` is read at most every other second, however many look at it.
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Text, cast, select
 from sqlalchemy.orm import Session
 
 from edgekit.errors import AbsentError
@@ -31,8 +32,7 @@ CellState = Literal["right", "moving", "failed", "lost", "idle", "revoked"]
 CELL_STATES: tuple[CellState, ...] = ("right", "moving", "failed", "lost", "idle", "revoked")
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A device as one of many. `labels`: its own; `seen_at` nan: never."""
 
     name: str
@@ -114,31 +114,54 @@ class Glances:
             groups = session.scalars(select(Group).order_by(Group.name)).all()
             names = dict(session.execute(select(BundleRow.digest, BundleRow.name)).tuples().all())
             rows = _devices(session)
-        selectors = [Selector.parse(group.selector) for group in groups]
+        within = _Within(groups)
         held: list[list[Cell]] = [[] for _ in groups]
         cells, loose = [], []
         for row in rows:
-            labels = {**row.labels, "name": row.name, "tier": row.tier}
-            within = [place for place, selector in enumerate(selectors) if selector.holds(labels)]
-            interval_s = min((groups[place].interval_s for place in within), default=DEFAULT_INTERVAL_S)
-            cell = _cell(row, now - INTERVALS_LOST * interval_s)
+            labels, places, interval_s = within.of(row)
+            cell = _cell(row, labels, now - INTERVALS_LOST * interval_s)
             cells.append(cell)
             if cell.state != "revoked":
-                for place in within:
+                for place in places:
                     held[place].append(cell)
-                if not within:
+                if not places:
                     loose.append(cell)
         seen = tuple(GroupGlance(_view(group, own), tuple(own)) for group, own in zip(groups, held, strict=True))
         return Glance(now, tuple(cells), seen, tuple(loose), names)
 
 
 def _devices(session: Session) -> Sequence[Row]:
+    """Labels as they are stored: what thousands share is read once."""
     phase = Device.slot["phase"].as_string().label("phase")
-    columns = (Device.name, Device.tier, Device.standing, Device.labels, Device.running, Device.wanted, Device.seen_at)
-    return session.execute(select(*columns, phase).order_by(Device.name)).all()
+    labels = cast(Device.labels, Text).label("labels")
+    columns = (Device.name, Device.tier, Device.standing, labels, Device.running, Device.wanted, Device.seen_at)
+    return session.connection().execute(select(*columns, phase).order_by(Device.name)).all()
 
 
-def _cell(row: Row, lost_at: float) -> Cell:
+class _Within:
+    """Which groups hold a device. Devices with the same labels are in the same ones, but where a selector asks for the
+    name."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = groups
+        self._selectors = [Selector.parse(group.selector) for group in groups]
+        self._by_name = any(term.key == "name" for selector in self._selectors for term in selector.terms)
+        self._known: dict[tuple[str, ...], tuple[dict[str, str], list[int], float]] = {}
+
+    def of(self, row: Row) -> tuple[dict[str, str], list[int], float]:
+        """(its labels, the groups' places, the shortest of their intervals)"""
+        key = (row.labels, row.tier, row.name) if self._by_name else (row.labels, row.tier)
+        found = self._known.get(key)
+        if found is None:
+            own = json.loads(row.labels)
+            labels = {**own, "name": row.name, "tier": row.tier}
+            places = [place for place, selector in enumerate(self._selectors) if selector.holds(labels)]
+            interval_s = min((self._groups[place].interval_s for place in places), default=DEFAULT_INTERVAL_S)
+            found = self._known[key] = (own, places, interval_s)
+        return found
+
+
+def _cell(row: Row, labels: dict[str, str], lost_at: float) -> Cell:
     seen_at = math.nan if row.seen_at is None else row.seen_at
     state: CellState
     if row.standing != "active":
@@ -149,7 +172,7 @@ def _cell(row: Row, lost_at: float) -> Cell:
         state = "failed" if row.phase == "failed" else "moving"
     else:
         state = "right" if row.running is not None else "idle"
-    return Cell(row.name, row.tier, row.labels, state, row.running, row.wanted, row.phase or "idle", seen_at)
+    return Cell(row.name, row.tier, labels, state, row.running, row.wanted, row.phase or "idle", seen_at)
 
 
 def _view(group: Group, cells: Sequence[Cell]) -> GroupView:

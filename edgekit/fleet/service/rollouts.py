@@ -19,7 +19,7 @@ from edgekit.fleet.service.core import Core, paged
 from edgekit.fleet.service.groups import members
 from edgekit.fleet.service.manifests import Manifests
 from edgekit.fleet.service.people import Actor
-from edgekit.fleet.service.rollout_rows import tier_of, view_of
+from edgekit.fleet.service.rollout_rows import tier_of, view_of, views_of
 from edgekit.fleet.service.rollout_steps import AT_ONCE, Steps
 from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import BundleRow, Device, Group, Rollout, RolloutDevice
@@ -189,7 +189,7 @@ class Rollouts:
                 last = self._find(session, after)
                 later = (Rollout.started_at == last.started_at) & (Rollout.id > last.id)
                 query = query.where((Rollout.started_at < last.started_at) | later)
-            found = [view_of(session, row) for row in session.scalars(query).all()]
+            found = views_of(session, session.scalars(query).all())
         shown, following = paged(found, limit, lambda view: str(view.id))
         return Page[RolloutView](items=tuple(shown), next=following)
 

@@ -88,10 +88,10 @@ def device_charts(spans: Sequence[Span]) -> tuple[Chart, ...]:
 
 def nice_ticks(low: float, high: float, most: int = TICKS_Y) -> list[float]:
     """From at or below `low` to at or above `high`, in steps of 1, 2, 2.5 or 5 times a power of ten."""
-    room = max(high - low, 1e-9 * max(1.0, abs(high)))
+    room = high - low if high > low else 1.0
     power = 10.0 ** math.floor(math.log10(room / most))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * most >= room * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first, last = math.floor(low / step + 1e-9), math.ceil((low + room) / step - 1e-9)
     return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
 
 
@@ -107,7 +107,7 @@ def time_ticks(since: float, until: float, most: int = MOST_TICKS_X) -> list[tup
 
 def time_chart(chart: Chart, spans: Sequence[Span], since: float, until: float, marks: Sequence[Mark]) -> Markup:
     known = [value for line in chart.lines for value in line.values if not math.isnan(value)]
-    ticks = nice_ticks(_floor(chart.unit, known), max(known))
+    ticks = nice_ticks(*_reach(chart.unit, known))
     low, high = ticks[0], ticks[-1]
 
     def x(at: float) -> float:
@@ -128,9 +128,11 @@ def time_chart(chart: Chart, spans: Sequence[Span], since: float, until: float, 
     )
 
 
-def _floor(unit: str, known: Sequence[float]) -> float:
-    """Zero, but for temperatures, where the way from zero says nothing."""
-    return min(known) if unit == "°C" else 0.0
+def _reach(unit: str, known: Sequence[float]) -> tuple[float, float]:
+    """From zero, but for temperatures, where the way from zero says nothing."""
+    if unit == "°C":
+        return min(known) - 1, max(known) + 1
+    return 0.0, max(known)
 
 
 def _grid(ticks: Sequence[float], y: Callable[[float], float]) -> str:

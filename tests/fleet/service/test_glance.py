@@ -90,6 +90,17 @@ def test_groups_hold_their_active_devices_and_the_rest_is_loose(fleet: FleetServ
         glance.group("nobody")
 
 
+def test_a_group_may_be_of_names(fleet: FleetService, admin: Actor) -> None:
+    for name in ("a", "b"):
+        enroll(fleet, name, site="x")
+    fleet.groups.put(admin, "one", GroupOrder(selector="name=b"))
+    fleet.groups.put(admin, "both", GroupOrder(selector="site=x,tier=device"))
+    glance = fleet.glances.now()
+    assert [cell.name for cell in glance.group("one").cells] == ["b"]
+    assert [cell.name for cell in glance.group("both").cells] == ["a", "b"]
+    assert glance.cells[0].labels == {"site": "x"} and glance.loose == ()
+
+
 def test_a_glance_asks_the_database_as_often_for_many_devices_as_for_one(fleet: FleetService, admin: Actor) -> None:
     asked = []
     for total in (1, 6):

@@ -10,6 +10,7 @@ from edgekit.fleet.protocol.rollouts import RolloutOrder
 from edgekit.fleet.service import FleetService, progress
 from edgekit.fleet.service.people import Actor
 from tests.fleet.conftest import SettableClock
+from tests.fleet.service.test_glance import statements
 from tests.fleet.web.scene import enroll, follow, group, push, say
 
 
@@ -45,3 +46,21 @@ def test_stages_are_counted_and_failures_named_with_their_reasons(
 def test_the_progress_of_nothing_is_absent(fleet: FleetService) -> None:
     with pytest.raises(AbsentError):
         fleet.progress.of("0" * 32)
+
+
+def test_rollouts_are_listed_with_as_many_queries_as_one(
+    fleet: FleetService, admin: Actor, tmp_path: Path, clock: SettableClock
+) -> None:
+    digest = push(fleet, tmp_path).digest
+    asked = []
+    for place in range(3):
+        enroll(fleet, f"pi-{place}", board=f"b{place}")
+        group(fleet, f"g{place}", f"board=b{place}")
+        fleet.rollouts.start(admin, RolloutOrder(bundle=digest, group=f"g{place}"))
+        clock.advance(1)
+        with statements(fleet) as found:
+            listed = fleet.rollouts.list().items
+        asked.append(len(found))
+        assert [one.group for one in listed] == [f"g{at}" for at in range(place, -1, -1)]
+        assert all(one.tally.waiting == 1 and one.name == "net" for one in listed)
+    assert len(set(asked)) == 1

@@ -39,6 +39,15 @@ def test_ticks_are_round_few_and_enclose_what_is_shown(low: float, room: float) 
     assert max(steps) - min(steps) <= 1e-6 * max(ticks[-1], 1e-6)
 
 
+def test_what_never_changes_still_has_an_axis() -> None:
+    assert nice_ticks(0.0, 0.0) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    windows = [window(place, 60.0 * place, DIGEST) for place in range(3)]  # 61.5 degrees each
+    spans = spans_of(windows, 0.0, 180.0)
+    svg = str(time_chart(next(one for one in device_charts(spans) if one.unit == "°C"), spans, 0.0, 180.0, ()))
+    ticks = re.findall(r'text-anchor="end">([^<]+)<', svg)
+    assert len(set(ticks)) == len(ticks) >= 4
+
+
 @pytest.mark.parametrize(
     ("seconds", "first"),
     [(3_600.0, "00:00"), (6 * 3_600.0, "00:00"), (DAY, "00:00"), (7 * DAY, "Jan 16"), (90 * DAY, "Jan 17")],

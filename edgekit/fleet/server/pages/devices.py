@@ -26,6 +26,7 @@ router = page_router()
 ROWS = 50
 HOURS = (1, 6, 24, 168)
 USUAL_HOURS = 6
+BRIEF_S = 4_500.0  # a device with no more than that to show is shown over an hour
 MOST_MARKS = 12
 MOST_PLANS = 6  # a device that changes its plan more often than that shows its bundles alone
 
@@ -93,7 +94,7 @@ def _device(service: FleetService, key: str, hours: int | None = None) -> Contex
     now = service.core.now()
     history = service.histories.of(view.id, now - 3600 * (hours or USUAL_HOURS), now)
     if hours is None:
-        brief = bool(history.spans) and history.spans[0].starts_at > now - 3600
+        brief = bool(history.spans) and history.spans[0].starts_at > now - BRIEF_S
         hours = 1 if brief else USUAL_HOURS
         history = service.histories.of(view.id, now - 3600, now) if brief else history
     glance = service.glances.now()
