@@ -23,11 +23,16 @@ from edgekit.fleet.protocol.wire import Problem
 from edgekit.runtimes.lifeline import end_with_parent, start_tied
 
 TIMEOUT_S = 300.0
+FIRST_LOOK_S = 30.0  # at the certificate
 
 
 class FrugalClient(DeviceClient):
     """A device's client that keeps what it asks in memory small. Raises as the other one does, RemoteError where an
     errand does not end."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(home)
+        self._look_at = self._now() + FIRST_LOOK_S  # what runs, and orders, come first at a start
 
     def renew_if_due(self) -> bool:
         return bool(self._send("renew").get("renewed"))

@@ -28,12 +28,12 @@ from tests.fleet.acting import ADMIN, push
 PATIENCE_S = 40.0
 
 
-def until(holds: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+def until(holds: Callable[[], object], what: str, patience_s: float = PATIENCE_S, pause_s: float = 0.05) -> None:
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         if holds():
             return
-        time.sleep(0.05)
+        time.sleep(pause_s)
     raise AssertionError(f"{what}: not within {patience_s:g} s")
 
 

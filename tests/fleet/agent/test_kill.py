@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,45 @@ from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.slots import is_whole
 from tests.fleet.agent.live import LiveFleet, agent_process, until
 
-# Seconds after the start, or after the phase that an update has come to by then.
-MOMENTS = (0.3, 0.7, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.3)
+Mark = Callable[[Home, str], bool]
+
+
+def has_begun(home: Home, digest: str) -> bool:
+    return any(home.part.iterdir()) or (home.blobs / digest).exists()
+
+
+def is_filling(home: Home, digest: str) -> bool:
+    return (home.slots / f".{digest}").exists() or is_filled(home, digest)
+
+
+def is_filled(home: Home, digest: str) -> bool:
+    return home.slot(digest).exists()
+
+
+def is_switched(home: Home, digest: str) -> bool:
+    return home.read_state().active == digest
+
+
+def is_pointed(home: Home, digest: str) -> bool:
+    return home.current.resolve().name == digest
+
+
+def is_settled(home: Home, digest: str) -> bool:
+    return is_switched(home, digest) and home.read_state().heard
+
+
+# What an update has come to, and how much later the agent is killed.
+MOMENTS: tuple[tuple[Mark, float], ...] = (
+    (has_begun, 0.0),
+    (is_filling, 0.0),
+    (is_filled, 0.0),
+    (is_filled, 0.3),
+    (is_switched, 0.0),
+    (is_switched, 0.003),
+    (is_pointed, 0.0),
+    (is_pointed, 0.01),
+    (is_settled, 0.0),
+)
 
 
 def check_sound(home: Home) -> str:
@@ -22,27 +60,40 @@ def check_sound(home: Home) -> str:
     return state.active
 
 
-def test_agent_that_is_killed_again_and_again_answers_and_arrives(
-    home: Home, live: LiveFleet, digests: dict[str, str]
-) -> None:
+def kill_at(moments: Sequence[tuple[Mark, float]], home: Home, live: LiveFleet, digests: dict[str, str]) -> None:
     live.enroll(home)
     live.order("pi-1", digests["old"])
     with agent_process(home):
         until(lambda: live.device().slot.running == digests["old"], "the first bundle answers")
     wanted = ["new", "third", "old"]
-    seen = set()
-    for number, moment in enumerate(MOMENTS):
-        live.order("pi-1", digests[wanted[number % 3]])
+    for number, (mark, later) in enumerate(moments):
+        digest = digests[wanted[number % 3]]
+        live.order("pi-1", digest)
+        before = check_sound(home)
         with agent_process(home) as process:
-            time.sleep(moment)
+            until(lambda: mark(home, digest), f"the update has come to {mark.__name__}", pause_s=0.001)  # noqa: B023
+            time.sleep(later)
             assert process.poll() is None
-        seen.add(check_sound(home))
+        assert check_sound(home) in {before, digest}
+    last = digests[wanted[len(moments) % 3]]
+    live.order("pi-1", last)
     with agent_process(home):
-        last = digests[wanted[(len(MOMENTS) - 1) % 3]]
-        until(lambda: live.device().slot.running == last, "the update arrives")
-        until(lambda: home.read_state().heard, "the update is settled")
+        until(lambda: is_settled(home, last), "the update arrives")  # what the fleet knows may be older than the kills
+        until(lambda: live.device().slot.running == last, "the fleet is told")
     assert check_sound(home) == last and home.current.resolve().name == last
-    assert len(seen) > 1  # some updates came through in between
+
+
+def test_agent_that_is_killed_in_a_download_and_at_a_switch_answers_and_arrives(
+    home: Home, live: LiveFleet, digests: dict[str, str]
+) -> None:
+    kill_at([(is_filling, 0.0), (is_switched, 0.0)], home, live, digests)
+
+
+@pytest.mark.slow
+def test_agent_that_is_killed_at_many_moments_answers_and_arrives(
+    home: Home, live: LiveFleet, digests: dict[str, str]
+) -> None:
+    kill_at(MOMENTS, home, live, digests)
 
 
 def test_agent_ends_cleanly_when_it_is_asked_to(home: Home, live: LiveFleet, digests: dict[str, str]) -> None:

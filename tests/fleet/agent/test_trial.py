@@ -12,6 +12,7 @@ from edgekit.bundle.manifest import Manifest
 from edgekit.fleet.agent import machine, trial
 from edgekit.fleet.agent.machine import MachineFacts, misfit, profile_of, read_machine
 from edgekit.fleet.agent.trial import TrialLimits, try_bundle
+from tests.fleet.agent.live import until
 from tests.fleet.bundles import make_bundle
 
 QUICK = TrialLimits(timeout_s=30.0)
@@ -87,8 +88,14 @@ def test_bundle_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, mon
     verdict = try_child(code, tmp_path, monkeypatch, TrialLimits(timeout_s=3.0))
     assert verdict.reason == "it did not answer its golden inputs within 3 s"
     pid = int((tmp_path / "pid").read_text())
-    state = Path(f"/proc/{pid}/stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    until(lambda: is_over(pid), "what it started has ended")
+
+
+def is_over(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
 
 
 def try_child(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: TrialLimits) -> trial.Verdict:
