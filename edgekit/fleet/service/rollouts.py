@@ -59,8 +59,9 @@ class Rollouts:
             stages = self._stages(identifier, order, devices)
             session.add(_row(identifier, order, stages, actor, now))
             session.flush()
+            before = _before(session, devices)
             session.add_all(
-                RolloutDevice(rollout=identifier, device=device.id, state="waiting", previous=device.wanted)
+                RolloutDevice(rollout=identifier, device=device.id, state="waiting", previous=before[device.id])
                 for device in devices
             )
             core.note(session, actor.name, "rollout.start", identifier, **order.model_dump(mode="json"))
@@ -203,6 +204,17 @@ class Rollouts:
                 f"{'several rollouts begin with' if found else 'no rollout'} {key}", hint="edgekit fleet status"
             )
         return found[0]
+
+
+def _before(session: Session, devices: Sequence[Device]) -> dict[str, str | None]:
+    """Device -> what it goes back to: what it should run now; where nobody ever told it anything, what it does run."""
+    found = {device.id: device.wanted for device in devices}
+    untold = [device for device in devices if device.wanted is None and device.running is not None]
+    if untold:
+        told = set(session.scalars(select(RolloutDevice.device).where(RolloutDevice.asked_at.is_not(None)).distinct()))
+        known = set(session.scalars(select(BundleRow.digest)))
+        found |= {one.id: one.running for one in untold if one.id not in told and one.running in known}
+    return found
 
 
 def _check_guards(session: Session, text: str) -> None:

@@ -11,6 +11,7 @@ from edgekit.errors import AbsentError, ConflictError, ForbiddenError, UsageErro
 from edgekit.fleet.protocol.people import DeviceChange
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
+from edgekit.fleet.store.tables import Device
 from tests.fleet.bundles import make_bundle
 from tests.fleet.conftest import SettableClock
 from tests.fleet.town import ADA, Town, push
@@ -157,6 +158,19 @@ def test_a_silent_device_is_told_when_it_returns(pis: Town, digests: dict[str, s
     pis.step()
     assert pis.things["pi-1"].running == digests["v3"]
     assert pis.service.rollouts.get("latest").tally.lost == 0
+
+
+def test_what_ran_before_anybody_told_it_comes_back(town: Town, digests: dict[str, str]) -> None:
+    town.add("pi-1", board="rpi4").running = digests["v2"]
+    town.group("pi", "board=rpi4")
+    town.follow(["pi-1"])
+    with town.service.database.write() as session:  # it came with the bundle: an image that was flashed
+        row = session.get(Device, town.things["pi-1"].id)
+        assert row is not None
+        row.running = digests["v2"]
+    town.things["pi-1"].answers[digests["v3"]] = False
+    assert town.roll_out(digests["v3"], "pi").state == "rolled-back"
+    assert town.wanted()["pi-1"] == digests["v2"]
 
 
 def test_a_complete_rollout_goes_back_with_those_that_joined(pis: Town, digests: dict[str, str]) -> None:
