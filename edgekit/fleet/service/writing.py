@@ -41,7 +41,7 @@ _WINDOW = (
     ("digest", "text"),
     ("answered", "bigint"),
     ("errors", "bigint"),
-    ("content", "text"),
+    ("content", "jsonb"),
 )
 _NAMES = ", ".join(name for name, _ in _WINDOW)
 _SAID = (
@@ -60,9 +60,13 @@ def _unnest(columns: Sequence[tuple[str, str]]) -> str:
     return f"unnest({arrays}) AS v({', '.join(name for name, _ in columns)})"
 
 
+_RECORD = (
+    '{"device":"%s","sequence":%s,"started_at":%r,"seconds":%r,"digest":"%s","answered":%s,"errors":%s,"content":%s}'
+)
+# One text for all windows, in which each stands as it is kept: making arrays of them took half of the time of a call.
 PG_WINDOWS = (
-    f"INSERT INTO windows ({_NAMES}) SELECT {_NAMES.replace('content', 'content::jsonb')} FROM {_unnest(_WINDOW)} "
-    "ON CONFLICT DO NOTHING"
+    f"INSERT INTO windows ({_NAMES}) SELECT {_NAMES} FROM json_to_recordset(%s::json) "
+    f"AS v({', '.join(f'{name} {kind}' for name, kind in _WINDOW)}) ON CONFLICT DO NOTHING"
 )
 PG_SAID = (
     "UPDATE devices SET seen_at = greatest(devices.seen_at, v.at), running = v.running, slot = v.slot::jsonb, "
@@ -108,13 +112,11 @@ def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str,
         (one.device, one.facts.tier, one.facts.boot, one.facts.model_dump_json()) for one in said if one.facts
     ]
     lite = connection.dialect.name == "sqlite"
-    for text, rows in (
-        (LITE_NOTES if lite else PG_NOTES, started),
-        (LITE_FACTS if lite else PG_FACTS, facts),
-        (LITE_WINDOWS if lite else PG_WINDOWS, windows),
-    ):
+    for text, rows in ((LITE_NOTES if lite else PG_NOTES, started), (LITE_FACTS if lite else PG_FACTS, facts)):
         if rows:
             connection.exec_driver_sql(text, rows if lite else _columns(rows))
+    if windows:
+        connection.exec_driver_sql(*((LITE_WINDOWS, windows) if lite else (PG_WINDOWS, (_records(windows),))))
     if not told:
         return {}, -1
     if lite:
@@ -126,6 +128,11 @@ def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str,
 
 def _columns(rows: Sequence[tuple[object, ...]]) -> tuple[list[object], ...]:
     return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _records(windows: Sequence[tuple[object, ...]]) -> str:
+    """As JSON. Nothing in it wants quoting: ids and digests are hexadecimal, and the content is JSON already."""
+    return f"[{','.join(_RECORD % row for row in windows)}]"
 
 
 def _window_rows(one: Saying) -> list[tuple[object, ...]]:
