@@ -77,14 +77,14 @@ def keys(context: click.Context, /, out: Output, data: Path | None, db: str | No
 
 
 @contextmanager
-def _signing(context: click.Context, brought: tuple[Path, ...] = ()) -> Iterator[Signing]:
+def _signing(context: click.Context, brought: tuple[Path, ...] = (), *, make: bool = False) -> Iterator[Signing]:
     """Raises MissingExtraError, and like `Database`."""
     try:
         from edgekit.fleet.service.opening import open_signing
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sqlalchemy", "fleet", "the keys of a fleet") from error
     folder, url = context.meta["place"]
-    with open_signing(folder, url, brought) as signing:
+    with open_signing(folder, url, brought, make=make) as signing:
         yield signing
 
 
@@ -125,7 +125,7 @@ def _show(context: click.Context, out: Output) -> None:
 @click.pass_context
 def init(context: click.Context, out: Output, algorithm: Any, root_to: Path | None) -> None:
     """Make the keys before the service starts for the first time, which else does it by itself."""
-    with _signing(context) as signing:
+    with _signing(context, make=True) as signing:
         signing.begin(algorithm, root_to)
     _show(context, out)
 
@@ -197,10 +197,14 @@ def _tell(out: Output, role: str, published: bool, draft: Path | None) -> None:
     if published:
         out.line(f"{role} is signed and published")
         return
-    out.line(f"{draft} waits for signatures")
-    out.remark(
-        f"next, where the key is: edgekit fleet keys sign {draft} --key KEY; here: edgekit fleet keys publish {draft}"
-    )
+    assert draft is not None
+    from edgekit.fleet.service.signing import draft_paths
+
+    files = [str(path) for path in draft_paths(draft) if path.exists()]
+    for file in files:
+        out.line(f"{file} waits for signatures")
+    signs = ", ".join(f"edgekit fleet keys sign {file} --key KEY" for file in files)
+    out.remark(f"next, where the key is: {signs}; here: edgekit fleet keys publish {' '.join(files)}")
 
 
 @make_command("edgekit fleet keys export root /media/stick --move", name="export")

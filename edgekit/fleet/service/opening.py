@@ -17,9 +17,12 @@ from edgekit.fleet.trust.keys import read_signer
 
 
 @contextmanager
-def open_signing(folder: Path, url: str | None, keys: Sequence[Path] = ()) -> Iterator[Signing]:
-    """`folder` and `url` as the service has them. Raises StoreError, UsageError for a key that cannot be read."""
+def open_signing(folder: Path, url: str | None, keys: Sequence[Path] = (), *, make: bool = False) -> Iterator[Signing]:
+    """`folder` and `url` as the service has them; made with `make`. Raises StoreError, UsageError for a key that cannot
+    be read."""
     signers = [read_signer(path) for path in keys]
+    if not make and not (folder / "trust").is_dir():
+        raise StoreError(f"{folder} holds no fleet", hint="--data names the folder of the service; `init` makes one")
     try:
         (folder / "trust").mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -105,6 +105,7 @@ class Signing:
             if draft is None:
                 raise SignatureError("the new key must sign the targets too", hint="--key FILE, or --draft FILE")
             drafts.append(repository.draft("targets"))
+            drafts[-1].signatures.clear()  # of the key that goes
         return drafts
 
     def extend(self, role: Role, days: float | None, draft: Path | None = None) -> bool:
@@ -156,9 +157,9 @@ class Signing:
         self, session: Session, repository: Repository, drafts: Sequence[Metadata[Any]], draft: Path | None
     ) -> bool:
         lacking = [text for made in drafts if (text := repository.lacks(made.signed.type, made))]
-        if lacking and draft is not None:
-            for made in drafts:
-                write_draft(draft if made is drafts[0] else draft.with_suffix(f".{made.signed.type}.json"), made)
+        if draft is not None and (lacking or len(drafts) > 1):
+            for made, path in zip(drafts, draft_paths(draft), strict=False):
+                write_draft(path, made)
             return False
         if lacking:
             raise SignatureError(
@@ -179,6 +180,11 @@ class Signing:
         with self._core.database.write() as session:
             self._core.database.tick(session)
             yield session
+
+
+def draft_paths(draft: Path) -> tuple[Path, Path]:
+    """Of the first draft, and of the targets that must be signed with it."""
+    return draft, draft.with_suffix(".targets.json")
 
 
 def read_draft(path: Path) -> Metadata[Any]:
