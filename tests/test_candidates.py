@@ -52,7 +52,7 @@ def test_a_precision_is_not_built_where_its_float_twin_is_far_too_slow_here(benc
     def twin(host_ms: float) -> Built:
         return passed(bench, "executorch", "fp32", whole, host_ms=host_ms)
 
-    assert "executorch fp32 takes 1.00 s here, onnx int8 10.0 ms" in bench.outdone(int8, [rival, twin(1000.0)])
+    assert "executorch fp32 takes 1,000 ms here, onnx int8 10.0 ms" in bench.outdone(int8, [rival, twin(1000.0)])
     assert bench.outdone(int8, [rival, twin(10.0)]) == ""
     assert bench.outdone(int8, [twin(1000.0)]) == "", "there is nothing else"
     assert bench.outdone(int8, [rival]) == "", "nothing was timed"

@@ -100,5 +100,6 @@ def test_a_node_asks_trace_for_its_token(node: Node, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_ends_a_run_before_it_begins(
     bundle_path: Path, feeds: Path, tmp_path: Path
 ) -> None:
-    run = edgekit("run", bundle_path, "-i", feeds, "--trace", tmp_path / "none" / "device.jsonl", code=10)
+    (tmp_path / "file").write_text("")
+    run = edgekit("run", bundle_path, "-i", feeds, "--trace", tmp_path / "file" / "device.jsonl", code=10)
     assert "cannot write" in run.stderr and run.stdout == ""

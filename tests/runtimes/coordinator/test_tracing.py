@@ -186,8 +186,9 @@ def test_where_it_is_off_opentelemetry_is_not_imported(bundle_path: Path) -> Non
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_asked(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
-        Coordinator(bundle, trace=tmp_path / "no" / "folder.jsonl", threads=1)
+        Coordinator(bundle, trace=tmp_path / "file" / "device.jsonl", threads=1)
 
 
 def test_a_recorder_that_is_shared_is_not_closed(coordinate, tmp_path: Path, x) -> None:
