@@ -8,8 +8,9 @@ from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from edgekit.errors import AuthenticationError
+from edgekit.fleet.protocol.people import ROLES
 from edgekit.fleet.service.core import Core
-from edgekit.fleet.service.people import Actor, People, _role
+from edgekit.fleet.service.people import Actor, People
 from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import Person, SignIn
 from edgekit.fleet.trust.tokens import hash_token
@@ -66,7 +67,7 @@ class SignIns:
                 kept = session.get(SignIn, row.key_hash)
                 if kept is not None:
                     kept.seen_at = now
-        return Actor(row.person, _role(role))
+        return Actor(row.person, next(one for one in ROLES if one == role))
 
     def end(self, key: str) -> None:
         """A key that is not known changes nothing."""

@@ -323,3 +323,12 @@ def test_what_is_not_there_is_said_on_a_page(admin: Visitor) -> None:
         answer = admin.get(path)
         assert answer.status_code == 404 and "That did not work" in answer.text and ADMIN.name not in answer.text
     assert admin.get("/rollouts/latest").status_code == 404
+
+
+def test_a_path_that_is_none_is_a_page_for_browsers_and_a_problem_for_programs(admin: Visitor) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = admin.get("/grups", headers=browser)
+    assert page.status_code == 404 and "no such page" in page.text
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    for path, headers in (("/grups", {}), ("/v1/grups", browser)):
+        assert admin.get(path, headers=headers).json()["error"] == "Not Found"
