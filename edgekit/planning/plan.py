@@ -52,8 +52,8 @@ class Crossing:
 class Way:
     """A variant with its costs: stages in order, and a crossing before each stage that is not on the device.
 
-    `answer_bytes` come back over every link crossed. `local_share` of the samples leave at the exit on the device,
-    which costs `exit_ms` for each sample and `exit_bytes` of memory; `exit_drop` is what those early answers lose over
+    `answer_bytes` come back over every link crossed. Where it `has_exit`, `local_share` of the samples leave there on
+    the device, which costs `exit_ms` for each sample and `exit_bytes` of memory; `exit_drop` is what those early answers lose over
     all samples.
     """
 
@@ -62,6 +62,7 @@ class Way:
     crossings: tuple[Crossing, ...] = ()
     answer_bytes: int = 0
     drop: float = 0.0
+    has_exit: bool = False
     exit_ms: float = 0.0
     local_share: float = 0.0
     exit_drop: float = 0.0

@@ -162,6 +162,7 @@ class Prices:
             crossings=way.crossings,
             answer_bytes=way.answer_bytes,
             drop=way.drop,
+            has_exit=True,
             exit_ms=self.part_ms(part),
             local_share=share,
             exit_drop=exit_drop,

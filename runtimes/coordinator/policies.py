@@ -182,7 +182,7 @@ class Cascade(Policy):
         for tier in ("edge", "cloud"):
             # A head with an exit first: that is what makes it a cascade.
             ending = [way for way in open_ways if way.tiers[-1] == tier]
-            exits = [way for way in ending if way.exit_ms > 0] or ending
+            exits = [way for way in ending if way.has_exit] or ending
             candidates = self._candidates(exits, situation)
             if candidates:
                 plan = best(candidates, situation)
@@ -303,7 +303,7 @@ POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (Local, Offload
 
 
 def _has_exit(ways: Sequence[Way]) -> bool:
-    return any(way.exit_ms > 0 for way in ways)
+    return any(way.has_exit for way in ways)
 
 
 def _possible(ways: Sequence[Way]) -> str:

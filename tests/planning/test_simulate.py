@@ -39,7 +39,9 @@ SPLIT = Way("split", (stage("head", "device", 15), stage("tail", "edge", 4)),
             (Crossing("early", BELOW, EARLY, 1.2, 0.6),), 4000, 0.1)  # fmt: skip
 DEEP = Way("deep", (stage("head2", "device", 33), stage("tail2", "edge", 2)),
            (Crossing("late", BELOW, LATE, 0.6, 0.4),), 4000, 0.1)  # fmt: skip
-CASCADE = Way("cascade", SPLIT.stages, SPLIT.crossings, 4000, 0.1, exit_ms=1.5, local_share=0.3, exit_drop=0.1)
+CASCADE = Way(
+    "cascade", SPLIT.stages, SPLIT.crossings, 4000, 0.1, has_exit=True, exit_ms=1.5, local_share=0.3, exit_drop=0.1
+)
 PICTURE = Way("picture", (stage("model", "edge", 6),),
               (Crossing("image", BELOW, ladder((60000, 0), (21000, 17), (9000, 40)), 9, 3),), 4000)  # fmt: skip
 THREE = Way(

@@ -23,8 +23,12 @@ SPLIT = way("split", {"head": ("device", 10.0), "rest": ("edge", 2.0)}, EDGE)
 DEEP = way("deep", {"head": ("device", 10.0), "rest": ("cloud", 1.0)}, CLOUD)
 OFFLOAD = way("offload", {"all": ("edge", 3.0)}, EDGE)
 THREE = way("three", {"head": ("device", 10.0), "m": ("edge", 1.0), "t": ("cloud", 1.0)}, EDGE, ("edge", "cloud"))
-EARLY = way("early", {"head": ("device", 10.0), "rest": ("edge", 2.0)}, EDGE, exit_ms=1.0, local_share=0.4)
-LATE = way("late", {"head": ("device", 10.0), "rest": ("cloud", 1.0)}, CLOUD, exit_ms=1.0, local_share=0.4)
+EARLY = way(
+    "early", {"head": ("device", 10.0), "rest": ("edge", 2.0)}, EDGE, has_exit=True, exit_ms=1.0, local_share=0.4
+)
+LATE = way(
+    "late", {"head": ("device", 10.0), "rest": ("cloud", 1.0)}, CLOUD, has_exit=True, exit_ms=1.0, local_share=0.4
+)
 ALL = (LOCAL, SPLIT, DEEP, OFFLOAD, THREE, EARLY, LATE)
 
 
