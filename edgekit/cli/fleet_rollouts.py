@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgekit.fleet.protocol.rollouts import GuardView, RolloutView
 
 POLL_S = 1.0
+HALTS = "edgekit fleet status tells how, edgekit fleet pause {} halts it"
 PATIENCE_S = 60.0  # without an answer of the fleet, which may be starting anew
 STYLES = {"complete": "green", "rolled-back": "red", "rolling-back": "red", "aborted": "red", "paused": "yellow"}
 
@@ -148,12 +149,11 @@ def _watch(out: Output, client: FleetClient, view: RolloutView) -> RolloutView:
                 except UnreachableError:
                     if time.monotonic() - heard_at > PATIENCE_S:
                         raise
-    except (KeyboardInterrupt, RemoteError) as error:
-        told = f"the rollout goes on: edgekit fleet status; edgekit fleet pause {view.id[:8]} halts it"
-        if isinstance(error, RemoteError):
-            error.hint = f"{told}. {error.hint}"
-        else:
-            error.add_note(told)
+    except KeyboardInterrupt:
+        out.remark(f"the rollout goes on: {HALTS.format(view.id[:8])}")
+        raise
+    except RemoteError as error:
+        error.hint = f"the rollout goes on without being watched: {HALTS.format(view.id[:8])}"
         raise
     return view
 

@@ -85,6 +85,13 @@ def served(town: Town, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     assert not any(thread.is_alive() for thread in threads)
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def lines(result: Result) -> list[str]:
     return [line.rstrip() for line in result.stdout.splitlines()]
 
@@ -137,9 +144,7 @@ def test_status_names_groups_rollouts_and_who_stands_out(
         for _ in range(4):
             slow = 3.0 if name == "pi-7" else 1.0
             town.window(name, digests["old"], latencies=(20 * slow * source.lognormal(0, 0.2, 40)).tolist())
-    until = time.monotonic() + 20
-    while any(thing.windows for thing in town.things.values()) and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for(town.everything_is_stored)
     town.service.insights.catch_up()
     text = lines(invoke("fleet", "status"))
     assert "devices:  12, all connected" in text
@@ -158,9 +163,7 @@ def test_a_plan_tells_link_latency_choice_and_why(
     assert early.exit_code == 0 and "no link was measured in the last hour" in early.stderr
     for _ in range(4):
         town.window("pi-1", digests["old"], latencies=[25.0] * 20, link=(50.0, 8.0, 0.0), plan="split")
-    until = time.monotonic() + 20
-    while town.things["pi-1"].windows and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for(town.everything_is_stored)
     shown = invoke("fleet", "plan", "pi-1")
     assert "link:       50 Mbit/s, 8 ms, 0 % lost (median of 4 windows)" in lines(shown)
     assert "plan:       none told" in lines(shown) and "best now" in shown.stdout

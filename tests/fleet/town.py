@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Town:
     def __init__(self, service: FleetService, clock: SettableClock) -> None:
         self.service, self.clock = service, clock
         self.things: dict[str, Thing] = {}
+        self._turn = threading.Lock()  # a test may let devices follow in a thread of their own
 
     def add(self, name: str, tier: Tier = "device", profile: str = "", **labels: str) -> Thing:
         identifier = new_identifier()
@@ -89,7 +91,8 @@ class Town:
 
     def window(self, name: str, digest: str, **saw: object) -> None:
         """The device saw this in the 30 s up to now."""
-        self.things[name].windows.append(self.seen(name, digest, **saw))
+        with self._turn:
+            self.things[name].windows.append(self.seen(name, digest, **saw))
 
     def seen(
         self,
@@ -116,13 +119,17 @@ class Town:
         }
         return Window.model_validate({**fields, **more})
 
-    def follow(self, names: Iterable[str] | None = None) -> None:
+    def follow(self, names: Collection[str] | None = None) -> None:
         """Each says what it is, hears its orders, follows them, and says so."""
-        things = [self.things[name] for name in (self.things if names is None else names)]
-        there = [thing for thing in things if thing.online]
-        self._sync(there)
-        moved = [thing for thing in there if self._do(thing, self.service.devices.desired(thing.id))]
-        self._sync(moved)
+        with self._turn:
+            there = [thing for name, thing in self.things.items() if thing.online and (names is None or name in names)]
+            self._sync(there)
+            moved = [thing for thing in there if self._do(thing, self.service.devices.desired(thing.id))]
+            self._sync(moved)
+
+    def everything_is_stored(self) -> bool:
+        with self._turn:
+            return all(self.device(name).taken == (thing.sequence or -1) for name, thing in self.things.items())
 
     def _sync(self, things: Sequence[Thing]) -> None:
         calls = []

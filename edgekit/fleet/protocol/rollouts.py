@@ -24,7 +24,8 @@ class RolloutOrder(Wire):
     """`steps`: shares of the devices, rising to 1: the first is the canary. `guards`: "agreement>=0.97,p95<=80ms".
     `soak_s`: how long a step must hold before the next. `window`: devices under way at once, 0 for no bound.
     `max_wrong`: devices that may refuse it, fall back or fall silent on the way before it turns back. `timeout_s`: a
-    device that does not answer by then is lost, and what cannot be judged by then pauses the rollout.
+    device that does not answer by then is lost, and what cannot be judged by then pauses the rollout. One that was
+    silent already when it was asked is lost too, but does not count as wrong.
     """
 
     bundle: Digest
