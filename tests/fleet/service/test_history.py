@@ -37,7 +37,7 @@ def test_of_more_windows_than_are_read_the_newest_are_shown(
 
 def test_a_span_tells_what_changed_in_it_and_leaves_out_what_nobody_measured() -> None:
     bare = window(1, 10.0, "b" * 64, plan="split").model_copy(update={"link": None})
-    found = history.spans_of([window(0, 0.0, DIGEST, plan="local"), bare], 0.0, 960.0)
+    found = history.spans_of([window(0, 0.0, DIGEST, plan="local"), bare], 0.0, 600.0)
     assert len(found) == 2 and history.spans_of([], 0.0, 1.0) == ()
     (span,) = history.spans_of([window(0, 0.0, DIGEST, plan="local"), bare], 0.0, 9_600.0)
     assert span.digests == (DIGEST, "b" * 64) and span.plans == ("local", "split")
