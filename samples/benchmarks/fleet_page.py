@@ -62,6 +62,7 @@ def filled(database: str, devices: int, windows: int) -> Iterator[tuple[Served, 
         yield (
             fleet,
             {
+                "form of signing in": "/sign-in",
                 "overview": "/",
                 "groups": "/groups",
                 "group": "/groups/plant-01",
