@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgekit.fleet.server.certificate import LOOK_EVERY_S, ServiceCertificate, o
 from edgekit.fleet.server.door import AgentDoor
 from edgekit.fleet.server.guessing import SlowGuessing
 from edgekit.fleet.service import FleetService
+from edgekit.runtimes.host import SWITCH_INTERVAL_S
 from edgekit.runtimes.loopback import is_loopback
 
 KEEP_ALIVE_S = 75  # longer than a sync waits
@@ -138,6 +140,9 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
 def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
     """Raises NodeError."""
     listening.check()
+    # Each system call of the event loop gives the interpreter away, and waits up to so long to have it back while the
+    # leader works in its thread: Python's own 5 ms would be paid several times by each call of an agent.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     tls: dict[str, Any] = {}
     certificate: ServiceCertificate | None = None
     if listening.tls:
