@@ -75,7 +75,7 @@ def enroll(out: Output, token: str, name: str | None, tier: Any, home: Path | No
     from edgekit.fleet.agent.home import Home
     from edgekit.fleet.agent.identity import kept_name
 
-    place = Home(home or default_home())
+    place = Home((home or default_home()).absolute())
     own = name or socket.gethostname().split(".")[0].lower()
     if name is None and settings["again"]:
         own = kept_name(place) or own
@@ -157,7 +157,7 @@ def run(out: Output, home: Path | None, **settings: Any) -> None:
     ending = Ending()
     ending.listen()
     try:
-        run_agent(Home(home or default_home()), options, out.remark)
+        run_agent(Home((home or default_home()).absolute()), options, out.remark)
     except KeyboardInterrupt:
         out.remark("stopped")
     finally:
@@ -172,7 +172,7 @@ def status(out: Output, home: Path | None) -> None:
     from edgekit.fleet.agent.home import Home
     from edgekit.fleet.agent.status import describe
 
-    found = describe(Home(home or default_home()))
+    found = describe(Home((home or default_home()).absolute()))
     out.emit(found.to_json())
     out.table(facts(_status_rows(found)))
 

@@ -238,7 +238,7 @@ def set_group(
     with context.meta["fleet"].open() as client:
         one = client.put_group(name, order)
     out.emit({"group": one.model_dump(mode="json")})
-    out.line(f"{one.name}: {one.devices} devices, {one.connected} connected")
+    out.line(f"{one.name}: {one.devices} device{'s' * (one.devices != 1)}, {one.connected} connected")
 
 
 @make_command("edgekit fleet groups remove pi", name="remove")
