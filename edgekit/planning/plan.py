@@ -53,8 +53,8 @@ class Way:
     """A variant with its costs: stages in order, and a crossing before each stage that is not on the device.
 
     `answer_bytes` come back over every link crossed. Where it `has_exit`, `local_share` of the samples leave there on
-    the device, which costs `exit_ms` for each sample and `exit_bytes` of memory; `exit_drop` is what those early answers
-    lose over all samples.
+    the device, which costs `exit_ms` for each sample and `exit_bytes` of memory; `exit_drop` is what those early
+    answers lose over all samples.
     """
 
     variant: str
