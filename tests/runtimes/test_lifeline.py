@@ -48,7 +48,9 @@ def test_a_child_goes_on_while_its_parent_lives_and_its_own_children_are_not_tol
     told += f"before = {VARIABLE!r} in os.environ; it.end_with_parent()\n"
     told += f"print(json.dumps([before, {VARIABLE!r} in os.environ]))"
     with start_tied([sys.executable, "-c", told], stdout=subprocess.PIPE, text=True) as child:
-        out, _ = child.communicate(timeout=50)
+        assert child.stdout is not None
+        out = child.stdout.read()  # `communicate` would close the lifeline
+        child.wait(50)
     assert json.loads(out) == [True, False] and child.returncode == 0
 
 
