@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import readme_fleet
 import readme_server
 import readme_split
 from common import HERE, RESULTS, no_options
@@ -311,6 +312,7 @@ SECTIONS = {
     "fashion_pruned": fashion_pruned,
     **readme_split.SECTIONS,
     **readme_server.SECTIONS,
+    **readme_fleet.SECTIONS,
 }
 
 
@@ -331,7 +333,7 @@ def table() -> str:
         if result is None:
             continue
         rows += section(result)
-        run = result.get("environment", result)
+        run = result.get("environment") or result.get("parts", {}).get("agents") or result
         if "commit" in run:
             machine = _machine(run)
             facts.setdefault(machine, []).append(f"{name} at {_short(run['commit'])}")
