@@ -69,7 +69,7 @@ def write_bundle(
         fresh.chmod(0o777 & ~_umask() if as_directory else 0o666 & ~_umask())
         check_output(path, force=force)
         _move_in(fresh, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _output_error(path, error) from error
     finally:
@@ -155,7 +155,7 @@ def _fill_directory(folder: Path, contents: Files) -> None:
             os.fsync(stream.fileno())
     for inner in (folder / "parts", folder / "assets", folder):
         if inner.is_dir():
-            _sync_folder(inner)
+            sync_folder(inner)
 
 
 def _move_in(fresh: Path, path: Path) -> None:
@@ -186,7 +186,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable, on systems where a folder can be opened."""
     if os.name != "posix":
         return

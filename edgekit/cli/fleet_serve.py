@@ -101,9 +101,10 @@ def serve(out: Output, **settings: Any) -> None:
     """Run the service until SIGTERM or Ctrl-C. The first start tells the first admin's token, once."""
     try:
         from edgekit.fleet.registry.s3 import open_blobs
-        from edgekit.fleet.server.run import Listening, make_server, open_socket
+        from edgekit.fleet.server.run import Listening, make_server
         from edgekit.fleet.server.workers import Workers, leave_at
         from edgekit.fleet.service import FleetService
+        from edgekit.runtimes.listening import open_socket
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "fleet", "serving a fleet") from error
     files = settings["tls_files"]

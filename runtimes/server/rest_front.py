@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from edgekit.errors import NodeError
+from edgekit.runtimes.listening import open_socket
 from edgekit.runtimes.server.engine import Engine
 from edgekit.runtimes.server.http_watch import WatchedProtocol
 from edgekit.runtimes.server.rest_app import RestApp
@@ -38,7 +38,7 @@ class RestFront:
     ) -> None:
         """Raises NodeError where the port is taken."""
         self._security, self._body_timeout_s = security, body_timeout_s
-        self._socket = _listen(host, port)
+        self._socket = open_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._app = RestApp(engine, security, max_bytes, workers, body_timeout_s, with_metrics)
         self._server = uvicorn.Server(self._config())
@@ -89,19 +89,3 @@ class RestFront:
             self._socket.close()
             raise NodeError(f"the certificate cannot be used: {error}", hint="check --tls and --client-ca") from error
         return settings
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol; without, a caller that
-    # delays its acknowledgements waits 40 ms for the second half of each answer.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise NodeError(f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port") from error
-    listener.setblocking(False)
-    return listener

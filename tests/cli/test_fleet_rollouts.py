@@ -15,8 +15,9 @@ from click.testing import Result
 pytest.importorskip("sqlalchemy")
 
 from edgekit.devices.segment import Segment
-from edgekit.fleet.server.run import Listening, make_server, open_socket
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
+from edgekit.runtimes.listening import open_socket
 from tests.fleet.bundles import make_bundle
 from tests.fleet.conftest import SettableClock
 from tests.fleet.town import Town, push

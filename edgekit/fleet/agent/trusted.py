@@ -6,7 +6,6 @@ what runs: metadata that has ended, or that somebody withholds, stops updates an
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -27,7 +26,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edgekit.errors import AbsentError, EdgekitError, RemoteError, SignatureError
-from edgekit.fleet.agent.disk import output_error
+from edgekit.fleet.agent.disk import Disk, output_error
 from edgekit.fleet.protocol.bundles import Offer
 
 SLOWEST_S = 120.0  # one file of metadata: who drips it byte by byte holds an agent up no longer
@@ -80,11 +79,7 @@ class Trusted:
     def _settle(self) -> None:
         """On the disk, so that a power cut does not make an older version new again."""
         for path in (*self._folder.glob("*.json"), self._folder / "root_history", self._folder):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            Disk().sync(path)
 
 
 def vouched(trusted: Trusted, path: str, offer: Callable[[], Offer]) -> Offer:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from edgekit.bundle.layout import CHUNK_BYTES
+from edgekit.bundle.write import sync_folder
 from edgekit.errors import ConflictError, StoreError, UsageError
-
-CHUNK_BYTES = 1 << 20
 
 
 class Blobs(Protocol):
@@ -164,15 +164,6 @@ def _hash(path: Path) -> str:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _store_error(path: Path, error: OSError) -> StoreError:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from edgekit.bundle.layout import CHUNK_BYTES
 from edgekit.errors import MissingExtraError, StoreError, UsageError
-from edgekit.fleet.registry.blobs import CHUNK_BYTES, Blobs, FolderBlobs
+from edgekit.fleet.registry.blobs import Blobs, FolderBlobs
 
 CACHE_BYTES = 4 << 30
 ABSENT = ("404", "NoSuchKey", "NotFound")

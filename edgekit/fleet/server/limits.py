@@ -1,7 +1,8 @@
 """What no route should have to think of: how long a body may be and may take, and headers that every answer bears.
 
 A body is taken whole, within its bounds, before a route sees it, so that one that is too long is refused as such
-wherever it goes. Files of bundles are streamed instead; each piece of one must come in time.
+wherever it goes. Files of bundles are streamed instead; each piece of one must come in time. Agents' syncs pass by here
+and have bounds of their own (`door`).
 """
 
 from __future__ import annotations

@@ -95,22 +95,6 @@ def _utc(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """Raises NodeError where the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Naming the protocol lets asyncio set TCP_NODELAY on what it accepts.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        raise NodeError(f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port") from error
-    listener.setblocking(False)
-    return listener
-
-
 class _Server(uvicorn.Server):  # type: ignore[misc]
     """Shows a newer certificate in time. Ends live updates and held calls first, which else keep their connections open
     until they are cut off."""

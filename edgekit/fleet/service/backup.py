@@ -17,8 +17,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
+from edgekit.bundle.write import sync_folder
 from edgekit.errors import ConflictError, DataError, OutputError, StoreError
-from edgekit.fleet.registry.blobs import Blobs, sync_folder
+from edgekit.fleet.registry.blobs import Blobs
 from edgekit.fleet.store.backup_file import FORMAT, MEMBER, BackupIndex, BackupWriter
 from edgekit.fleet.store.backup_reader import BackupReader
 from edgekit.fleet.store.database import Database, told

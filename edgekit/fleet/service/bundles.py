@@ -91,7 +91,7 @@ class Bundles:
     def find(self, reference: str) -> str:
         """The digest of `name@sha256:abc...`, `sha256:abc...`, a digest or the front of one (8 digits at least), or
         `name` for the newest of it. Raises AbsentError, UsageError where several fit."""
-        name, _, text = reference.rpartition("@") if "@" in reference else ("", "", reference)
+        name, _, text = reference.rpartition("@")
         front = text.removeprefix("sha256:").removesuffix("...")
         is_digest = len(front) >= 8 and all(letter in "0123456789abcdef" for letter in front)
         query = select(BundleRow.digest).order_by(BundleRow.pushed_at.desc(), BundleRow.digest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy import delete, update
-from sqlalchemy.exc import IntegrityError
 
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.store.tables import Repeated
@@ -29,17 +28,14 @@ class Repeats:
     def claim(self, key: str, fingerprint: str) -> Answered | None:
         """None: it is the first, and to be answered. Else what became of the first."""
         now = self._core.now()
-        try:
-            with self._core.database.write() as session:
-                row = session.get(Repeated, key)
-                if row is not None and (row.status or now - row.at <= ABANDONED_S):
-                    return Answered(row.fingerprint, row.status, row.body)
-                if row is not None:
-                    session.delete(row)
-                    session.flush()
-                session.add(Repeated(key=key, fingerprint=fingerprint, status=0, body="", at=now))
-        except IntegrityError:  # another worker was first by a hair
-            return Answered(fingerprint, 0, "")
+        with self._core.database.write() as session:  # nobody else writes meanwhile: one of many is the first
+            row = session.get(Repeated, key)
+            if row is not None and (row.status or now - row.at <= ABANDONED_S):
+                return Answered(row.fingerprint, row.status, row.body)
+            if row is not None:
+                session.delete(row)
+                session.flush()
+            session.add(Repeated(key=key, fingerprint=fingerprint, status=0, body="", at=now))
         return None
 
     def keep(self, key: str, status: int, body: str) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from edgekit.bundle.write import sync_folder
 from edgekit.errors import DataError, OutputError
 
 FORMAT = 1
@@ -110,11 +111,7 @@ class BackupWriter:
             os.fsync(self._stream.fileno())
             size = self._stream.tell()
             self._temporary.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise _cannot_write(self._path, error) from error
         return size

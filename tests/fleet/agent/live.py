@@ -19,10 +19,11 @@ from sqlalchemy import update
 from edgekit.fleet.agent.enrolment import enroll
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.protocol.people import DeviceView, InvitationOrder
-from edgekit.fleet.server.run import Listening, make_server, open_socket
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.devices import give
 from edgekit.fleet.store.tables import Device
+from edgekit.runtimes.listening import open_socket
 from tests.fleet.acting import ADMIN, push
 
 PATIENCE_S = 40.0

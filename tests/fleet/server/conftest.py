@@ -11,8 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from edgekit.fleet.server.app import create_app
-from edgekit.fleet.server.run import Listening, make_server, open_socket
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
+from edgekit.runtimes.listening import open_socket
 
 
 @pytest.fixture

@@ -259,7 +259,7 @@ def test_a_clock_that_is_somewhat_wrong_is_told_of_once(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = time.time
-    monkeypatch.setattr("edgekit.fleet.client.time.time", lambda: real() + 1000)
+    monkeypatch.setattr("edgekit.fleet.client.connection.time.time", lambda: real() + 1000)
     with caplog.at_level(logging.WARNING, "edgekit"), client(home) as found:
         found.sync(Sync())
         found.sync(Sync())

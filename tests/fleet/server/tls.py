@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.fleet.protocol.people import InvitationOrder
-from edgekit.fleet.server.run import Listening, make_server, open_socket
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
+from edgekit.runtimes.listening import open_socket
 from tests.fleet.acting import ADMIN
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from edgekit.fleet.protocol.people import InvitationOrder
-from edgekit.fleet.server.run import Listening, make_server, open_socket
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
+from edgekit.runtimes.listening import open_socket
 
 ADMIN = Actor("ada", "admin")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.fleet.protocol.agents import Slot
-from edgekit.fleet.server.run import Listening, make_server, open_socket
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
+from edgekit.runtimes.listening import open_socket
 from tests.fleet.web.scene import enroll, follow, group, push, say, window
 
 playwright = pytest.importorskip(

@@ -12,10 +12,11 @@ from edgekit.errors import AbsentError, OverloadedError
 from edgekit.fleet.protocol.people import Role
 from edgekit.fleet.server import live as live_module
 from edgekit.fleet.server.live import MOST_EACH, Live, Parts
-from edgekit.fleet.server.run import Listening, make_server, open_socket
+from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.server.sessions import SIGNED_IN
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.web.drawing import mark_of
+from edgekit.runtimes.listening import open_socket
 from tests.fleet.web.scene import Visitor, enroll, group
 
 FAST_S = 0.005

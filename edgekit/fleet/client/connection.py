@@ -1,0 +1,201 @@
+"""One service at one address, asked over HTTP; every failure as an edgekit error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from edgekit import errors
+from edgekit.errors import (
+    AuthenticationError,
+    EdgekitError,
+    MismatchError,
+    RemoteError,
+    UnreachableError,
+    UsageError,
+)
+from edgekit.fleet.protocol.wire import API, Problem, new_identifier
+from edgekit.runtimes.loopback import is_loopback
+
+Model = TypeVar("Model", bound=BaseModel)
+
+TIMEOUT_S = 30.0
+STEP_BYTES = 1 << 16  # of what comes: so much is lost at most where a link drops
+_TIMES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
+
+class Connection:
+    """`url`: https://host:port, or http:// on loopback. `certificate`: (certificate, key) of a device. `repeats`: what
+    broke off is sent once more."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        ca: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        repeats: bool = False,
+    ) -> None:
+        """Raises UsageError for another kind of address, or one to which a token would go in the clear."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            raise UsageError(f"{url!r:.200} is no address of a fleet", hint="give it like https://fleet:8080")
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            raise UsageError(f"what is sent to {url} could be read on the way", hint="use https://")
+        self.url = url.rstrip("/")
+        self._repeats = repeats
+        self.skew_s = 0.0  # of this machine's clock ahead of the service's, by its last answer
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(
+            base_url=self.url + API,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            verify=_context(ca, certificate) if parts.scheme == "https" else True,
+            trust_env=False,
+        )
+
+    def call(self, method: str, path: str, body: BaseModel | None = None, **options: Any) -> httpx.Response:
+        """Raises the error that the service names, UnreachableError, RemoteError."""
+        headers = {"Idempotency-Key": new_identifier()} if method == "POST" else {}
+        if body is not None:
+            options |= {"content": body.model_dump_json()}
+            headers["Content-Type"] = "application/json"
+        options["headers"] = headers
+        answer = self._send(method, path, options)
+        self.skew_s = _skew_s(answer)
+        if answer.status_code >= 400:
+            raise _with_patience(problem_of(answer.status_code, answer.content), answer)
+        return answer
+
+    def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        """Once more where the connection broke, unless a body cannot be given twice; the key makes it count once."""
+        for is_last in (False, True) if self._repeats and isinstance(options.get("content", ""), str) else (True,):
+            try:
+                return self._http.request(method, path, **options)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+                if is_last:
+                    raise _unreachable(self.url, error) from error
+            except httpx.HTTPError as error:
+                raise _unreachable(self.url, error) from error
+        raise AssertionError("the last attempt returns or raises")
+
+    def ask(self, kind: type[Model], method: str, path: str, body: BaseModel | None = None, **options: Any) -> Model:
+        """The answer as a `kind`. Raises like `call`, and MismatchError for an answer of another kind."""
+        answer = self.call(method, path, body, **options)
+        try:
+            return kind.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise MismatchError(
+                f"{self.url} answered {path} with something else", hint="is it an edgekit fleet of this version?"
+            ) from error
+
+    def stream(self, path: str, start: int = 0) -> Iterator[bytes]:
+        """A file from a byte on. Raises like `call`."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        try:
+            with self._http.stream("GET", path, headers=headers) as answer:
+                if answer.status_code >= 400:
+                    raise _with_patience(problem_of(answer.status_code, answer.read()), answer)
+                if start and answer.status_code != 206:
+                    raise RemoteError(f"{self.url} sent all of {path}, not what is missing", hint="try again")
+                yield from answer.iter_bytes(STEP_BYTES)
+        except httpx.HTTPError as error:
+            raise _unreachable(self.url, error) from error
+
+    def lines(self, path: str, params: dict[str, Any]) -> Iterator[str]:
+        """A text, line by line, however long it is. Raises like `call`, and RemoteError where it breaks off."""
+        try:
+            with self._http.stream("GET", path, params=params) as answer:
+                if answer.status_code >= 400:
+                    raise problem_of(answer.status_code, answer.read())
+                yield from answer.iter_lines()
+        except httpx.HTTPError as error:
+            raise _unreachable(self.url, error) from error
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def problem_of(status: int, body: bytes) -> EdgekitError:
+    """The error that the service raised, as it raised it."""
+    try:
+        said = Problem.model_validate(json.loads(body))
+    except ValueError:
+        return RemoteError(f"the fleet answered with status {status}", hint="is it an edgekit fleet?")
+    kind = getattr(errors, said.kind, None)
+    if isinstance(kind, type) and issubclass(kind, EdgekitError) and kind is not errors.UnknownNameError:
+        try:
+            return kind(said.error, hint=said.hint)
+        except TypeError:
+            pass
+    return RemoteError(f"the fleet answered with status {status}: {said.error}", hint=said.hint)
+
+
+def _with_patience(error: EdgekitError, answer: httpx.Response) -> EdgekitError:
+    """With `retry_after_s` where the service says when it wants to be asked again."""
+    with contextlib.suppress(ValueError):
+        error.retry_after_s = max(0.0, float(answer.headers.get("Retry-After", "")))
+    return error
+
+
+def _unreachable(url: str, error: httpx.HTTPError) -> EdgekitError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return _untrusted(url, cause)
+        cause = cause.__cause__ or cause.__context__
+    hint = "does the fleet run there?"
+    if url.startswith("https:") and not isinstance(error, (httpx.ConnectError, httpx.TimeoutException)):
+        hint += " it hangs up on certificates that are not from its authority: edgekit agent enroll --again"
+    return UnreachableError(f"{url} does not answer: {error or type(error).__name__}", hint=hint)
+
+
+def _untrusted(url: str, error: ssl.SSLError) -> AuthenticationError:
+    reason = error.reason or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _TIMES:
+        here = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        return AuthenticationError(
+            f"the certificate of {url} does not count now: {error.verify_message}; the clock here says {here}",
+            hint="is the clock right (date, timedatectl)? else the fleet's certificate has to be renewed",
+        )
+    if "ALERT_UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason or "ALERT_UNSUPPORTED_CERT" in reason:
+        return AuthenticationError(
+            f"{url} does not take this device's certificate: it is not from its authority ({reason})",
+            hint="enroll with this fleet: edgekit agent enroll --again",
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthenticationError(
+            f"TLS with {url} fails, its certificate is not trusted here: {error.verify_message}",
+            hint="--ca names the authority of the fleet; a device whose fleet was set up anew enrolls again",
+        )
+    return AuthenticationError(f"TLS with {url} fails: {reason}", hint="--ca names the authority of the fleet")
+
+
+def _skew_s(answer: httpx.Response) -> float:
+    """Of the clock here ahead of the service's; 0 where it does not say the time."""
+    try:
+        return time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return 0.0
+
+
+def _context(ca: Path | None, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
+    """Raises UsageError for files that cannot be used."""
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca is not None else None)
+        if certificate is not None:
+            context.load_cert_chain(*map(str, certificate))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"the certificate files cannot be used: {error}", hint="check their paths") from error
+    return context
