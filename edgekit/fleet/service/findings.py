@@ -11,7 +11,7 @@ from edgekit.fleet.telemetry.histogram import upper_bound
 from edgekit.fleet.telemetry.peers import TRAIT, Suspect, Trait
 
 if TYPE_CHECKING:
-    from edgekit.fleet.service.insights import Memory
+    from edgekit.fleet.service.memory import Memory
 
 WORDS = {
     "p50": "its median latency is {value}, its {peers} peers' {usual}",

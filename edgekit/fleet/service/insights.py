@@ -8,69 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from edgekit.fleet.protocol.insights import Finding, FindingKind
 from edgekit.fleet.protocol.windows import Window
 from edgekit.fleet.protocol.wire import Page
+from edgekit.fleet.service.comparing import Comparison
 from edgekit.fleet.service.core import Core, paged
-from edgekit.fleet.service.findings import drift_finding, suspect_finding
-from edgekit.fleet.store.tables import BundleRow, Device, ReferenceRow, WindowRow
+from edgekit.fleet.service.memory import Memory
+from edgekit.fleet.store.tables import Device, ReferenceRow, WindowRow
 from edgekit.fleet.store.tables import Finding as FindingRow
-from edgekit.fleet.telemetry import drift, peers
-from edgekit.fleet.telemetry.fading import Faded
 
 STEP_EVERY_S = 5.0
 SLICE = 300  # devices of one step
 AT_ONCE = 50  # rows of one transaction
 MOST_WINDOWS = 3_000  # of one step: one that was away sends many, and the rest comes with the next steps
 COMPARE_EVERY_S = 180.0
-NOW_HALF_LIFE_S = 900.0  # for peers
-RECENT_HALF_LIFE_S = 6 * 3600.0  # for drift: hours, as the hours of a day differ
-REFERENCE_S = 24 * 3600.0  # a day and night, and at least
-REFERENCE_SAMPLES = 2_000.0
-SILENT_S = 3600.0  # who has sent nothing for so long is neither a peer nor a suspect
-
+LEFT_S = 60.0  # a comparison that nobody took on for so long is begun anew
 
 _HELD = and_(ReferenceRow.device == Device.id, ReferenceRow.digest == Device.running)
 _UPTO = func.coalesce(ReferenceRow.taken, -1)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Of a device with a bundle. `began_at`: when its first window did."""
-
-    reference: Faded = Faded()
-    recent: Faded = Faded()
-    now: Faded = Faded()
-    began_at: float = math.nan
-
-    def add(self, windows: Sequence[Window]) -> Memory:
-        began_at = windows[0].started_at if math.isnan(self.began_at) else self.began_at
-        reference = self.reference
-        filling = [window for window in windows if not _is_full(reference, began_at, window.started_at)]
-        return Memory(
-            reference.add(filling),
-            self.recent.add(windows[len(filling) :], RECENT_HALF_LIFE_S),
-            self.now.add(windows, NOW_HALF_LIFE_S),
-            began_at,
-        )
-
-    def stored(self) -> dict[str, object]:
-        parts = {name: getattr(self, name).stored() for name in ("reference", "recent", "now")}
-        return {**parts, "began_at": self.began_at}
-
-    @classmethod
-    def read(cls, stored: Mapping[str, object]) -> Memory:
-        parts = {name: Faded.read(stored[name]) for name in ("reference", "recent", "now")}  # type: ignore[arg-type]
-        return cls(**parts, began_at=float(str(stored["began_at"])))
-
-
-def _is_full(reference: Faded, began_at: float, at: float) -> bool:
-    return at - began_at >= REFERENCE_S and reference.heard_s >= REFERENCE_SAMPLES
 
 
 class Insights:
@@ -78,18 +37,23 @@ class Insights:
         self._core = core
         self._after = ""
         self._stepped_at = self._compared_at = -math.inf
+        self._comparison: Comparison | None = None
 
     def step(self) -> int:
-        """One slice, now and then; the windows that it took. Call it again and again, in one worker. Raises
-        StoreError."""
+        """One slice, now and then; the windows that it took. Call it again and again, in one worker: what it computes is
+        kept short, as the calls of agents wait for it. Raises StoreError."""
         now = self._core.now()
         if now - self._stepped_at < STEP_EVERY_S:
             return 0
-        self._stepped_at = now
+        left, self._stepped_at = now - self._stepped_at > LEFT_S, now
+        if self._comparison is not None and not left:
+            if self._comparison.step():
+                self._comparison = None
+            return 0
+        self._comparison = None
         taken = self._gather()
         if self._after == "" and now - self._compared_at >= COMPARE_EVERY_S:
-            self._compared_at = now
-            self.compare()
+            self._compared_at, self._comparison = now, Comparison(self._core)
         return taken
 
     def catch_up(self) -> None:
@@ -97,6 +61,12 @@ class Insights:
         while self._gather() or self._after:
             pass
         self.compare()
+
+    def compare(self) -> None:
+        """At once, what was taken. Raises StoreError."""
+        comparison = Comparison(self._core)
+        while not comparison.step():
+            pass
 
     def _gather(self) -> int:
         """The next slice of devices that sent something new; how many windows."""
@@ -156,51 +126,6 @@ class Insights:
             if fresh:
                 session.execute(insert(ReferenceRow), fresh)
 
-    def compare(self) -> None:
-        """All devices that were heard of lately; what was found before and is no more is forgotten."""
-        now = self._core.now()
-        with self._core.database.read() as session:
-            rows = session.execute(
-                select(Device.id, Device.name, Device.tier, Device.facts, ReferenceRow.digest, ReferenceRow.content)
-                .join(ReferenceRow, and_(ReferenceRow.device == Device.id, ReferenceRow.digest == Device.running))
-                .where(Device.standing == "active", Device.seen_at >= now - SILENT_S)
-                .execution_options(yield_per=500)
-            )
-            names: dict[str, str] = {}
-            groups: dict[tuple[str, ...], dict[str, Faded]] = {}
-            found: list[Finding] = []
-            for device, name, tier, facts, digest, content in rows:
-                memory = Memory.read(content)
-                names[device] = name
-                groups.setdefault((digest, tier, facts.get("profile", "")), {})[device] = memory.now
-                found += _drifts(device, name, digest, memory, now)
-        for (digest, _, _), members in groups.items():
-            found += [suspect_finding(one, names[one.device], digest, now) for one in peers.compare(members)]
-        self._replace(found)
-
-    def _replace(self, found: Sequence[Finding]) -> None:
-        """`since` stays what it was for what goes on."""
-        with self._core.database.write(shared=True) as session:
-            known = {(row.device, row.kind, row.metric): row for row in session.scalars(select(FindingRow))}
-            there = set(session.scalars(select(Device.id).where(Device.id.in_({one.device for one in found}))))
-            for one in found:
-                row = known.pop((one.device, one.kind, one.metric), None)
-                since = one.since if row is None or row.digest != one.digest else row.since
-                content = one.model_copy(update={"since": since}).model_dump(mode="json")
-                if row is None and one.device in there:
-                    row = FindingRow(device=one.device, kind=one.kind, metric=one.metric)
-                    session.add(row)
-                    self._core.note(
-                        session, "service", f"insight.{one.kind}", one.name, metric=one.metric, text=one.text
-                    )
-                if row is not None:
-                    row.digest, row.score, row.since, row.at, row.content = (
-                        one.digest, one.score, since, one.at, content,
-                    )  # fmt: skip
-            for row in known.values():
-                session.delete(row)
-            session.execute(delete(ReferenceRow).where(ReferenceRow.digest.not_in(select(BundleRow.digest))))
-
     def list(
         self, kind: FindingKind | None = None, device: str = "", after: str | None = None, limit: int = 100
     ) -> Page[Finding]:
@@ -242,13 +167,3 @@ def _fresh(session: Session, devices: Sequence[str]) -> tuple[dict[str, tuple[in
         windows.append(Window.model_validate(content))
         found[device] = (sequence, windows)
     return found, len(rows)
-
-
-def _drifts(device: str, name: str, digest: str, memory: Memory, now: float) -> list[Finding]:
-    found = []
-    for metric in ("inputs", "confidence"):
-        before, recent = getattr(memory.reference, metric), getattr(memory.recent, metric)
-        one = drift.compare(before, recent, memory.reference.heard_s, memory.recent.heard_s)
-        if one is not None and one.is_drift:
-            found.append(drift_finding(one, device, name, digest, metric, memory, now))
-    return found

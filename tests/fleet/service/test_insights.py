@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.fleet.service import FleetService
-from edgekit.fleet.service import insights as module
+from edgekit.fleet.service import comparing, insights, memory
 from edgekit.fleet.store.tables import BundleRow, Device, ReferenceRow
 from edgekit.fleet.telemetry.histogram import histogram_of
 from tests.fleet.conftest import SettableClock
@@ -111,8 +111,8 @@ def test_each_window_is_read_once(town: Town) -> None:
 
 
 def test_slices_take_everybody_whatever_their_size(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SLICE", 3)
-    monkeypatch.setattr(module, "MOST_WINDOWS", 10)
+    monkeypatch.setattr(insights, "SLICE", 3)
+    monkeypatch.setattr(insights, "MOST_WINDOWS", 10)
     report(town)
     town.service.insights.catch_up()
     with town.service.database.read() as session:
@@ -130,8 +130,8 @@ def test_windows_of_another_bundle_are_left_out(town: Town) -> None:
 
 
 def test_inputs_that_change_after_a_day_are_drift(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REFERENCE_S", 3600.0)
-    monkeypatch.setattr(module, "REFERENCE_SAMPLES", 1000.0)
+    monkeypatch.setattr(memory, "REFERENCE_S", 3600.0)
+    monkeypatch.setattr(memory, "REFERENCE_SAMPLES", 1000.0)
     source = np.random.default_rng(5)
 
     def live(hours: float, dark: bool) -> None:
@@ -160,7 +160,7 @@ def test_silent_and_revoked_devices_are_neither_peers_nor_suspects(town: Town) -
     report(town, slow={"pi-3": 2.5})
     town.service.insights.catch_up()
     assert len(town.service.insights.list(device="pi-3").items) == 2
-    town.clock.advance(2 * module.SILENT_S)
+    town.clock.advance(2 * comparing.SILENT_S)
     town.service.insights.catch_up()
     assert town.service.insights.list().items == ()
 
@@ -188,3 +188,28 @@ def test_steps_keep_their_pace(town: Town) -> None:
     report(town)
     assert town.service.insights.step() == 48
     assert town.service.insights.step() == 0, "not twice within a few seconds"
+
+
+def test_devices_are_compared_some_at_a_time(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "SLICE", 3)
+    report(town, slow={"pi-3": 2.5})
+    found = []
+    for _ in range(4):  # one takes the windows, three compare three devices, three, and two
+        town.service.insights.step()
+        found.append(len(town.service.insights.list(device="pi-3").items))
+        town.clock.advance(5)
+    assert found == [0, 0, 0, 2]
+
+
+def test_a_comparison_that_was_left_begins_anew(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "SLICE", 3)
+    report(town, slow={"pi-3": 2.5})
+    for _ in range(3):
+        town.service.insights.step()
+        town.clock.advance(5)
+    town.clock.advance(3600)  # another worker led
+    report(town)
+    for _ in range(4):
+        town.service.insights.step()
+        town.clock.advance(5)
+    assert town.service.insights.list().items == (), "what was seen an hour ago is not held against a device now"
