@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,10 +148,6 @@ def _parse(word: str) -> Guard:
     if KINDS[metric] == "share" and not relative and limit > 1:
         raise UsageError(f"guard {word!r:.80} asks for more than all", hint=EXAMPLE)
     return Guard(metric, most, limit, relative, re.sub(r"\s+", "", word))
-
-
-def judge_all(guards: Sequence[Guard], seen: Seen, others: Seen) -> tuple[Verdict, ...]:
-    return tuple(guard.judge(seen, others) for guard in guards)
 
 
 def figure(metric: str, seen: Seen, least: int) -> Figure:

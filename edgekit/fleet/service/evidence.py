@@ -9,9 +9,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from edgekit.fleet.protocol.windows import Window
-from edgekit.fleet.rollouts.guards import LEAST_REQUESTS, Guard, Verdict, judge_all
+from edgekit.fleet.rollouts.guards import LEAST_REQUESTS, Guard, Verdict, figure
 from edgekit.fleet.rollouts.policy import Member
-from edgekit.fleet.store.tables import Rollout, RolloutDevice, WindowRow
+from edgekit.fleet.store.tables import Device, Rollout, RolloutDevice, WindowRow
 from edgekit.fleet.telemetry.seen import Seen
 
 MOST_WINDOWS = 5_000  # the newest, of a step; more say little more
@@ -19,22 +19,27 @@ LOOKS_BACK_S = 3600.0  # for devices to compare with, where none runs the old bu
 
 
 def judge(session: Session, row: Rollout, guards: Sequence[Guard], members: Sequence[Member]) -> tuple[Verdict, ...]:
-    """By what devices saw since the step began with the new bundle, against the others at the same time. Where all have
-    moved on, against what they saw before."""
-    told = [member.slot for member in members if member.slot.running == row.bundle]
+    """By what devices saw since the step began with the new bundle, against the others at the same time. Where too many
+    have moved on, against what they saw before. What servers saw counts only where there are no devices: it is another
+    part of the work, and much more of it."""
+    heads = [member for member in members if not member.is_server]
+    mixed = 0 < len(heads) < len(members)
+    told = [member.slot for member in heads or members if member.slot.running == row.bundle]
     checked, right = sum(slot.checked for slot in told), sum(slot.right for slot in told)
-    new = replace(_seen(session, row, row.stage_at, new=True), checked=checked, right=right)
-    old = Seen()
-    if any(guard.relative for guard in guards):
-        old = _seen(session, row, row.stage_at, new=False)
-        if old.requests < LEAST_REQUESTS:
-            old = _seen(session, row, row.started_at - LOOKS_BACK_S, new=False)
-    return judge_all(guards, new, old)
+    new = replace(_seen(session, row, row.stage_at, new=True, mixed=mixed), checked=checked, right=right)
+    relative = [guard for guard in guards if guard.relative]
+    beside = _seen(session, row, row.stage_at, new=False, mixed=mixed) if relative else Seen()
+    lacking = [guard for guard in relative if figure(guard.metric, beside, LEAST_REQUESTS).samples < LEAST_REQUESTS]
+    before = _seen(session, row, row.started_at - LOOKS_BACK_S, new=False, mixed=mixed) if lacking else Seen()
+    return tuple(guard.judge(new, before if guard in lacking else beside) for guard in guards)
 
 
-def _seen(session: Session, row: Rollout, since: float, *, new: bool) -> Seen:
+def _seen(session: Session, row: Rollout, since: float, *, new: bool, mixed: bool) -> Seen:
+    """`mixed`: servers are among the members, and are passed over."""
     is_new = WindowRow.digest == row.bundle
     of_rollout = select(RolloutDevice.device).where(RolloutDevice.rollout == row.id)
+    if mixed:
+        of_rollout = of_rollout.join(Device, Device.id == RolloutDevice.device).where(Device.tier == "device")
     query = (
         select(WindowRow.content)
         .where(WindowRow.started_at >= since, is_new if new else ~is_new, WindowRow.device.in_(of_rollout))

@@ -24,6 +24,7 @@ from edgekit.fleet.service.rollout_rows import plain, situation_of, verdict_of
 from edgekit.fleet.store.tables import Device, Group, Rollout, RolloutDevice
 
 JUDGE_EVERY_S = 5.0
+JUDGED = ("running", "paused")  # who has the new bundle while it is paused is not left with it where a guard breaks
 LONG_S, REST = 0.2, 10  # a step that computes longer is not taken again before so many times its length
 AT_ONCE = 500  # devices in one statement
 
@@ -81,15 +82,14 @@ class Steps:
 
     def _verdicts(self, session: Session, row: Rollout, situation: Situation, now: float) -> tuple[Verdict, ...]:
         """Of this stage; judged anew every few seconds, and before a step is left."""
-        if not situation.guards or situation.state != "running" or not situation.stages[situation.stage].judged:
+        if not situation.guards or situation.state not in JUDGED or not situation.stages[situation.stage].judged:
             return ()
         key = (row.id, row.stage)
         known = tuple(verdict_of(one) for one in row.verdicts)
         if known and now - self._judged_at.get(key, -math.inf) < JUDGE_EVERY_S:
             return known
         self._judged_at[key] = now
-        members = [one for one in situation.members.values() if not one.is_server] or list(situation.members.values())
-        return judge(session, row, situation.guards, members)
+        return judge(session, row, situation.guards, list(situation.members.values()))
 
 
 def _changes(row: Rollout, move: Move, told: object) -> bool:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.errors import UsageError
-from edgekit.fleet.rollouts.guards import METRICS, Verdict, figure, judge_all, parse_guards, shown
+from edgekit.fleet.rollouts.guards import METRICS, Verdict, figure, parse_guards, shown
 from edgekit.fleet.telemetry.histogram import histogram_of
 from edgekit.fleet.telemetry.seen import Seen
 
 
 def judge(text: str, seen: Seen, others: Seen = Seen()) -> Verdict:
-    (verdict,) = judge_all(parse_guards(text), seen, others)
-    return verdict
+    (guard,) = parse_guards(text)
+    return guard.judge(seen, others)
 
 
 def latencies(*values: float) -> Seen:

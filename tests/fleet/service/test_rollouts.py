@@ -256,6 +256,57 @@ def test_a_guard_without_samples_pauses_and_goes_on_when_resumed(pis: Town, dige
     assert pis.carry(before=report).state == "complete"
 
 
+def test_what_servers_see_hides_nothing_that_devices_see(town: Town, digests: dict[str, str]) -> None:
+    for index in range(4):
+        town.add(f"pi-{index}", site="a")
+    town.add("edge-1", "edge", site="a")
+    town.group("a", "site=a")
+    town.roll_out(digests["split-2"], "a")
+
+    def report() -> None:
+        for name, thing in town.things.items():
+            slow = name != "edge-1" and thing.running == digests["split-3"]
+            took_ms = 3.0 if name == "edge-1" else 95.0 if slow else 60.0
+            town.window(name, thing.running or "", latencies=[took_ms] * (2000 if name == "edge-1" else 40))
+
+    town.start(digests["split-3"], "a", steps=(0.25, 1.0), soak_s=120, guards="p95<=80ms")
+    view = town.carry(before=report)
+    assert view.state == "rolled-back", view
+    assert sum(digests["split-3"] in thing.ever_ran for name, thing in town.things.items() if name != "edge-1") == 1
+
+
+def test_a_guard_that_breaks_while_it_is_paused_turns_it_back(pis: Town, digests: dict[str, str]) -> None:
+    pis.start(digests["v3"], "pi", steps=(0.1, 1.0), soak_s=300, guards="p95<=80ms")
+    pis.step()
+    pis.step()
+    pis.service.rollouts.pause(ADA, "latest")
+    for _ in range(6):
+        for name, thing in pis.things.items():
+            pis.window(name, thing.running or "", latencies=[200.0 if thing.running == digests["v3"] else 60.0] * 40)
+        pis.step()
+    view = pis.service.rollouts.get("latest")
+    assert view.state == "rolled-back" and "guard broken: p95<=80ms" in view.reason
+
+
+def test_where_too_few_were_compared_at_the_same_time_the_time_before_counts(
+    pis: Town, digests: dict[str, str]
+) -> None:
+    pis.group("pi", "board=rpi4", compare_share=0.1)
+
+    def report(compared: int = 4) -> None:
+        for name, thing in pis.things.items():
+            pis.window(name, thing.running or "", latencies=[60.0] * 40, compared=compared, agreed=compared)
+
+    for _ in range(3):
+        pis.step(before=report)
+    pis.start(digests["v3"], "pi", soak_s=120, guards="agreement>=0.9x")
+    pis.service.rollouts.advance()
+    pis.clock.advance(31.0)
+    report(compared=1)  # what they still saw with the old bundle, while they were on their way
+    pis.follow()
+    assert pis.carry(before=report).state == "complete"
+
+
 def test_resuming_asks_lost_devices_again(pis: Town, digests: dict[str, str]) -> None:
     view = pis.start(digests["v3"], "pi", steps=(0.1, 1.0))
     pis.service.rollouts.advance()
