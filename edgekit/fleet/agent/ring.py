@@ -5,7 +5,7 @@ windows/<first sequence>.log    up to 64 windows, a line each: crc32, a space, {
 
 A line counts once it is whole; what a power cut tore off is cut away at the next start. A window is offered to the
 fleet only after it is on the disk, so that no sequence number is ever given twice; the newest file stays for the same
-reason, also when all of it was taken.
+reason, also when all of it was taken, and one that nothing came into yet counts by its name.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SEGMENT_WINDOWS, SEGMENT_BYTES = 64, 256 << 10
 class _Segment:
     path: Path
     size: int = 0
+    first: int = 0  # sequence that its name tells
     sequences: list[int] = field(default_factory=list)
 
 
@@ -53,7 +54,7 @@ class Ring:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        segment = _Segment(path)
+        segment = _Segment(path, first=int(path.stem) if path.stem.isdecimal() else 0)
         for line in _lines(path):
             segment.size += line.size
             if "dropped" in line.content:
@@ -65,8 +66,8 @@ class Ring:
 
     @property
     def next_sequence(self) -> int:
-        last = [segment.sequences[-1] for segment in self._segments if segment.sequences]
-        return max([*last, self._taken], default=-1) + 1
+        last = [segment.sequences[-1] if segment.sequences else segment.first - 1 for segment in self._segments]
+        return max([*last, self._taken]) + 1
 
     def append(self, window: Window, spool: Sequence[str] = ()) -> Window:
         """Numbered, and on the disk after this. Raises OutputError, and then it is not here."""
@@ -98,7 +99,7 @@ class Ring:
         self._disk.create(path, head)
         self._disk.sync(path)
         self._disk.sync(self._home.windows)
-        segment = _Segment(path, len(head))
+        segment = _Segment(path, len(head), sequence)
         self._segments = [one for one in self._segments if one.path != path] + [segment]
         self._let_go()
         return segment

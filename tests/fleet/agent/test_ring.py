@@ -47,6 +47,24 @@ def test_what_was_taken_goes_and_its_numbers_never_come_back(home: Home) -> None
     assert Ring(home).append(WINDOW).sequence == 100
 
 
+def test_numbers_go_on_where_a_new_file_was_begun_and_nothing_came_into_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = Ring(home)
+    for _ in range(64):
+        ring.append(WINDOW)
+    ring.taken(63)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(home.disk, "append", full)
+    with pytest.raises(OutputError):
+        ring.append(WINDOW)
+    monkeypatch.undo()
+    assert Ring(home).append(WINDOW).sequence == 64
+
+
 def test_numbers_go_on_behind_what_the_fleet_has_where_the_folder_was_lost(home: Home) -> None:
     ring = Ring(home)
     ring.append(WINDOW)
