@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -99,13 +99,6 @@ def _judge(code: int, said: str, limits: TrialLimits) -> Verdict:
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     last = (lines or [""])[-1]
     return Verdict(0, 0, f"its process ended with {how}{f': {last}' if last else ''}"[:500])
-
-
-def _judge_pace(verdict: Verdict, slowest_ms: float | None) -> Verdict:
-    if not verdict.is_right or slowest_ms is None:
-        return verdict
-    slow = [f"{part} {ms:.1f} ms" for part, ms in verdict.ms.items() if ms > slowest_ms]
-    return replace(verdict, reason=f"too slow: {', '.join(slow)}, allowed {slowest_ms:g} ms" if slow else "")
 
 
 def _keep_tail(stream: IO[bytes], tail: bytearray) -> None:

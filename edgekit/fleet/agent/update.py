@@ -60,6 +60,7 @@ class Updater:
         self._lock = threading.RLock()
         self._switched_at = now()
         self._runs = self._is_tidy = False
+        self._proven: str | None = None
         self.state = State(tier=tier)
         self.slot = Slot()
         runtime.on_failing = self.leave
@@ -83,6 +84,7 @@ class Updater:
             wanted = tuple(dict.fromkeys(one for one in kept if one != digest)) if self.tier != "device" else ()
             if digest == self.state.active:
                 self._settle()
+                self._prove(digest)
                 self._keep(client, wanted)
                 self._note("idle")
             elif digest is None:
@@ -115,6 +117,17 @@ class Updater:
                 logger.error("%s, and there is no other bundle to fall back to", reason)
                 return
             self._fall_back(reason)
+
+    def _prove(self, digest: str) -> None:
+        """What was fallen back to, and is wanted again, tells anew how it answers: tried once, beside what runs."""
+        if self.state.checked or self._proven == digest:
+            return
+        self._proven = digest
+        self._tell("checking", digest)
+        verdict = self._trial(self.home.slot(digest), self.tier)
+        if verdict.reason:
+            logger.warning("%s runs, and did not answer its golden inputs again: %s", digest[:16], verdict.reason)
+        self._keep_in_mind({"checked": verdict.checked, "right": verdict.right})
 
     # The steps
 
@@ -208,6 +221,7 @@ class Updater:
         if back is not None and not self._is_whole(back):
             back = None
         logger.warning("back from %s to %s: %s", failed[:16], back, reason)
+        self._proven = None
         self._keep_in_mind(
             {
                 "active": back,

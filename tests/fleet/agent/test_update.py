@@ -291,6 +291,17 @@ def test_runtime_that_fails_over_and_over_is_left_for_the_bundle_before(
     assert updater.state.active == digests["old"]
 
 
+def test_one_that_fell_back_answers_right_again_once_it_is_told_to_stay(
+    updater: Updater, fleet: LocalFleet, digests: dict[str, str]
+) -> None:
+    updater.follow(fleet, digests["new"])
+    updater.leave(updater.home.slot(digests["new"]), "it ends over and over")
+    updater.follow(fleet, digests["new"])
+    assert (updater.slot.running, updater.slot.phase) == (digests["old"], "failed")
+    updater.follow(fleet, digests["old"])
+    assert updater.slot == Slot(running=digests["old"], phase="idle", checked=4, right=4)
+
+
 def test_nothing_wanted_is_nothing_run(updater: Updater, fleet: LocalFleet, digests: dict[str, str]) -> None:
     updater.follow(fleet, None)
     assert updater.slot == Slot()
