@@ -1,4 +1,5 @@
-"""Closes a window every minute: what the node and the applications saw, and how the device is."""
+"""Closes a window every minute, and before another bundle counts: what the node and the applications saw, and how the
+device is. A node tells sums alone, which are those of the bundle that counts."""
 
 from __future__ import annotations
 
@@ -43,6 +44,7 @@ class Collector:
         self._node = None if node is None else NodeSeen(node)
         self._window_s, self._health, self._now, self._wall = window_s, health, now, wall
         self._since = now()
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -50,14 +52,22 @@ class Collector:
         if self._window_s > 0 and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="edgekit-windows", daemon=True)
             self._thread.start()
+            self._updater.turning = self._turn
 
     def _run(self) -> None:
         while not self._stopped.wait(self._window_s):
             self.collect()
 
+    def _turn(self) -> None:
+        self.collect()
+
     def collect(self) -> list[Window]:
         """The windows that end now, one for each bundle that was used, on the disk and numbered. A device that does
-        nothing tells how it is. Never raises: what cannot be written is lost, and logged."""
+        nothing tells how it is. Never raises: what cannot be written is lost, and logged. Safe from any thread."""
+        with self._lock:
+            return self._collect()
+
+    def _collect(self) -> list[Window]:
         now = self._now()
         seconds, self._since = min(MAX_WINDOW_S, max(1e-3, now - self._since)), now
         tallies, files = read_spool(self._home.spool, self._ring.consumed)
@@ -70,17 +80,19 @@ class Collector:
         names = [path.name for path in files]
         self._ring.consumed.intersection_update(names)
         written = []
+        answers = sum(tally.answered for tally in tallies.values())
         for digest, tally in tallies.items():
             try:
-                window = self._window(digest, tally, seconds, health)
+                window = self._window(digest, tally, seconds, health, tally.answered / max(1, answers))
                 written.append(self._ring.append(window, names))
             except (OutputError, ValidationError) as error:
                 logger.warning("a window of %s is lost: %s", digest[:16], error)
         self._let_go(files)
         return written
 
-    def _window(self, digest: str, tally: Tally, seconds: float, health: Health) -> Window:
-        energy_mj = None if health.power_w is None else 1e3 * health.power_w * seconds
+    def _window(self, digest: str, tally: Tally, seconds: float, health: Health, share: float) -> Window:
+        """`share`: of all answers, and so of the energy, which is read of the whole board."""
+        energy_mj = None if health.power_w is None else 1e3 * health.power_w * seconds * share
         return Window.model_validate(
             {
                 "sequence": 0,  # the ring's to give

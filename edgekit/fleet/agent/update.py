@@ -40,8 +40,9 @@ Trial = Callable[[Path, Tier], Verdict]
 
 
 class Updater:
-    """`report` hears of each phase. `hear_s`: how long a new bundle may run before the fleet is reached with it, 0 for
-    ever. Safe to use from several threads; an update goes on in one."""
+    """`report` hears of each phase; `turning` is called before another bundle counts, or none. `hear_s`: how long a new
+    bundle may run before the fleet is reached with it, 0 for ever. Safe to use from several threads; an update goes on
+    in one."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Updater:
         self.home, self.tier = home, tier
         self._runtime, self._trial = runtime, trial
         self.report = report
+        self.turning: Callable[[], None] = lambda: None
         self._hear_s, self._now = hear_s, now
         self._lock = threading.RLock()
         self._switched_at = now()
@@ -84,7 +86,8 @@ class Updater:
             wanted = tuple(dict.fromkeys(one for one in kept if one != digest)) if self.tier != "device" else ()
             if digest == self.state.active:
                 self._settle()
-                self._prove(digest)
+                if digest is not None:
+                    self._prove(digest)
                 self._keep(client, wanted)
                 self._note("idle")
             elif digest is None:
@@ -164,6 +167,7 @@ class Updater:
     def _switch(self, digest: str, verdict: Verdict, kept: tuple[str, ...]) -> None:
         before = self.state
         self._tell("switching", digest)
+        self.turning()
         self._write(
             before.model_copy(
                 update={
@@ -222,6 +226,7 @@ class Updater:
             back = None
         logger.warning("back from %s to %s: %s", failed[:16], back, reason)
         self._proven = None
+        self.turning()
         self._keep_in_mind(
             {
                 "active": back,
@@ -244,6 +249,7 @@ class Updater:
         collect(self.home, self.state.named)
 
     def _stop(self) -> None:
+        self.turning()
         self._write(State(tier=self.tier, refused=self.state.refused))
         self._run()
         self._note("idle")

@@ -13,7 +13,7 @@ from edgekit.fleet.agent import spool as spool_module
 from edgekit.fleet.agent.collector import Collector
 from edgekit.fleet.agent.health import memory_used, power_w, read_health, temperature_c
 from edgekit.fleet.agent.home import Home, State
-from edgekit.fleet.agent.node_seen import parse, spread, tally_of
+from edgekit.fleet.agent.node_seen import NodeSeen, parse, spread, tally_of
 from edgekit.fleet.agent.ring import Ring
 from edgekit.fleet.agent.runtime import NoRuntime
 from edgekit.fleet.agent.spool import SpoolRecorder, read_spool
@@ -21,7 +21,7 @@ from edgekit.fleet.agent.tally import Tally
 from edgekit.fleet.agent.update import Updater
 from edgekit.fleet.protocol.windows import Health
 from edgekit.fleet.telemetry.histogram import bucket_of, percentile
-from tests.fleet.agent.fleets import trial
+from tests.fleet.agent.fleets import LocalFleet, trial
 from tests.fleet.conftest import SettableClock
 
 A, B = "a" * 64, "b" * 64
@@ -137,6 +137,47 @@ def test_each_bundle_has_windows_of_its_own(home: Home, clock: SettableClock) ->
         to.answered(1.0)
         to.close()
     assert {window.digest: window.answered for window in collecting.collect()} == {A: 1, B: 1}
+
+
+def test_energy_is_shared_by_the_answers_of_the_bundles_that_ran(home: Home, clock: SettableClock) -> None:
+    collecting = collector(home, clock, health=Health(power_w=4.0))
+    for digest, answers in ((A, 30), (B, 10)):
+        to = recorder(home, digest)
+        for _ in range(answers):
+            to.answered(1.0)
+        to.close()
+    clock.advance(60)
+    energy = {window.digest: window.energy_mj for window in collecting.collect()}
+    assert energy == {A: 180_000.0, B: 60_000.0}, "240 J in all, 6 J an answer"
+
+
+def test_what_a_node_did_before_a_switch_is_told_of_the_bundle_that_did_it(
+    home: Home, clock: SettableClock, bundles: dict[str, Path], digests: dict[str, str]
+) -> None:
+    fleet = LocalFleet(*bundles.values())
+    updater = Updater(home, "device", NoRuntime(), trial)
+    updater.start()
+    updater.follow(fleet, digests["old"])
+    ring = Ring(home)
+    collecting = Collector(home, updater, ring, "http://127.0.0.1:9", health=lambda path: Health(), now=clock)
+    done = {"count": 0}
+
+    class Node(NodeSeen):
+        def read(self) -> Tally:
+            grown, done["count"] = done["count"], 0
+            return Tally(answered=grown)
+
+    collecting._node = Node("")
+    collecting.start()
+    done["count"] = 7
+    updater.follow(fleet, digests["new"])
+    done["count"] = 2
+    updater.leave(home.slot(digests["new"]), "it ends over and over")
+    done["count"] = 3
+    updater.follow(fleet, None)
+    collecting.close()
+    told = [(window.digest, window.answered) for window in ring.oldest(64) if window.answered]
+    assert told == [(digests["old"], 7), (digests["new"], 2), (digests["old"], 3)]
 
 
 def test_nothing_runs_nothing_is_told(home: Home, clock: SettableClock) -> None:
