@@ -21,6 +21,7 @@ logger = logging.getLogger("edgekit")
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 300.0
 LEAST_PAUSE_S = 0.5  # between two syncs, whatever the fleet answers
+CLOCK_OFF_S = 30.0  # by which a clock is another one than the fleet's; less is the way there and back
 JITTER = 0.2  # of an interval, so that a fleet that was started at once does not ask at once
 
 
@@ -49,9 +50,11 @@ class Daemon:
         choose: Callable[[float, float], float] = random.uniform,
         wait: Callable[[float], object] | None = None,
         now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._home, self._connect, self._updater, self._facts = home, connect, updater, facts
-        self._seen, self._wait_s, self._choose, self._now = seen, wait_s, choose, now
+        self._seen, self._wait_s, self._choose, self._now, self._wall = seen, wait_s, choose, now, wall
+        self._behind_s = 0.0
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
         self._client: AgentClient | None = None
@@ -98,17 +101,25 @@ class Daemon:
             Sync(
                 known=self._known,
                 slot=self._updater.slot,
-                windows=tuple(self._seen.oldest(MAX_WINDOWS)) if self._seen is not None else (),
+                windows=self._windows(),
                 facts=None if self._told_facts else self._facts,
                 boot=self._facts.boot,
                 wait_s=wait_s,
             )
         )
         self._told_facts = True
+        self._behind_s = 0.0 if desired.now is None else desired.now - self._wall()
         if self._seen is not None:
             self._seen.taken(desired.taken)
         self._updater.heard()
         return desired
+
+    def _windows(self) -> tuple[Window, ...]:
+        """By the fleet's clock, where this device's is another one: guards look at what was seen since a step began."""
+        found = tuple(self._seen.oldest(MAX_WINDOWS)) if self._seen is not None else ()
+        if abs(self._behind_s) <= CLOCK_OFF_S:
+            return found
+        return tuple(one.model_copy(update={"started_at": max(0.0, one.started_at + self._behind_s)}) for one in found)
 
     def tell(self, slot: Slot) -> None:
         """A phase in the middle of an update; that it is not heard does not matter."""

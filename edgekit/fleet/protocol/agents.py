@@ -90,7 +90,7 @@ class Sync(Wire):
 class BundleOrder(Heard):
     """`target`: its path in the signed metadata. `size_bytes`: of all its files."""
 
-    digest: str
+    digest: Digest
     name: str
     target: str
     size_bytes: int
@@ -109,13 +109,15 @@ class PlanOrder(Heard):
 class Desired(Heard):
     """`bundle` None: run nothing. `kept`: others that a server keeps answering for, while devices move on.
     `taken`: the last sequence of windows that is stored, -1 for none. `compare_share`: of requests whose answer the
-    cloud's full model gives too, 0 without the owner's consent. `interval_s`: between two syncs."""
+    cloud's full model gives too, 0 without the owner's consent. `interval_s`: between two syncs. `now`: the fleet's
+    clock, by which a device with another one dates its windows; None from a fleet that does not tell."""
 
     generation: int
     bundle: BundleOrder | None = None
     kept: tuple[BundleOrder, ...] = ()
     plan: PlanOrder | None = None
     compare_share: float = 0.0
-    interval_s: float = 30.0
+    interval_s: float = Field(default=30.0, gt=0, le=86_400)
     taken: int = -1
     labels: Labels = Field(default_factory=dict)
+    now: float | None = None

@@ -26,7 +26,7 @@ from edgekit.fleet.service.identities import Identities
 from edgekit.fleet.service.ingest import Intake
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store.retrying import retried
-from edgekit.fleet.store.tables import Device
+from edgekit.fleet.store.tables import Device, Invitation
 
 logger = logging.getLogger("edgekit")
 
@@ -60,7 +60,7 @@ class Devices(Identities):
 
     def desired(self, device: str) -> Desired:
         """Raises AuthenticationError for a device that is not there."""
-        return self.directory.desired(device)
+        return self.directory.desired(device, self._core.now())
 
     def get(self, key: str) -> DeviceView:
         """By id or by name. Raises AbsentError."""
@@ -106,6 +106,9 @@ class Devices(Identities):
                 row.labels = dict(change.labels)
             if change.standing is not None:
                 row.standing = change.standing
+            if change.standing == "revoked":  # an invitation from before would let it in again
+                open_ones = update(Invitation).where(Invitation.device == row.id)
+                session.execute(open_ones.values(uses_left=0))
             row.version += 1
             row.generation, row.changed_tick = row.generation + 1, self._core.database.tick(session)
             said = change.model_dump(mode="json", exclude_none=True)

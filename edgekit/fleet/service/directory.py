@@ -229,7 +229,7 @@ class Directory:
             raise AuthenticationError("this device is not known here", hint="edgekit agent enroll")
         return known
 
-    def desired(self, device: str) -> Desired:
+    def desired(self, device: str, now: float | None = None) -> Desired:
         """What the device is told. Raises AuthenticationError once it is removed, ForbiddenError once it is revoked."""
         known = self.get(device)
         if known.standing != "active":
@@ -243,6 +243,7 @@ class Directory:
             interval_s=known.interval_s,
             taken=known.taken,
             labels=known.labels,
+            now=now,
         )
 
     def groups_of(self, device: str) -> tuple[str, ...]:

@@ -250,6 +250,19 @@ def test_windows_go_in_order_and_are_let_go_only_when_they_were_taken(
     assert run.ring.oldest(10) == []
 
 
+@pytest.mark.parametrize(("clock_s", "dated"), [(1e9, 1.8e9), (3e9, 0.0), (1.8e9 - 20, 1e9), (1.8e9 + 20, 1e9)])
+def test_windows_of_a_wrong_clock_are_dated_by_the_fleets(
+    start: Callable[..., Run], fleet: LocalFleet, clock_s: float, dated: float
+) -> None:
+    run = start(most=2)
+    run.daemon._wall = lambda: clock_s
+    run.ring.append(WINDOW)
+    fleet.desired = Desired(generation=1, now=1.8e9)
+    syncs = run.run()
+    assert [sync.windows[0].started_at for sync in syncs] == [1e9, dated]
+    assert run.ring.oldest(1)[0].started_at == 1e9, "as it was seen"
+
+
 def test_plan_and_share_reach_applications(start: Callable[..., Run], fleet: LocalFleet, home: Home) -> None:
     plan = PlanOrder(digest="a" * 64, variant="split", rate=1)
     fleet.desired = Desired(generation=3, plan=plan, compare_share=0.25)

@@ -85,6 +85,13 @@ def test_windows_that_come_twice_count_once(fleet: FleetService, clock: Settable
     assert stored(fleet) == [(device, 0), (device, 1)]
 
 
+def test_a_device_is_told_the_time(fleet: FleetService, clock: SettableClock) -> None:
+    device = enroll(fleet, "pi-1").device
+    assert fleet.devices.sync(device, says(None)).now == clock()
+    clock.advance(50.0)
+    assert fleet.devices.desired(device).now == clock()
+
+
 def test_no_window_is_of_a_time_that_has_not_come(fleet: FleetService, clock: SettableClock) -> None:
     device = enroll(fleet, "pi-1").device
     fleet.devices.sync(device, says(OLD, window(0, OLD, clock() - 60.0), window(1, OLD, clock() + 1e6)))
