@@ -53,9 +53,11 @@ class Pixels:
         return (pixels.astype(np.float32) - mean) / std
 
     def pixels(self, normal: np.ndarray) -> np.ndarray | None:
-        """None where some value was no whole pixel."""
+        """None where these are no images of so many channels, or some value was no whole pixel."""
         import numpy as np
 
+        if normal.ndim < 3 or normal.shape[self.channels] != len(self.mean) or not np.isfinite(normal).all():
+            return None
         shape = [1] * normal.ndim
         shape[self.channels] = len(self.mean)
         mean, std = (np.asarray(values, np.float32).reshape(shape) for values in (self.mean, self.std))

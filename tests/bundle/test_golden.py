@@ -38,6 +38,21 @@ def test_what_is_no_image_is_kept_as_it_is() -> None:
     assert back[0]["ids"].dtype == np.int64
 
 
+@pytest.mark.parametrize("shape", [(1, 24, 24, 24), (1, 197, 384), (1, 10), (3,), ()])
+def test_features_between_the_parts_of_a_split_are_kept_whatever_their_shape(shape: tuple[int, ...]) -> None:
+    features = [{"features": np.float32(np.random.default_rng(seed).random(shape))} for seed in range(2)]
+    for pixels in (COLOUR, GREY):
+        back, _ = read_golden(write_golden(features, [{"y": np.zeros(1)}] * 2, pixels), pixels)
+        for want, got in zip(features, back, strict=True):
+            np.testing.assert_array_equal(got["features"], want["features"])
+
+
+def test_values_that_are_no_numbers_are_no_pixels() -> None:
+    x = np.full((1, 3, 8, 8), np.nan, np.float32)
+    back, _ = read_golden(write_golden([{"x": x}], [{"y": np.zeros(1)}], COLOUR), COLOUR)
+    assert np.isnan(back[0]["x"]).all()
+
+
 def test_the_same_arrays_give_the_same_bytes() -> None:
     arrays = [{"x": np.float32([[1, 2]])}]
     assert write_golden(arrays, arrays) == write_golden(arrays, arrays)
