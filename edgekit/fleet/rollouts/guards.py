@@ -6,7 +6,8 @@ blamed on the new bundle.
 A guard breaks only where even the favourable end of an interval is past the limit: Wilson's for shares (E. B. Wilson
 1927, Probable Inference, JASA 22), that of order statistics for percentiles (W. J. Conover, Practical Nonparametric
 Statistics, section 3.2). Guards are judged again and again while a step soaks; the intervals are three standard
-deviations wide, so that many looks together seldom break what holds. A guard holds when the value itself is within and
+deviations wide, so that many looks together seldom break what holds; and as latencies come in buckets, a limit in ms
+is broken by what lies in a bucket beyond it. A guard holds when the value itself is within and
 `least_samples` are behind it. Golden answers are counted, not sampled: they have no interval.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.errors import UsageError
-from edgekit.fleet.telemetry.histogram import percentile, percentile_interval
+from edgekit.fleet.telemetry.histogram import HALF, percentile, percentile_interval
 from edgekit.fleet.telemetry.seen import Seen
 from edgekit.report.metrics import wilson_interval
 
@@ -94,8 +95,11 @@ class Guard:
             limit, strict = self.limit * theirs.value, self.limit * (theirs.high if self.most else theirs.low)
         if math.isnan(own.value) or own.samples < own.least:
             return Verdict(self.text, own.value, None, own.samples, f"{own.samples} samples, wanted {own.least}")
-        if self._past(own.low if self.most else own.high, strict):
+        in_bucket = self.metric in LATENCIES and not self.relative
+        if self._past(own.low / (HALF if in_bucket else 1.0) if self.most else own.high, strict):
             return Verdict(self.text, own.value, False, own.samples)
+        if in_bucket and own.value / HALF <= limit < own.value:
+            return Verdict(self.text, own.value, None, own.samples, "too near to the limit for its histogram to tell")
         if self._past(own.value, limit):
             return Verdict(self.text, own.value, None, own.samples, "past the limit, but perhaps by chance")
         return Verdict(self.text, own.value, True, own.samples)

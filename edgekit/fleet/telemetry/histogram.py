@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 BUCKETS_PER_OCTAVE = 4
 LEAST, MOST = -400, 400
 
+HALF = 2.0 ** (0.5 / BUCKETS_PER_OCTAVE)  # from the middle of a bucket to either end of it, as a factor
+
 Histogram = Mapping[int, int]
 
 

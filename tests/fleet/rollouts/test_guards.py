@@ -121,6 +121,12 @@ def test_a_percentile_breaks_where_even_its_lower_bound_is_past_the_limit() -> N
     assert judge("p50<=80ms", latencies(*[60.0] * 800, *[200.0] * 200)).holds is True
 
 
+def test_a_percentile_does_not_break_by_what_a_histogram_cannot_tell_apart() -> None:
+    assert judge("p95<=80ms", latencies(*[78.0] * 400)).holds is not False, "a bucket holds 76.1 to 90.5 ms"
+    assert judge("p95<=80ms", latencies(*[92.0] * 400)).holds is False
+    assert judge("p95<=1.2x", latencies(*[140.0] * 400), latencies(*[100.0] * 400)).holds is False
+
+
 def test_a_relative_guard_compares_with_the_others_at_the_same_time() -> None:
     slow_afternoon = latencies(*[160.0] * 400)
     assert judge("p95<=1.2x", latencies(*[150.0] * 100), slow_afternoon).holds is True
