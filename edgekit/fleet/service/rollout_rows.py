@@ -74,10 +74,22 @@ def members_of(session: Session, row: Rollout, states: Collection[DeviceState] =
     query = select(*_MEMBER).join(Device, Device.id == RolloutDevice.device).where(RolloutDevice.rollout == row.id)
     if states != DEVICE_STATES:
         query = query.where(RolloutDevice.state.in_(states))
-    return {one.device: _member(one, selector) for one in session.execute(query)}
+    rows = session.execute(query).all()
+    taken = _elsewhere(session, row) if any(one.state == "left" for one in rows) else frozenset()
+    return {one.device: _member(one, selector, taken) for one in rows}
 
 
-def _member(row: Row[Any], selector: Selector | None) -> Member:
+def _elsewhere(session: Session, row: Rollout) -> frozenset[str]:
+    """Devices of other rollouts that go on: who left for one of them does not come back before its end."""
+    query = (
+        select(RolloutDevice.device)
+        .join(Rollout, Rollout.id == RolloutDevice.rollout)
+        .where(Rollout.active.is_not(None), Rollout.id != row.id, RolloutDevice.state != "left")
+    )
+    return frozenset(session.scalars(query))
+
+
+def _member(row: Row[Any], selector: Selector | None, taken: Collection[str]) -> Member:
     inside = row.asked_at is not None or selector is None
     if not inside and selector is not None:
         inside = selector.holds({**row.labels, "name": row.name, "tier": row.tier})
@@ -91,7 +103,7 @@ def _member(row: Row[Any], selector: Selector | None) -> Member:
         tuple(row.kept),
         _number(row.asked_at),
         _number(row.seen_at),
-        here=row.standing == "active" and inside,
+        here=row.standing == "active" and inside and not (row.state == "left" and row.device in taken),
     )
 
 

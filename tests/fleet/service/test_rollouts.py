@@ -403,6 +403,24 @@ def test_one_rollout_at_a_time_where_devices_are_shared(pis: Town, digests: dict
         pis.start(digests["v4"], "pi")
 
 
+def test_one_that_left_for_another_rollout_and_is_back_is_asked_by_one_alone(
+    pis: Town, digests: dict[str, str]
+) -> None:
+    first = pis.start(digests["v3"], "pi", steps=(0.1, 1.0), soak_s=300)
+    pis.step()
+    waiting = next(name for name, wanted in pis.wanted().items() if wanted == digests["v2"])
+    pis.service.devices.change(ADA, waiting, DeviceChange(labels={"site": "lab"}))
+    pis.group("lab", "site=lab")
+    pis.step()
+    second = pis.start(digests["v4"], "lab", soak_s=1200)
+    pis.service.devices.change(ADA, waiting, DeviceChange(labels={"site": "lab", "board": "rpi4"}))
+    for _ in range(25):
+        pis.step()
+        assert pis.wanted()[waiting] != digests["v3"]
+    assert pis.service.rollouts.get(first.id).tally.left == 1
+    assert pis.service.rollouts.get(second.id).tally.right == 1
+
+
 def test_only_what_can_be_turned_is_turned(pis: Town, digests: dict[str, str]) -> None:
     rollouts = pis.service.rollouts
     with pytest.raises(ConflictError, match="is complete, allowed running"):
