@@ -102,6 +102,7 @@ def serve(out: Output, **settings: Any) -> None:
     try:
         from edgekit.fleet.registry.s3 import open_blobs
         from edgekit.fleet.server.run import Listening, make_server
+        from edgekit.fleet.server.shared_counts import forget, shared_counts
         from edgekit.fleet.server.workers import Workers, leave_at
         from edgekit.fleet.service import FleetService
         from edgekit.runtimes.listening import open_socket
@@ -129,7 +130,8 @@ def serve(out: Output, **settings: Any) -> None:
             _tell(out, service, listening, listener.getsockname()[1], folder)
             if many:
                 service.close()
-                Workers(settings["workers"], lambda: _work(open_service(), listening, listener)).run()
+                with shared_counts():
+                    Workers(settings["workers"], lambda: _work(open_service(), listening, listener), forget).run()
             else:
                 leave_at(signal.SIGTERM)
                 server.run(sockets=[listener])

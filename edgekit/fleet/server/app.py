@@ -37,7 +37,7 @@ def create_app(service: FleetService, *, advance_every_s: float = ADVANCE_EVERY_
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.core.changed.append(app.state.waiters.wake)
         try:
-            async with on_duty(service, app.state.waiters, advance_every_s=advance_every_s):
+            async with on_duty(service, app.state.waiters, app.state.metrics, advance_every_s=advance_every_s):
                 yield
         finally:
             service.core.changed.remove(app.state.waiters.wake)

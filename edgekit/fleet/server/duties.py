@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from anyio import CapacityLimiter, to_thread
 
 from edgekit.errors import EdgekitError
+from edgekit.fleet.server.metrics import Metrics
 from edgekit.fleet.server.waiting import Waiters
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.retention import MOST
@@ -18,12 +19,18 @@ from edgekit.fleet.service.retention import MOST
 logger = logging.getLogger("edgekit")
 
 LISTEN_EVERY_S = 0.25
+ENTER_EVERY_S = 2.0
 PRUNE_EVERY_S = 600.0
 
 
 @contextlib.asynccontextmanager
 async def on_duty(
-    service: FleetService, waiters: Waiters, *, advance_every_s: float, listen_every_s: float = LISTEN_EVERY_S
+    service: FleetService,
+    waiters: Waiters,
+    metrics: Metrics,
+    *,
+    advance_every_s: float,
+    listen_every_s: float = LISTEN_EVERY_S,
 ) -> AsyncIterator[None]:
     """Until it is left; then the lease is free for the next worker."""
     leader = _Leader(service)
@@ -34,6 +41,7 @@ async def on_duty(
 
     tasks = [
         asyncio.create_task(_for_ever("changes of other workers are not heard", listen, listen_every_s)),
+        asyncio.create_task(_for_ever("counts are not told", metrics.enter, ENTER_EVERY_S)),
         asyncio.create_task(_for_ever("rollouts stand still", leader.lead, advance_every_s)),
     ]
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Total
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import func, select
 
 from edgekit.errors import StoreError
+from edgekit.fleet.server.shared_counts import registries
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.groups import DEFAULT_INTERVAL_S, INTERVALS_LOST
 from edgekit.fleet.store.tables import Device, Rollout
@@ -22,50 +23,57 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    """`waiting`: has as many members as agents wait for new orders."""
+    """Of all workers, where they share their counts. `waiting`: has as many members as agents wait for new orders."""
 
     def __init__(self, service: FleetService, waiting: Any) -> None:
-        self._registry = CollectorRegistry()
+        self._service, self._waiting = service, waiting
+        entered, self._told = registries()
         self._sync_s = Histogram(
             "edgekit_fleet_sync_seconds",
             "From a call of an agent to the commit that holds it",
-            registry=self._registry,
+            registry=entered,
             buckets=_SECONDS,
         )
-        self._windows = Total("edgekit_fleet_windows_received", "Windows of telemetry", registry=self._registry)
-        self._registry.register(_Intake(service, waiting))
-        self._registry.register(_Counted(service))
+        self._windows = Total("edgekit_fleet_windows_received", "Windows of telemetry", registry=entered)
+        self._totals = {
+            name: Total(f"edgekit_fleet_intake_{name}", told, registry=entered)
+            for name, told in (
+                ("calls", "Calls stored"),
+                ("windows", "Windows stored"),
+                ("refused", "Calls refused because too many waited"),
+                ("failed", "Calls that could not be stored"),
+                ("commits", "Transactions of the intake"),
+            )
+        }
+        self._entered = dict.fromkeys(self._totals, 0)
+        self._intake_waiting = _held("intake_waiting", "Calls that wait to be stored", entered)
+        self._agents_waiting = _held("agents_waiting", "Agents that wait for new orders", entered)
+        self._known = _held("directory_devices", "Devices known in memory", entered, "livemax")
+        self._told.register(_Counted(service))
 
     def synced(self, seconds: float, windows: int) -> None:
         self._sync_s.observe(seconds)
         self._windows.inc(windows)
 
+    def enter(self) -> None:
+        """What this worker counted since; now and then, so that other ones can tell it."""
+        counts = self._service.devices.intake.counts
+        for name, total in self._totals.items():
+            value = getattr(counts, name)
+            total.inc(value - self._entered[name])
+            self._entered[name] = value
+        self._intake_waiting.set(counts.waiting)
+        self._agents_waiting.set(len(self._waiting))
+        self._known.set(len(self._service.devices.directory))
+
     def render(self) -> bytes:
         """In the text format. Asks the database; where that is down `edgekit_fleet_database_up` is 0."""
-        return bytes(generate_latest(self._registry))
+        self.enter()
+        return bytes(generate_latest(self._told))
 
 
-class _Intake:
-    """Of this worker."""
-
-    def __init__(self, service: FleetService, waiting: Any) -> None:
-        self._service, self._waiting = service, waiting
-
-    def collect(self) -> Iterator[Any]:
-        counts = self._service.devices.intake.counts
-        yield _gauge("intake_waiting", "Calls that wait to be stored", [((), counts.waiting)])
-        yield _gauge("agents_waiting", "Agents that wait for new orders", [((), len(self._waiting))])
-        yield _gauge("directory_devices", "Devices known in memory", [((), len(self._service.devices.directory))])
-        for name, told, value in (
-            ("intake_calls", "Calls stored", counts.calls),
-            ("intake_windows", "Windows stored", counts.windows),
-            ("intake_refused", "Calls refused because too many waited", counts.refused),
-            ("intake_failed", "Calls that could not be stored", counts.failed),
-            ("intake_commits", "Transactions of the intake", counts.commits),
-        ):
-            family = CounterMetricFamily(f"edgekit_fleet_{name}", told)
-            family.add_metric((), value)
-            yield family
+def _held(name: str, told: str, registry: CollectorRegistry, together: Any = "livesum") -> Gauge:
+    return Gauge(f"edgekit_fleet_{name}", told, registry=registry, multiprocess_mode=together)
 
 
 class _Counted:
@@ -84,22 +92,21 @@ class _Counted:
 
     def _families(self) -> Iterator[Any]:
         lost_at = self._service.core.now() - INTERVALS_LOST * DEFAULT_INTERVAL_S
-        phase = Device.slot["phase"].as_string()
+        heard = (Device.seen_at >= lost_at).label("heard")  # PostgreSQL groups by names, not by what has parameters
+        phase = Device.slot["phase"].as_string().label("phase")
         with self._service.database.read() as session:
             states = session.execute(
-                select(Device.standing, Device.seen_at >= lost_at, phase, func.count()).group_by(
-                    Device.standing, Device.seen_at >= lost_at, phase
-                )
+                select(Device.standing, heard, phase, func.count()).group_by(Device.standing, heard, phase)
             ).all()
             running = session.execute(
                 select(Device.running, func.count()).where(Device.standing == "active").group_by(Device.running)
             ).all()
             rollouts = session.execute(select(Rollout.state, func.count()).group_by(Rollout.state)).all()
-        signed = self._service.trust.ends()
+        signed, found = self._service.trust.ends(), self._service.insights.count()
         yield _gauge(
             "devices",
             "Devices, by their standing, whether they were heard of lately, and what they do",
-            [((one, "yes" if heard else "no", what or ""), count) for one, heard, what, count in states],
+            [((one, "yes" if is_heard else "no", what or ""), count) for one, is_heard, what, count in states],
             ("standing", "connected", "phase"),
         )
         yield _gauge(
@@ -109,6 +116,12 @@ class _Counted:
             ("digest",),
         )
         yield _gauge("rollouts", "Rollouts, by state", [((state,), count) for state, count in rollouts], ("state",))
+        yield _gauge(
+            "findings",
+            "Devices unlike their peers (suspect), and unlike they were at first (drift)",
+            [((kind,), count) for kind, count in found.items()],
+            ("kind",),
+        )
         yield _gauge(
             "signed_until_timestamp_seconds",
             "When the signed metadata of a role ends",

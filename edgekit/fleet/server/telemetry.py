@@ -22,7 +22,7 @@ Moment = Annotated[float | None, Query(ge=0, le=1e11, allow_inf_nan=False, descr
 
 @router.get("/metrics", response_class=Response)
 def metrics(person: Person, request: Request) -> Response:
-    """For Prometheus, with a viewer's token; of this worker, and of the whole fleet as the database counts it."""
+    """For Prometheus, with a viewer's token: what the workers did, and the fleet as the database counts it."""
     held: Metrics = request.app.state.metrics
     return Response(held.render(), headers={"Content-Type": CONTENT_TYPE})
 

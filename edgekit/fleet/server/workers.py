@@ -25,10 +25,11 @@ FIRST_WAIT_S, MOST_WAIT_S = 0.5, 10.0
 
 class Workers:
     """`work` runs in each of `count` processes, which are copies of this one: it opens what it needs there, and returns
-    at SIGTERM. Nothing may be open here that a copy cannot share, and no thread run."""
+    at SIGTERM. `ended` hears of each that ended by itself. Nothing may be open here that a copy cannot share, and no
+    thread run."""
 
-    def __init__(self, count: int, work: Callable[[], None]) -> None:
-        self._work = work
+    def __init__(self, count: int, work: Callable[[], None], ended: Callable[[int], None]) -> None:
+        self._work, self._ended = work, ended
         self._context = multiprocessing.get_context("fork")
         self._places: list[_Place] = [_Place() for _ in range(count)]
         self._stopping = False
@@ -72,6 +73,7 @@ class Workers:
                     logger.warning(
                         "worker %d ended with code %s; another one starts in %.1f s", process.pid, code, wait_s
                     )
+                self._ended(process.pid or 0)
                 place.process = None
                 process.close()
 

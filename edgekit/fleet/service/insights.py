@@ -40,8 +40,8 @@ class Insights:
         self._comparison: Comparison | None = None
 
     def step(self) -> int:
-        """One slice, now and then; the windows that it took. Call it again and again, in one worker: what it computes is
-        kept short, as the calls of agents wait for it. Raises StoreError."""
+        """One slice, now and then; the windows that it took. Call it again and again, in one worker. What it computes
+        is kept short, as the calls of agents wait for it. Raises StoreError."""
         now = self._core.now()
         if now - self._stepped_at < STEP_EVERY_S:
             return 0

@@ -17,8 +17,8 @@ from edgekit.runtimes.listening import open_socket
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[FleetService]:
-    service = FleetService(tmp_path / "data")
+def served(tmp_path: Path, database_url: str) -> Iterator[FleetService]:
+    service = FleetService(tmp_path / "data", database_url)
     yield service
     service.close()
 

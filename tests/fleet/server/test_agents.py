@@ -130,6 +130,7 @@ def test_metrics_name_no_device_and_want_a_token(served: FleetService, http: Tes
     assert 'edgekit_fleet_devices{connected="yes",phase="idle",standing="active"} 1.0' in text
     assert "edgekit_fleet_intake_windows_total 1.0" in text
     assert f'edgekit_fleet_running{{digest="{OLD}"}} 1.0' in text
+    assert 'edgekit_fleet_findings{kind="suspect"} 0.0' in text
     assert "pi-secret" not in text and enrolled.device not in text
     assert http.get("/metrics", headers={"Authorization": "Bearer ekp_wrong"}).status_code == 401
 

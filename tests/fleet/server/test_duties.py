@@ -12,6 +12,7 @@ import pytest
 from edgekit.errors import StoreError
 from edgekit.fleet.protocol.people import GroupOrder
 from edgekit.fleet.server.duties import on_duty
+from edgekit.fleet.server.metrics import Metrics
 from edgekit.fleet.server.waiting import Waiters
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.retention import MOST
@@ -33,7 +34,9 @@ def on_duty_for(service: FleetService, waiters: Waiters, work: Callable[[], obje
     """Until `work` holds."""
 
     async def run() -> None:
-        async with on_duty(service, waiters, advance_every_s=EVERY_S, listen_every_s=EVERY_S):
+        async with on_duty(
+            service, waiters, Metrics(service, waiters), advance_every_s=EVERY_S, listen_every_s=EVERY_S
+        ):
             await until(work)
 
     asyncio.run(run())
@@ -73,7 +76,7 @@ def test_a_device_that_waits_here_hears_what_another_worker_changed(
     waiters = Waiters()
 
     async def run() -> tuple[bool, bool]:
-        async with on_duty(fleet, waiters, advance_every_s=60.0, listen_every_s=EVERY_S):
+        async with on_duty(fleet, waiters, Metrics(fleet, waiters), advance_every_s=60.0, listen_every_s=EVERY_S):
             await until(lambda: fleet.devices.directory.tick >= 0)
             await asyncio.sleep(5 * EVERY_S)
             futures = {device: waiters.expect(device) for device in (a, b)}
@@ -99,7 +102,7 @@ def test_news_that_somebody_else_here_read_first_still_wake_who_waits(
         future = waiters.expect(device)
         other.groups.put(ADMIN, "g", GroupOrder(selector="board=a"))
         fleet.devices.directory.refresh()
-        async with on_duty(fleet, waiters, advance_every_s=60.0, listen_every_s=EVERY_S):
+        async with on_duty(fleet, waiters, Metrics(fleet, waiters), advance_every_s=60.0, listen_every_s=EVERY_S):
             await until(future.done)
         return future.result()
 

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from edgekit.errors import UsageError
-from edgekit.fleet.client import FleetClient
+from edgekit.fleet.client import AgentClient, FleetClient
 from edgekit.fleet.protocol.people import GroupOrder
 from edgekit.fleet.protocol.rollouts import RolloutOrder
 from edgekit.fleet.service import FleetService
@@ -95,6 +95,33 @@ def test_workers_share_a_port_are_replaced_when_they_die_and_stop_together(postg
         running.process.terminate()
         assert running.process.wait(30) == 0
         assert not any(Path(f"/proc/{one}").exists() for one in children)
+
+
+def test_whichever_worker_is_asked_tells_what_all_of_them_counted(postgresql_url: str, tmp_path: Path) -> None:
+    """Also what one of them counted that is dead by then."""
+    fleet = FleetService(tmp_path / "data", postgresql_url)
+    device = enroll(fleet, "pi")
+    token = fleet.people.found()
+    fleet.close()
+    with serving(tmp_path / "data", postgresql_url, 2) as running:
+        until(lambda: len(running.children()) == 2 and answers(running))
+
+        def counted(name: str) -> float:
+            asked = {"Authorization": f"Bearer {token}"}
+            answer = httpx.get(f"{running.url}/metrics", headers=asked, timeout=20)
+            assert answer.status_code == 200, answer.text
+            lines = answer.text.splitlines()
+            return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+        for _ in range(20):  # each on a connection of its own, so that both workers have their share
+            with contextlib.closing(AgentClient(running.url, token=device.token)) as agent:
+                agent.sync(says(None))
+        until(lambda: counted("edgekit_fleet_intake_calls_total") == 20)
+        assert {counted("edgekit_fleet_sync_seconds_count") for _ in range(10)} == {20.0}
+        assert counted("edgekit_fleet_directory_devices") == 1, "each knows it, and it is one"
+        os.kill(running.children()[0], signal.SIGKILL)
+        until(lambda: len(running.children()) == 2 and answers(running))
+        assert {counted("edgekit_fleet_sync_seconds_count") for _ in range(10)} == {20.0}
 
 
 def test_workers_end_when_their_parent_is_killed(postgresql_url: str, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.fleet.service import FleetService
-from edgekit.fleet.service import comparing, insights, memory
+from edgekit.fleet.service import FleetService, comparing, insights, memory
 from edgekit.fleet.store.tables import BundleRow, Device, ReferenceRow
 from edgekit.fleet.telemetry.histogram import histogram_of
 from tests.fleet.conftest import SettableClock
@@ -51,8 +50,8 @@ def settle(fleet: FleetService, clock: SettableClock, count: int = 8) -> Town:
 
 
 @pytest.fixture
-def town(tmp_path: Path, clock: SettableClock) -> Iterator[Town]:
-    service = FleetService(tmp_path / "data", now=clock)
+def town(tmp_path: Path, database_url: str, clock: SettableClock) -> Iterator[Town]:
+    service = FleetService(tmp_path / "data", database_url, now=clock)
     yield settle(service, clock)
     service.close()
 

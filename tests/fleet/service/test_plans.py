@@ -35,8 +35,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def town(tmp_path: Path, clock: SettableClock) -> Iterator[Town]:
-    service = FleetService(tmp_path / "data", now=clock)
+def town(tmp_path: Path, database_url: str, clock: SettableClock) -> Iterator[Town]:
+    service = FleetService(tmp_path / "data", database_url, now=clock)
     yield Town(service, clock)
     service.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +19,8 @@ from tests.fleet.web.scene import Visitor, person
 
 
 @pytest.fixture
-def service(tmp_path: Path, clock: SettableClock) -> Iterator[FleetService]:
-    made = FleetService(tmp_path / "data", now=clock)
+def service(tmp_path: Path, database_url: str, clock: SettableClock) -> Iterator[FleetService]:
+    made = FleetService(tmp_path / "data", database_url, now=clock)
     yield made
     made.close()
 
@@ -37,9 +38,12 @@ def app(service: FleetService, token: str) -> FastAPI:
 
 
 @pytest.fixture
-def stranger(app: FastAPI) -> Iterator[Visitor]:
-    """Nobody yet."""
+def stranger(app: FastAPI, service: FleetService) -> Iterator[Visitor]:
+    """Nobody yet. The application has led once, and does not again while the test does."""
     with TestClient(app, base_url="http://127.0.0.1") as client:
+        ends_at = time.monotonic() + 20
+        while not service.lease.is_held() and time.monotonic() < ends_at:
+            time.sleep(0.005)
         yield Visitor(client)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from edgekit.fleet.protocol.people import Role
@@ -12,6 +13,8 @@ from edgekit.fleet.server.guessing import AT_ONCE, Guesses, SlowGuessing
 from edgekit.fleet.server.sessions import MOST_BYTES, SIGNED_IN, VISITING, WORD, place_after
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.sign_ins import LASTS_S, MOST_EACH, UNUSED_S
+from edgekit.fleet.store.tables import Base
+from edgekit.fleet.trust.tokens import hash_token
 from tests.fleet.conftest import SettableClock
 from tests.fleet.web.scene import ADMIN, Visitor, person
 
@@ -56,10 +59,9 @@ def test_the_key_is_long_new_each_time_and_stored_only_as_a_hash(
         stranger.sign_in(token)
         keys.append(stranger.http.cookies[SIGNED_IN])
     assert len(set(keys)) == 3 and all(len(key) >= 43 for key in keys)
-    assert service.database.path is not None
-    service.database.close()
-    stored = b"".join(one.read_bytes() for one in service.database.path.parent.glob("fleet.db*"))
-    assert not any(key.encode() in stored for key in keys)
+    with service.database.read() as session:
+        stored = repr([session.execute(select(table)).all() for table in Base.metadata.tables.values()])
+    assert all(hash_token(key) in stored and key not in stored for key in keys)
 
 
 def test_a_key_that_somebody_chose_beforehand_opens_nothing(stranger: Visitor, token: str) -> None:
