@@ -106,11 +106,11 @@ def observe(situation: Situation, now: float) -> dict[str, Member]:
 
 
 def _fallen_silent(situation: Situation, members: Mapping[str, Member], now: float) -> dict[str, Member]:
-    """Of this step, those that were right and were not heard of in the second half of its soak: a bundle may break
-    more than its answers. Behind the last step there is nobody left to be spared."""
+    """Of this step, those that were right and were not heard of since the middle of its soak, for as long as a device
+    may take to answer: a bundle may break more than its answers. Behind the last step there is nobody left to be spared."""
     if math.isnan(situation.settled_at) or _is_last(situation):
         return {}
-    late = now - situation.settled_at > situation.order.timeout_s
+    late = now - situation.settled_at > situation.order.soak_s / 2 + situation.order.timeout_s
     return {
         device: replace(member, state="lost")
         for device in situation.stages[situation.stage].devices

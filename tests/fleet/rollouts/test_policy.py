@@ -75,6 +75,24 @@ def test_right_ones_that_are_not_heard_of_again_count_before_the_next_step(kit: 
     assert len(world.told()) == 2
 
 
+@pytest.mark.parametrize("soak_s", [50, 100, 200, 210, 1000, 10_000])
+def test_a_step_may_soak_for_longer_than_a_device_may_take_to_answer(kit: Any, soak_s: int) -> None:
+    world = kit.World(kit.order((0.25, 1.0), soak_s=soak_s, timeout_s=100), kit.things(4))
+    assert world.run(3000) == "complete", world.reason
+
+
+def test_who_falls_silent_within_a_long_soak_turns_it_back_before_its_end(kit: Any) -> None:
+    world = kit.World(kit.order((0.25, 1.0), soak_s=1000, timeout_s=100), kit.things(4))
+    while world.now < 300:
+        world.step()
+    (canary,) = world.told()
+    world.things[canary].online = False
+    while world.state == "running":
+        world.step()
+    assert world.reason == "1 device fell silent on the way; allowed 0"
+    assert 600 < world.now < 700
+
+
 def test_devices_that_were_silent_before_do_not_count_against_the_bundle(kit: Any) -> None:
     world = kit.World(kit.order(), kit.things(5))
     world.things["pi-0"].online = False
