@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service import retention as module
@@ -84,3 +84,35 @@ def test_zero_keeps_for_ever(fleet: FleetService, clock: SettableClock) -> None:
     clock.advance(10_000 * DAY_S)
     assert Retention(fleet.core, Keeping(**dict.fromkeys((one.name for one in fields(Keeping)), 0.0))).prune() == {}
     assert count(fleet, WindowRow) == count(fleet, Event) == count(fleet, Repeated) == 1
+
+
+def test_of_more_windows_than_are_kept_the_oldest_go(
+    fleet: FleetService, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 4)
+    monkeypatch.setattr(module, "MOST", 8)
+    for hour in range(4):
+        fill(fleet, clock() + 3600 * hour, 5, f"hour{hour}-")
+    retention = Retention(fleet.core, Keeping(windows_most=7))
+    gone = []
+    for _ in range(3):
+        settle(fleet)
+        gone.append(retention.prune()["windows"])
+    assert gone == [8, 5, 0]
+    with fleet.database.read() as session:
+        left = session.scalars(select(WindowRow.device).order_by(WindowRow.device)).all()
+    assert left[2:] == [f"hour3-{number}" for number in range(5)] and all(one.startswith("hour2-") for one in left[:2])
+
+
+def test_windows_without_a_bound_stay_for_their_time(fleet: FleetService, clock: SettableClock) -> None:
+    fill(fleet, clock(), 5, "one")
+    settle(fleet)
+    assert Retention(fleet.core, Keeping(windows_most=0)).prune()["windows"] == 0
+    assert Retention(fleet.core, Keeping(windows_most=4)).prune()["windows"] == 1
+
+
+def settle(fleet: FleetService) -> None:
+    """PostgreSQL tells how many rows a table has a second after a transaction; it analyses now what it has."""
+    if not fleet.database.is_sqlite:
+        with fleet.database.write() as session:
+            session.execute(text("ANALYZE windows"))
