@@ -107,7 +107,7 @@ def observe(situation: Situation, now: float) -> dict[str, Member]:
 
 def _fallen_silent(situation: Situation, members: Mapping[str, Member], now: float) -> dict[str, Member]:
     """Of this step, those that were right and were not heard of since the middle of its soak, for as long as a device
-    may take to answer: a bundle may break more than its answers. Behind the last step there is nobody left to be spared."""
+    may take to answer: a bundle may break more than its answers. Behind the last step nobody is left to be spared."""
     if math.isnan(situation.settled_at) or _is_last(situation):
         return {}
     late = now - situation.settled_at > situation.order.soak_s / 2 + situation.order.timeout_s

@@ -208,6 +208,24 @@ def test_servers_hold_both_until_the_last_device_has_gone_back(kit: Any) -> None
     assert (world.things["edge-0"].runs, world.things["edge-0"].kept) == (kit.old, ())
 
 
+def test_servers_hold_the_new_bundle_for_a_head_that_may_have_moved_and_did_not_say_so(kit: Any) -> None:
+    world = kit.World(kit.order(), kit.things(2, edge=1))
+    world.things["pi-1"].nature = "refused"
+    while "pi-0" not in world.told():
+        world.step()
+    world.things["pi-0"].online = False  # it runs the new bundle by now, and has no network
+    world.things["pi-0"].runs = kit.new
+    world.step()
+    assert world.state == "rolling-back"
+    edge, gone_back_at = world.things["edge-0"], world.now + 50
+    while world.now < gone_back_at:
+        world.step()
+        assert kit.new in (edge.wanted, *edge.kept)
+    world.things["pi-0"].online = True
+    assert world.run() == "rolled-back"
+    assert (edge.wanted, edge.kept) == (kit.old, ())
+
+
 def test_a_complete_rollout_goes_back_by_way_of_the_servers(kit: Any) -> None:
     world = kit.World(kit.order(), kit.things(3, edge=1))
     assert world.run() == "complete"
