@@ -3,7 +3,8 @@
 connection   one address, asked over HTTP; every failure as an edgekit error
 people       what people ask
 agents       what an agent asks, as the device that it is
-source       a bundle on disk as files, for `push`
+pushing      a bundle sent, of which only what the registry lacks travels
+source       a bundle on disk as files, for it
 """
 
 from edgekit.fleet.client.agents import AgentClient

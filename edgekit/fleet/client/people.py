@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 from pydantic import TypeAdapter
 
-from edgekit.fleet.client.connection import TIMEOUT_S, Connection
-from edgekit.fleet.client.source import Source
-from edgekit.fleet.protocol.bundles import BundleView, Received, Wanted
+from edgekit.fleet.client import pushing
+from edgekit.fleet.client.connection import Connection
+from edgekit.fleet.protocol.bundles import BundleView
 from edgekit.fleet.protocol.insights import Finding, FindingKind, PlanView
 from edgekit.fleet.protocol.people import (
     DeviceChange,
@@ -52,28 +51,9 @@ class FleetClient:
         return self._ask(Overview, "GET", "/overview")
 
     def push(self, path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> BundleView:
-        """Sends what the registry lacks of a bundle (an archive or a folder). `progress`: bytes done, of all."""
-        with Source(path) as source:
-            offer = source.offer
-            wanted = self._ask(Wanted, "POST", "/uploads", offer)
-            total = wanted.held + sum(one.size_bytes for one in wanted.missing)
-            done = wanted.held
-            for one in wanted.missing:
-                progress(done + one.received, total)
-                self._send(source, one.path, one.sha256, one.received, one.size_bytes)
-                done += one.size_bytes
-            progress(total, total)
-            return self._ask(BundleView, "POST", "/bundles", offer)
-
-    def _send(self, source: Source, path: str, sha256: str, at: int, size: int) -> None:
-        self._ask(
-            Received,
-            "PUT",
-            f"/blobs/{sha256}",
-            params={"at": at, "size": size},
-            content=source.read(path, at),
-            timeout=httpx.Timeout(TIMEOUT_S, write=None),
-        )
+        """Sends what the registry lacks of a bundle (an archive or a folder). `progress`: bytes done, of all. Raises
+        ConflictError where somebody else sends the same file, and stands still."""
+        return pushing.push(self.connection, path, progress)
 
     def bundles(self, after: str | None = None, limit: int = 100) -> Page[BundleView]:
         return self._ask(Page[BundleView], "GET", "/bundles", params=_page(after, limit))
