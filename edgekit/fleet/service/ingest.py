@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -159,9 +159,10 @@ class Intake:
                     raise
         if with_spans:
             self._spans.written()
-        self._spans.add((self._directory.groups_of(one.device), one.windows) for one in said if one.windows)
+        self._spans.add((self._directory.groups_of(one.device), _new(one, taken)) for one in said if one.windows)
         for one in said:
-            self._directory.stored(one.device, taken.get(one.device, one.taken), _boot(one.facts))
+            _, last = taken.get(one.device, (-1, one.taken))
+            self._directory.stored(one.device, last, _boot(one.facts))
         if tick > self._directory.tick:
             self._directory.refresh()
 
@@ -184,6 +185,13 @@ def gather(batch: Sequence[Call]) -> list[Saying]:
 def _not_ahead(window: Window, now: float) -> Window:
     """A device whose clock is ahead would keep its windows for ever, and count old ones to a step of a rollout."""
     return window if window.started_at <= now else window.model_copy(update={"started_at": now})
+
+
+def _new(one: Saying, taken: Mapping[str, tuple[int, int]]) -> Sequence[Window]:
+    """Without what another worker has stored already, and counted: an answer that was lost makes a device send again,
+    and not always to the same one."""
+    before, _ = taken.get(one.device, (-1, 0))
+    return one.windows if one.windows[0].sequence > before else [w for w in one.windows if w.sequence > before]
 
 
 def _boot(facts: Facts | None) -> str:

@@ -71,7 +71,8 @@ PG_WINDOWS = (
 PG_SAID = (
     "UPDATE devices SET seen_at = greatest(devices.seen_at, v.at), running = v.running, slot = v.slot::jsonb, "
     "taken = greatest(devices.taken, v.taken), latest = coalesce(v.latest::jsonb, devices.latest) "
-    f"FROM {_unnest(_SAID)} WHERE devices.id = v.id RETURNING devices.id, devices.taken, devices.changed_tick"
+    f"FROM {_unnest(_SAID)} JOIN devices AS earlier ON earlier.id = v.id WHERE devices.id = v.id "
+    "RETURNING devices.id, devices.taken, devices.changed_tick, earlier.taken"
 )
 PG_NOTES = (
     "INSERT INTO events (at, actor, action, subject, detail) "
@@ -96,9 +97,9 @@ LITE_NOTES = (
 LITE_FACTS = "UPDATE devices SET tier = ?2, boot = ?3, facts = ?4 WHERE id = ?1"
 
 
-def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str, int], int]:
-    """Within a transaction that writes. For each device the sequence up to which it is stored, where the database
-    tells it; and the latest tick of their orders, -1 where it does not."""
+def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Within a transaction that writes. For each device the sequence up to which it is stored, before this and now,
+    where the database tells it; and the latest tick of their orders, -1 where it does not."""
     windows: list[tuple[object, ...]] = []
     told: list[tuple[object, ...]] = []
     for one in said:
@@ -123,7 +124,8 @@ def write_all(connection: Connection, said: Sequence[Saying]) -> tuple[dict[str,
         connection.exec_driver_sql(LITE_SAID, told)
         return {}, -1
     found = connection.exec_driver_sql(PG_SAID, _columns(told)).all()
-    return {device: taken for device, taken, _ in found}, max((tick for *_, tick in found), default=-1)
+    stored = {device: (before, taken) for device, taken, _, before in found}
+    return stored, max((tick for _, _, tick, _ in found), default=-1)
 
 
 def _columns(rows: Sequence[tuple[object, ...]]) -> tuple[list[object], ...]:
