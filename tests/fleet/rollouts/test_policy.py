@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.fleet.protocol.agents import Slot
 from edgekit.fleet.rollouts.guards import Verdict, parse_guards
 
 
@@ -47,6 +48,18 @@ def test_one_that_falls_back_after_it_was_right_turns_the_rollout_back(kit: Any)
     world.things[first].nature = "falls-back"
     assert world.run() == "rolled-back"
     assert "it answers wrong by now" in world.reason
+
+
+def test_one_that_runs_something_else_after_it_was_right_turns_the_rollout_back(kit: Any) -> None:
+    world = kit.World(kit.order((0.5, 1.0), soak_s=1000), kit.things(2))
+    while not any(member.state == "right" for member in world.members.values()):
+        world.step()
+    (canary,) = world.told()
+    heard = replace(world.members[canary], slot=Slot(running=kit.old, checked=4, right=4), heard_at=world.now + 1)
+    world.things[canary].online = False  # it was set up anew, say, and tells no reason
+    world.members[canary] = heard
+    world.step()
+    assert (world.state, world.members[canary].state) == ("rolling-back", "reverting")
 
 
 def test_one_without_golden_answers_is_never_right(kit: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from edgekit.errors import AbsentError, ConflictError, ForbiddenError, UsageError
 from edgekit.fleet.protocol.people import DeviceChange
-from edgekit.fleet.service import FleetService
+from edgekit.fleet.rollouts.policy import Move, Situation
+from edgekit.fleet.service import FleetService, rollout_steps
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store.tables import Device
 from tests.fleet.bundles import make_bundle
@@ -288,6 +289,40 @@ def test_a_guard_that_breaks_while_it_is_paused_turns_it_back(pis: Town, digests
     assert view.state == "rolled-back" and "guard broken: p95<=80ms" in view.reason
 
 
+def test_what_was_seen_in_an_earlier_try_counts_for_nothing(pis: Town, digests: dict[str, str]) -> None:
+    slow_ms = 200.0
+
+    def report() -> None:
+        for name, thing in pis.things.items():
+            took_ms = slow_ms if thing.running == digests["v3"] else 60.0
+            pis.window(name, thing.running or "", latencies=[took_ms] * 40)
+
+    guarded = {"steps": (0.5, 1.0), "soak_s": 120, "guards": "p95<=80ms"}
+    pis.start(digests["v3"], "pi", **guarded)
+    assert pis.carry(before=report).state == "rolled-back"
+    slow_ms = 60.0
+    pis.start(digests["v3"], "pi", **guarded)
+    assert pis.carry(before=report).state == "complete"
+
+
+def test_what_a_person_does_while_a_step_is_decided_is_not_undone(
+    pis: Town, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pis.start(digests["v3"], "pi", steps=(0.1, 1.0), soak_s=60)
+    decide = rollout_steps.decide
+
+    def slow(situation: Situation, now: float) -> Move:
+        move = decide(situation, now)
+        if move.ask:
+            pis.service.rollouts.pause(ADA, "latest")
+        return move
+
+    monkeypatch.setattr(rollout_steps, "decide", slow)
+    pis.service.rollouts.advance()
+    assert pis.service.rollouts.get("latest").state == "paused"
+    assert set(pis.wanted().values()) == {digests["v2"]}
+
+
 def test_where_too_few_were_compared_at_the_same_time_the_time_before_counts(
     pis: Town, digests: dict[str, str]
 ) -> None:
@@ -338,6 +373,19 @@ def test_heads_meet_their_tails(town: Town, digests: dict[str, str]) -> None:
         "1 server on the edge first, the old bundle kept", "30 % of 3: 1 device", "all 3: 2 more devices",
         "servers let go of the old bundle",
     )  # fmt: skip
+
+
+def test_a_server_that_went_back_keeps_nothing_beside(town: Town, digests: dict[str, str]) -> None:
+    for index in range(3):
+        town.add(f"pi-{index}", site="a")
+    town.add("edge-1", "edge", site="a")
+    town.group("a", "site=a")
+    town.roll_out(digests["split-2"], "a")
+    town.things["pi-1"].answers[digests["split-3"]] = False
+    assert town.roll_out(digests["split-3"], "a").state == "rolled-back"
+    edge = town.device("edge-1")
+    assert (edge.wanted, edge.kept) == (digests["split-2"], [])
+    assert {thing.running for thing in town.things.values()} == {digests["split-2"]}
 
 
 def test_a_server_lets_go_once_the_last_device_has_moved(town: Town, digests: dict[str, str]) -> None:
