@@ -49,8 +49,13 @@ def load_identity(home: Home) -> Identity:
         raise UsageError(
             f"{home.path} is not enrolled", hint="edgekit agent enroll --fleet URL --token TOKEN"
         ) from None
-    except (OSError, ValidationError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="enroll again: --again") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="is this the agent's user?") from error
+    except ValidationError as error:  # whose own words show what is in the file, which may be the token
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(key) for key in first["loc"])
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise UsageError(f"{path} is damaged: {what}", hint="edgekit agent enroll --again makes it anew") from None
 
 
 def kept_name(home: Home) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +26,7 @@ logger = logging.getLogger("edgekit")
 START_S, STOP_S, POLL_S = 60.0, 10.0, 0.1
 WATCH_S = 0.5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+PORT_PAUSE_S = 10.0  # while another program holds the port
 CRASHES, CRASH_LOOP_S = 5, 300.0  # 15 s at least: an earlier node may still finish what is inside, and hold the port
 # How often a node is asked whether it lives; how long it may be silent, and how long before its first word.
 LOOK_S, SILENT_S, LOAD_S = 10.0, 60.0, 900.0
@@ -68,7 +71,7 @@ class NodeRuntime:
     def __init__(self, served: Path, tier: Tier, port: int, grpc_port: int, options: tuple[str, ...] = ()) -> None:
         self.on_failing: Callable[[Path, str], None] = nobody_hears
         self.url: str | None = f"http://127.0.0.1:{port}"
-        self._served = served
+        self._served, self._ports = served, (port, grpc_port)
         self._command = [sys.executable, "-m", "edgekit", "serve", str(served), "--tier", tier]
         self._command += ["--port", str(port), "--grpc-port", str(grpc_port), "-q", *options]
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,7 +126,8 @@ class NodeRuntime:
         until = time.monotonic() + START_S
         while time.monotonic() < until:
             if self._process.poll() is not None:
-                raise SessionError(f"the node ended with exit code {self._process.returncode}")
+                ended = f"the node ended with exit code {self._process.returncode}"
+                raise SessionError(self._port_trouble() or ended, hint="its own words are above")
             if self.served() == digests:
                 return
             time.sleep(POLL_S)
@@ -160,9 +164,14 @@ class NodeRuntime:
                 if not self._wanted or self._is_up():
                     continue
                 slot, count = self._wanted[-1], self._note_crash()
-            if count >= CRASHES:
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (count - 1))
+            if trouble := self._port_trouble():  # of which no bundle is the cause
+                logger.warning("%s: stop it, or give another --serve", trouble)
+                self._crashes.clear()
+                pause_s = PORT_PAUSE_S
+            elif count >= CRASHES:
                 self.on_failing(slot, f"the node ended {count} times within {CRASH_LOOP_S:g} s")
-            if self._closed.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (count - 1))):
+            if self._closed.wait(pause_s):
                 return
             with self._lock:
                 if self._wanted and not self._closed.is_set() and not self._is_up():
@@ -191,6 +200,18 @@ class NodeRuntime:
         code = None if self._process is None else self._process.returncode
         logger.warning("the node ended with exit code %s; it is started again", code)
         return len(self._crashes)
+
+    def _port_trouble(self) -> str:
+        """Of ports that somebody else holds; "" where both are free."""
+        for port in self._ports:
+            with socket.socket() as trying:
+                trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    trying.bind(("127.0.0.1", port))
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        return f"another program listens on port {port}"
+        return ""
 
     def _is_live(self) -> bool:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -120,6 +121,22 @@ def test_node_that_ends_over_and_over_is_reported_with_its_slot(node: NodeRuntim
             process.kill()
         time.sleep(0.01)
     assert heard[0][0] == slots["old"] and heard[0][1].startswith("the node ended 5 times within")
+
+
+def test_port_that_another_program_holds_is_told_and_is_no_fault_of_the_bundle(
+    node: NodeRuntime, slots: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runtime_module, "PORT_PAUSE_S", 0.05)
+    monkeypatch.setattr(runtime_module, "CRASHES", 1)
+    heard: list[str] = []
+    node.on_failing = lambda slot, reason: heard.append(reason)
+    port = node._ports[0]
+    with socket.create_server(("127.0.0.1", port)):
+        with pytest.raises(SessionError, match=f"another program listens on port {port}"):
+            node.use(slots["old"])
+        until(lambda: "give another --serve" in caplog.text, "it is told")
+    until(lambda: node.served() == {slots["old"].name}, "the node is there as soon as the port is")
+    assert heard == []
 
 
 def test_node_that_hangs_is_ended_and_started_again(
