@@ -47,6 +47,16 @@ def test_what_was_taken_goes_and_its_numbers_never_come_back(home: Home) -> None
     assert Ring(home).append(WINDOW).sequence == 100
 
 
+def test_who_looks_from_outside_sees_what_was_taken_when_the_last_window_came(home: Home) -> None:
+    ring = Ring(home)
+    for _ in range(10):
+        ring.append(WINDOW)
+    ring.taken(9)
+    ring.append(WINDOW)
+    assert Ring(home).describe()["waiting"] == 1
+    assert sequences(Ring(home)) == [10]  # and a restart does not send the others again
+
+
 def test_numbers_go_on_where_a_new_file_was_begun_and_nothing_came_into_it(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +82,17 @@ def test_numbers_go_on_behind_what_the_fleet_has_where_the_folder_was_lost(home:
         path.unlink()
     ring.taken(41)
     assert ring.append(WINDOW).sequence == 42
+
+
+def test_what_the_fleet_has_is_not_counted_as_lost(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring_module, "SEGMENT_WINDOWS", 8)
+    ring = Ring(home, most_windows=16)
+    for _ in range(10):
+        ring.append(WINDOW)
+    ring.taken(4)
+    while len(ring.oldest(100)) and ring.oldest(1)[0].sequence == 5:
+        ring.append(WINDOW)
+    assert ring.dropped == 3, "5 to 7; 0 to 4 were taken"
 
 
 def test_offline_for_ever_the_oldest_go_and_are_counted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,17 @@ def test_bundle_with_which_the_fleet_cannot_be_reached_is_left(
     assert updater.state.active == digests["old"] and updater.state.refused == {digests["new"]: REASON}
 
 
+def test_nothing_answers_rather_than_what_the_disk_damaged(
+    updater: Updater, fleet: LocalFleet, digests: dict[str, str], clock: SettableClock
+) -> None:
+    updater.follow(fleet, digests["new"])
+    part = updater.home.slot(digests["old"]) / "parts" / "model.onnx"
+    part.write_bytes(part.read_bytes()[:-1])
+    clock.advance(601)
+    updater.unheard()
+    assert (updater.state.active, updater.slot.running, updater.slot.phase) == (None, None, "failed")
+
+
 def test_bundle_with_which_the_fleet_was_reached_once_runs_for_ever_without_it(
     updater: Updater, fleet: LocalFleet, digests: dict[str, str], clock: SettableClock
 ) -> None:

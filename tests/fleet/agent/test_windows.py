@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,30 @@ def test_metrics_of_a_node_are_read() -> None:
     assert (tally.answered, tally.errors, tally.late) == (8, 3, 2)
     assert sum(tally.latency.values()) == 8
     assert 10 < percentile(tally.latency, 0.95) <= 20 * 2**0.125  # the middle of the bucket that holds 20 ms
+
+
+def test_a_node_tells_what_grew_and_all_of_it_after_it_was_started_again() -> None:
+    told = {"count": 8}
+
+    class Node(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f'edgekit_requests_total{{model="net"}} {told["count"]}\n'.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Node) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        seen = NodeSeen(f"http://127.0.0.1:{server.server_port}")
+        found = []
+        for told["count"] in (8, 11, 11, 5):
+            found.append(seen.read().answered)
+        server.shutdown()
+        assert found == [8, 3, 0, 5]
+        server.server_close()
+        assert seen.read() == Tally()
 
 
 def test_ladder_is_spread_between_its_bounds() -> None:
