@@ -1,6 +1,7 @@
 """Windows that the fleet does not have yet, on the disk, bounded: the oldest are let go and counted.
 
-windows/<first sequence>.log    up to 64 windows, a line each: crc32, a space, {"window": {...}, "spool": [...]}
+windows/<first sequence>.log    up to 64 windows, a line each: crc32, a space, {"window": {...}, "spool": [...],
+                                "taken": n}; n is up to which sequence the fleet had them by then
                                 the first line is {"dropped": n}: windows that were let go before they were taken
 
 A line counts once it is whole; what a power cut tore off is cut away at the next start. A window is offered to the
@@ -62,6 +63,7 @@ class Ring:
             elif line.window is not None:
                 segment.sequences.append(line.window.sequence)
                 self.consumed |= set(line.content.get("spool", ()))
+                self._taken = max(self._taken, int(line.content.get("taken", -1)))
         self._segments.append(segment)
 
     @property
@@ -73,7 +75,8 @@ class Ring:
         """Numbered, and on the disk after this. Raises OutputError, and then it is not here."""
         with self._lock:
             window = window.model_copy(update={"sequence": self.next_sequence})
-            line = _line({"window": window.model_dump(mode="json", exclude_defaults=True), "spool": list(spool)})
+            told = window.model_dump(mode="json", exclude_defaults=True)
+            line = _line({"window": told, "spool": list(spool), "taken": self._taken})
             try:
                 segment = self._open(window.sequence, len(line))
                 self._disk.append(segment.path, line)
