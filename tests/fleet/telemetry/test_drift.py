@@ -108,3 +108,13 @@ def test_bins_hold_their_share_of_the_reference(reference: dict[int, float]) -> 
 @pytest.mark.parametrize(("freedom", "z", "expected"), [(1, 1.645, 3.84), (10, 1.645, 18.31), (20, 3.09, 45.31)])
 def test_chi_squared_against_the_tables(freedom: int, z: float, expected: float) -> None:
     assert chi_squared(freedom, z) == pytest.approx(expected, rel=0.03)
+
+
+def test_few_samples_of_the_same_seldom_look_like_drift() -> None:
+    found = []
+    for seed in range(0, 400, 2):
+        drift = compare(drawn(seed, 200, sigma=1.5), drawn(seed + 1, 200, sigma=1.5), 200, 200)
+        assert drift is not None
+        found.append(drift)
+    assert sum(drift.is_drift for drift in found) <= 2
+    assert sum(drift.index >= LARGE for drift in found) > 20, "the usual rule alone would cry out"
