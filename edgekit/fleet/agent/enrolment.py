@@ -18,7 +18,7 @@ from edgekit.fleet.agent.identity import AUTHORITY, DEVICE, IDENTITY, ROOT, Iden
 from edgekit.fleet.client import AgentClient
 from edgekit.fleet.protocol.agents import Enrolled, Enrolment, Renewal
 from edgekit.fleet.protocol.wire import API
-from edgekit.fleet.trust.authority import certificate_request, fingerprint_of, private_pem, span_of
+from edgekit.fleet.trust.authority import certificate_request, first_certificate, private_pem, span_of
 from edgekit.fleet.trust.tokens import pin_of, secret_of
 
 RENEW_AT = 2 / 3  # of a certificate's life
@@ -86,7 +86,8 @@ def _anchor(url: str, pin: str, ca: Path | None) -> str | None:
 
 def fetch_authority(url: str, pin: str) -> str:
     """The fleet's authority, over a connection that nothing verifies yet: what comes is compared with the SHA-256 that
-    the invitation carries. Raises AuthenticationError for another one, UnreachableError."""
+    the invitation carries, and of it that certificate alone is taken: others behind it would be trusted as well. Raises
+    AuthenticationError for another one, UnreachableError."""
     data = b""
     try:
         with httpx.stream(
@@ -101,15 +102,15 @@ def fetch_authority(url: str, pin: str) -> str:
             f"{url} does not answer: {error or type(error).__name__}", hint="does it run?"
         ) from error
     try:
-        found = fingerprint_of(data[:MOST_BYTES].decode())
+        pem, found = first_certificate(data[:MOST_BYTES].decode())
     except ValueError:
-        found = "no certificate"
+        pem, found = "", "no certificate"
     if found != pin:
         raise AuthenticationError(
             f"{url} is not the fleet that made the invitation: its authority is {found[:16]}, invited by {pin[:16]}",
             hint="somebody may be in between; or the fleet was set up anew: ask for a new invitation",
         )
-    return data.decode()
+    return pem
 
 
 def _keep(
@@ -132,7 +133,7 @@ def _checked(certificate: str, key: ec.EllipticCurvePrivateKey) -> bytes:
     """Raises MismatchError for a certificate of another key, before the one that counts is lost."""
     try:
         fits = x509.load_pem_x509_certificate(certificate.encode()).public_key() == key.public_key()
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         fits = False
     if not fits:
         raise MismatchError("the fleet sent a certificate for another key", hint="is it an edgekit fleet?")

@@ -67,7 +67,8 @@ class Authority:
         return self._certificate.fingerprint(hashes.SHA256()).hex()
 
     def _make(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
+        """With the key that is there already, where a certificate alone was lost: what it gave counts on."""
+        key = self._held() or ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgekit fleet authority")])
         made = (
             _builder(name, key.public_key(), name, AUTHORITY_DAYS)
@@ -78,12 +79,18 @@ class Authority:
         write_private(self.key_path, private_pem(key))
         write_private(self.certificate_path, made.public_bytes(serialization.Encoding.PEM))
 
+    def _held(self) -> ec.EllipticCurvePrivateKey | None:
+        if not self.key_path.exists():
+            return None
+        found = serialization.load_pem_private_key(read_private(self.key_path), None)
+        return found if isinstance(found, ec.EllipticCurvePrivateKey) else None
+
     def issue_device(self, request: str, device: str) -> Issued:
         """A client certificate for the key of `request`; what names it asks for does not matter. Raises UsageError."""
         try:
             asked = x509.load_pem_x509_csr(request.encode())
             signed, public = asked.is_signature_valid, asked.public_key()
-        except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+        except (ValueError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
             raise UsageError(f"no PEM certificate request: {error}", hint="enroll again") from error
         if not signed or not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp256r1":
             raise UsageError("the certificate request is not signed by a key on P-256", hint="enroll again")
@@ -128,9 +135,14 @@ def certificate_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def fingerprint_of(pem: str) -> str:
-    """Raises ValueError for something else than a certificate."""
-    return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+def first_certificate(pem: str) -> tuple[str, str]:
+    """The first certificate of a text, and nothing else that may stand there: PEM, and its SHA-256. Raises
+    ValueError."""
+    try:
+        found = x509.load_pem_x509_certificate(pem.encode())
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from error
+    return found.public_bytes(serialization.Encoding.PEM).decode(), found.fingerprint(hashes.SHA256()).hex()
 
 
 def span_of(pem: bytes) -> tuple[float, float]:

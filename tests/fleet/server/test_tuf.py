@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from edgekit.fleet.client import AgentClient
 from edgekit.fleet.service import FleetService
-from edgekit.fleet.trust.authority import fingerprint_of
+from edgekit.fleet.trust.authority import first_certificate
 from tests.fleet.acting import enroll, push
 from tests.fleet.bundles import make_bundle
 
@@ -43,7 +43,7 @@ def test_people_and_devices_read_it_and_nobody_else(http: TestClient, served: Fl
 def test_the_authority_is_told_to_everybody_and_its_key_to_nobody(http: TestClient, served: FleetService) -> None:
     del http.headers["Authorization"]
     answer = http.get("/v1/authority")
-    assert fingerprint_of(answer.text) == served.core.authority.fingerprint
+    assert first_certificate(answer.text)[1] == served.core.authority.fingerprint
     assert "PRIVATE" not in answer.text
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import threading
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from edgekit.fleet.trust.authority import (
     DEVICE_DAYS,
     Authority,
     certificate_request,
-    fingerprint_of,
+    first_certificate,
     span_of,
 )
 from edgekit.fleet.trust.tokens import PREFIXES, hash_token, new_token, pin_of, secret_of
@@ -40,7 +41,7 @@ def test_a_device_gets_a_short_lived_certificate_for_clients_alone(tmp_path: Pat
 
 def test_the_same_folder_is_the_same_authority(tmp_path: Path) -> None:
     first = Authority(tmp_path)
-    assert Authority(tmp_path).fingerprint == first.fingerprint == fingerprint_of(first.pem)
+    assert Authority(tmp_path).fingerprint == first.fingerprint == first_certificate(first.pem)[1]
     for name in ("authority.key", "authority.pem"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
@@ -126,3 +127,32 @@ def test_an_invitation_carries_who_made_it() -> None:
     assert (secret_of(token), pin_of(token)) == (token, "")
     assert len(hash_token(token)) == 64
     assert token not in hash_token(token)
+
+
+def test_of_a_text_the_first_certificate_alone_is_taken(tmp_path: Path) -> None:
+    ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
+    assert first_certificate(f"before\n{ours.pem}{other.pem}behind") == (ours.pem, ours.fingerprint)
+
+
+def _other_version(pem: str, before: bytes, after: bytes) -> str:
+    head, *lines, tail = pem.splitlines()
+    data = base64.b64decode("".join(lines))
+    assert before in data
+    return f"{head}\n{base64.encodebytes(data.replace(before, after, 1)).decode()}{tail}\n"
+
+
+def test_versions_that_nobody_knows_are_refused_as_other_nonsense_is(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    request = _other_version(certificate_request(KEY, "x"), b"\x02\x01\x00", b"\x02\x01\x05")
+    with pytest.raises(UsageError, match="no PEM certificate request"):
+        authority.issue_device(request, "the-device")
+    with pytest.raises(ValueError, match="version"):
+        first_certificate(_other_version(authority.pem, b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"))
+
+
+def test_a_certificate_that_was_lost_is_made_anew_with_the_key_that_is_there(tmp_path: Path) -> None:
+    before = Authority(tmp_path)
+    issued = before.issue_device(certificate_request(KEY, "x"), "the-device")
+    before.certificate_path.unlink()
+    again = x509.load_pem_x509_certificate(Authority(tmp_path).pem.encode())
+    x509.load_pem_x509_certificate(issued.pem.encode()).verify_directly_issued_by(again)
