@@ -88,8 +88,9 @@ class Signing:
                 published = self._publish(session, repository, self._drafts(repository, role, new, draft), draft)
                 action = "keys.rotate" if published else "keys.draft"
                 self._core.note(session, "keys", action, role, before=before, now=new.keyid)
-        except EdgekitError:
-            if made is not None:
+        except EdgekitError as error:
+            # Where nobody can say whether it was stored, the key may count already: one that does not does no harm.
+            if made is not None and not isinstance(error, StoreError):
                 keys.drop(role, new.keyid)
             raise
         for key in before if published else ():

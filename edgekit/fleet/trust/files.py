@@ -9,11 +9,13 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgekit.bundle.write import sync_folder
 from edgekit.errors import StoreError
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Mode 0600 from the first byte on; replaces what was there in one step. Raises OSError."""
+    """Mode 0600 from the first byte on; replaces what was there in one step, and is on the disk then, so that what is
+    written next may count on it. Raises OSError."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -25,6 +27,7 @@ def write_private(path: Path, data: bytes) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def read_private(path: Path) -> bytes:

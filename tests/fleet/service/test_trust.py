@@ -6,16 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
-from edgekit.errors import AbsentError, ConflictError
+from edgekit.errors import AbsentError, ConflictError, StoreError
 from edgekit.fleet.agent.trusted import Trusted
 from edgekit.fleet.protocol.bundles import Offer
 from edgekit.fleet.protocol.people import GroupOrder
 from edgekit.fleet.protocol.rollouts import RolloutOrder
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.signed import key_folder, opened
+from edgekit.fleet.service.signing import Signing
 from edgekit.fleet.service.trust import LOOK_EVERY_S
+from edgekit.fleet.store import database as database_module
 from edgekit.fleet.store.tables import SignedRow
+from edgekit.fleet.trust.keys import Role
 from edgekit.fleet.trust.repository import read_metadata, target_path
 from tests.fleet.acting import ADMIN, enroll, push
 from tests.fleet.bundles import make_bundle
@@ -197,3 +201,21 @@ def test_without_the_key_of_targets_a_bundle_waits_for_its_owner(
     with pytest.raises(ConflictError, match="not in the signed metadata"):
         fleet.rollouts.start(ADMIN, RolloutOrder(bundle=waiting, group="all"))
     fleet.rollouts.start(ADMIN, RolloutOrder(bundle=signed, group="all"))
+
+
+@pytest.mark.parametrize("role", ["root", "timestamp"])
+def test_a_new_key_is_kept_where_nobody_can_say_whether_it_was_stored(
+    fleet: FleetService, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    real = database_module._commit
+
+    def commit(session: Session) -> None:
+        real(session)
+        raise StoreError("the connection broke while a change was stored")
+
+    monkeypatch.setattr(database_module, "_commit", commit)
+    with pytest.raises(StoreError, match="broke"):
+        Signing(fleet.trust).rotate(role)
+    monkeypatch.undo()
+    assert all(found.here for found in Signing(fleet.trust).show())
+    assert Signing(fleet.trust).rotate(role)
