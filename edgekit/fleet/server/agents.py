@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from edgekit.fleet.protocol.agents import Desired, Enrolled, Enrolment, Renewal, Sync
 from edgekit.fleet.protocol.wire import API
-from edgekit.fleet.server.asking import DeviceId, Service
+from edgekit.fleet.server.asking import DeviceId, Service, bearer, serial_of
 from edgekit.fleet.server.metrics import Metrics
 from edgekit.fleet.server.waiting import Waiters
 from edgekit.fleet.service import FleetService
@@ -52,9 +52,10 @@ def enroll(enrolment: Enrolment, service: Service) -> Enrolled:
 
 
 @router.post("/agent/renew")
-def renew(renewal: Renewal, device: DeviceId, service: Service) -> Enrolled:
+def renew(renewal: Renewal, device: DeviceId, service: Service, request: Request) -> Enrolled:
     """A new certificate; the one before counts no more."""
-    return service.devices.renew(device, renewal)
+    serial = serial_of(request) or ""
+    return service.devices.renew(device, renewal, "" if serial else bearer(request), serial)
 
 
 @router.post(

@@ -13,7 +13,7 @@ import threading
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from edgekit.errors import AbsentError, AuthenticationError, ConflictError, UsageError
+from edgekit.errors import AbsentError, AuthenticationError, ConflictError, ForbiddenError, UsageError
 from edgekit.fleet.protocol.agents import Enrolled, Enrolment, Renewal, Slot, Sync
 from edgekit.fleet.protocol.people import InvitationMade, InvitationOrder
 from edgekit.fleet.protocol.wire import new_identifier
@@ -165,12 +165,19 @@ class Identities:
         """Whether `identify` does without the database."""
         return self.directory.is_at_hand(token, serial)
 
-    def renew(self, device: str, renewal: Renewal) -> Enrolled:
-        """A certificate that counts from its first use on; the device's token stays, and is not told again. Raises
-        UsageError for the certificate request."""
+    def renew(self, device: str, renewal: Renewal, token: str = "", serial: str = "") -> Enrolled:
+        """A certificate that counts from its first use on; the device's token stays, and is not told again. `token`,
+        `serial`: what the device was identified by, asked for once more where the database holds still: another worker
+        may have heard only now that it counts no more. Raises UsageError for the certificate request,
+        AuthenticationError, ForbiddenError."""
         issued = self._core.authority.issue_device(renewal.request, device)
         with self._core.database.write() as session:
             row = _device(session, device)
+            held = (row.certificate_serial, row.next_serial) if serial else (row.token_hash,)
+            if (serial or hash_token(token)) not in held:
+                raise AuthenticationError("this device has another key now", hint="edgekit agent enroll --again")
+            if row.standing != "active":
+                raise ForbiddenError(f"the device {row.name} is revoked", hint="ask the operators of the fleet")
             row.next_serial, row.next_ends_at = issued.serial, issued.ends_at
             row.changed_tick = self._core.database.tick(session)
             root = newest_root(session)

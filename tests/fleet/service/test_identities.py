@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -51,7 +52,7 @@ class Agent:
 
 def test_a_renewed_certificate_makes_the_one_before_worthless_once_it_is_used(fleet: FleetService) -> None:
     first = enroll(fleet, "pi-1")
-    second = fleet.devices.renew(first.device, Renewal(request=request()))
+    second = fleet.devices.renew(first.device, Renewal(request=request()), first.token)
     assert fleet.devices.identify(serial=serial_of(first)) == first.device
     assert fleet.devices.identify(serial=serial_of(second)) == first.device
     with pytest.raises(AuthenticationError):
@@ -65,9 +66,9 @@ def test_a_renewed_certificate_makes_the_one_before_worthless_once_it_is_used(fl
 
 def test_a_renewal_whose_answer_was_lost_locks_nobody_out(fleet: FleetService) -> None:
     first = enroll(fleet, "pi-1")
-    lost = [fleet.devices.renew(first.device, Renewal(request=request())) for _ in range(3)]
+    lost = [fleet.devices.renew(first.device, Renewal(request=request()), first.token) for _ in range(3)]
     assert fleet.devices.identify(serial=serial_of(first)) == first.device
-    last = fleet.devices.renew(first.device, Renewal(request=request()))
+    last = fleet.devices.renew(first.device, Renewal(request=request()), first.token)
     for one in lost:  # only the last that was issued can still come to count
         with pytest.raises(AuthenticationError):
             fleet.devices.identify(serial=serial_of(one))
@@ -80,7 +81,7 @@ def test_another_service_over_the_same_database_knows_a_renewed_certificate(
     first = enroll(fleet, "pi-1")
     other = FleetService(fleet.core.authority.key_path.parent.parent, database_url)
     try:
-        second = fleet.devices.renew(first.device, Renewal(request=request()))
+        second = fleet.devices.renew(first.device, Renewal(request=request()), first.token)
         assert other.devices.identify(serial=serial_of(second)) == first.device
         fleet.devices.directory.refresh()
         with pytest.raises(AuthenticationError):
@@ -91,20 +92,20 @@ def test_another_service_over_the_same_database_knows_a_renewed_certificate(
 
 def test_a_renewal_keeps_the_token_of_loopback(fleet: FleetService) -> None:
     first = enroll(fleet, "pi-1")
-    assert fleet.devices.renew(first.device, Renewal(request=request())).token == ""
+    assert fleet.devices.renew(first.device, Renewal(request=request()), first.token).token == ""
     assert fleet.devices.identify(first.token) == first.device
 
 
 def test_a_request_that_is_none_renews_nothing(fleet: FleetService) -> None:
     first = enroll(fleet, "pi-1")
     with pytest.raises(UsageError):
-        fleet.devices.renew(first.device, Renewal(request="nothing"))
+        fleet.devices.renew(first.device, Renewal(request="nothing"), first.token)
     assert fleet.devices.identify(serial=serial_of(first)) == first.device
 
 
 def test_revocation_counts_at_once_and_for_every_proof(fleet: FleetService) -> None:
     first = enroll(fleet, "pi-1")
-    second = fleet.devices.renew(first.device, Renewal(request=request()))
+    second = fleet.devices.renew(first.device, Renewal(request=request()), first.token)
     fleet.devices.change(ADMIN, "pi-1", DeviceChange(standing="revoked"))
     for proof in ({"token": first.token}, {"serial": serial_of(first)}, {"serial": serial_of(second)}):
         with pytest.raises(ForbiddenError, match="revoked"):
@@ -270,3 +271,43 @@ def test_a_token_of_a_person_ends(fleet: FleetService, clock: SettableClock) -> 
     clock.advance(10 * DAY_S)
     with pytest.raises(AuthenticationError, match="has ended"):
         fleet.people.identify(made.token)
+
+
+def test_who_holds_the_old_key_cannot_renew_it_where_another_worker_has_not_heard_yet(
+    fleet: FleetService, database_url: str, tmp_path: Path
+) -> None:
+    first = enroll(fleet, "pi-1")
+    other = FleetService(tmp_path / "data", database_url)
+    try:
+        assert other.devices.identify(serial=serial_of(first)) == first.device
+        token = fleet.devices.invite(ADMIN, InvitationOrder(device="pi-1")).token
+        second = fleet.devices.enroll(Enrolment(token=token, name="pi-1", request=request(), facts=facts()))
+        assert other.devices.is_at_hand(serial=serial_of(first))  # from memory it counts still
+        for proof in ({"serial": serial_of(first)}, {"token": first.token}, {}):
+            with pytest.raises(AuthenticationError):
+                other.devices.renew(first.device, Renewal(request=request()), **proof)
+        third = other.devices.renew(first.device, Renewal(request=request()), serial=serial_of(second))
+        assert fleet.devices.identify(serial=serial_of(third)) == first.device
+    finally:
+        other.close()
+
+
+def test_a_revoked_device_is_given_no_certificate(fleet: FleetService) -> None:
+    first = enroll(fleet, "pi-1")
+    fleet.devices.change(ADMIN, "pi-1", DeviceChange(standing="revoked"))
+    with pytest.raises(ForbiddenError, match="revoked"):
+        fleet.devices.renew(first.device, Renewal(request=request()), serial=serial_of(first))
+
+
+def test_an_invitation_from_before_it_was_revoked_lets_a_device_in_no_more(fleet: FleetService) -> None:
+    enroll(fleet, "pi-1")
+    before = fleet.devices.invite(ADMIN, InvitationOrder(device="pi-1")).token
+    everyone = fleet.devices.invite(ADMIN, InvitationOrder()).token
+    fleet.devices.change(ADMIN, "pi-1", DeviceChange(standing="revoked"))
+    with pytest.raises(AuthenticationError):
+        fleet.devices.enroll(Enrolment(token=before, name="pi-1", request=request(), facts=facts()))
+    assert fleet.devices.get("pi-1").standing == "revoked"
+    fleet.devices.enroll(Enrolment(token=everyone, name="pi-2", request=request(), facts=facts()))
+    behind = fleet.devices.invite(ADMIN, InvitationOrder(device="pi-1")).token
+    fleet.devices.enroll(Enrolment(token=behind, name="pi-1", request=request(), facts=facts()))
+    assert fleet.devices.get("pi-1").standing == "active"
