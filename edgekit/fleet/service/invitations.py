@@ -9,7 +9,7 @@ from edgekit.fleet.protocol.people import InvitationView
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store.retrying import retried
-from edgekit.fleet.store.tables import Invitation
+from edgekit.fleet.store.tables import Device, Invitation
 
 MOST_SHOWN = 200
 
@@ -21,12 +21,15 @@ class Invitations:
 
     def open(self) -> tuple[InvitationView, ...]:
         """The next to end first."""
-        query = select(Invitation).where(Invitation.uses_left > 0, Invitation.ends_at > self._core.now())
+        names = select(Invitation, Device.name).outerjoin(Device, Device.id == Invitation.device)
+        query = names.where(Invitation.uses_left > 0, Invitation.ends_at > self._core.now())
         with self._core.database.read() as session:
-            rows = session.scalars(query.order_by(Invitation.ends_at, Invitation.id).limit(MOST_SHOWN))
+            rows = session.execute(query.order_by(Invitation.ends_at, Invitation.id).limit(MOST_SHOWN))
             return tuple(
-                InvitationView(id=row.id, labels=row.labels, uses_left=row.uses_left, ends_at=row.ends_at)
-                for row in rows
+                InvitationView(
+                    id=row.id, labels=row.labels, uses_left=row.uses_left, ends_at=row.ends_at, device=device
+                )
+                for row, device in rows
             )
 
     def withdraw(self, actor: Actor, identifier: str) -> None:

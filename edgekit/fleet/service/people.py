@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from edgekit.errors import AbsentError, AuthenticationError, ConflictError, ForbiddenError
@@ -85,11 +85,16 @@ class People:
             row = session.get(Person, name)
             if row is None:
                 raise AbsentError(f"no person {name}", hint="edgekit fleet people")
-            admins = session.scalar(select(func.count()).select_from(Person).where(Person.role == "admin"))
-            if row.role == "admin" and admins == 1:
+            if row.role == "admin" and not self._other_admins(session, name):
                 raise ConflictError(f"{name} is the last admin", hint="add another one first")
             session.delete(row)
             self._core.note(session, actor.name, "person.remove", name)
+
+    def _other_admins(self, session: Session, name: str) -> int:
+        """Whose tokens count."""
+        counts = or_(Person.ends_at.is_(None), Person.ends_at > self._core.now())
+        others = (Person.role == "admin", Person.name != name, counts)
+        return session.scalar(select(func.count()).select_from(Person).where(*others)) or 0
 
     def all(self) -> tuple[PersonView, ...]:
         with self._core.database.read() as session:

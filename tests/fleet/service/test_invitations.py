@@ -6,6 +6,7 @@ from edgekit.errors import AbsentError, ForbiddenError
 from edgekit.fleet.protocol.people import InvitationOrder
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
+from tests.fleet.acting import ADMIN, enroll
 from tests.fleet.conftest import SettableClock
 
 
@@ -24,3 +25,10 @@ def test_invitations_are_listed_until_they_end_or_are_taken_back(
     assert fleet.invitations.open() == ()
     with pytest.raises(AbsentError):
         fleet.invitations.withdraw(admin, late.id)
+
+
+def test_an_invitation_tells_which_device_it_is_for(fleet: FleetService) -> None:
+    enroll(fleet, "pi-1")
+    fleet.devices.invite(ADMIN, InvitationOrder(device="pi-1", valid_s=10))
+    fleet.devices.invite(ADMIN, InvitationOrder(valid_s=20))
+    assert [one.device for one in fleet.invitations.open()] == ["pi-1", None]

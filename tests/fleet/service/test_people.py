@@ -130,3 +130,12 @@ def test_the_audit_log_is_read_by_pages(fleet: FleetService) -> None:
         if after is None:
             break
     assert pages == sorted(pages, reverse=True) and len(pages) == len(set(pages)) >= 5
+
+
+def test_the_last_admin_whose_token_counts_stays(fleet: FleetService, clock: SettableClock) -> None:
+    fleet.people.found()
+    fleet.people.make(ADMIN, PersonOrder(name="brief", role="admin", valid_s=10))
+    clock.advance(11)
+    with pytest.raises(ConflictError, match="last admin"):
+        fleet.people.remove(ADMIN, "admin")
+    fleet.people.remove(ADMIN, "brief")
