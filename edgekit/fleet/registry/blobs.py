@@ -82,7 +82,7 @@ class FolderBlobs:
         try:
             with part.open("ab") as stream:
                 _claim(stream, sha256)
-                here = stream.tell()
+                here = _claimed_bytes(stream, part)
                 if at != here:
                     raise ConflictError(f"{here} bytes of {sha256[:16]} are here, not {at}", hint="go on from there")
                 for chunk in chunks:
@@ -108,7 +108,7 @@ class FolderBlobs:
         target = self._path(sha256)
         target.parent.mkdir(exist_ok=True)
         part.replace(target)
-        for folder in (target.parent, self._part):
+        for folder in (target.parent, self._whole, self._part):
             sync_folder(folder)
 
     def read(self, sha256: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -156,6 +156,19 @@ def _claim(stream: BinaryIO, sha256: str) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConflictError(f"somebody else sends {sha256[:16]} now", hint="wait for it, and push again") from None
+
+
+def _claimed_bytes(stream: BinaryIO, part: Path) -> int:
+    """How long the file is now that it is claimed. Raises ConflictError where it is another one than the one that was
+    opened: who held it before has finished it, and what is whole must not grow."""
+    opened = os.fstat(stream.fileno())
+    try:
+        there = part.stat()
+    except FileNotFoundError:
+        there = None
+    if there is None or (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
+        raise ConflictError(f"somebody else has just sent {part.name[:16]}", hint="push again: it goes on from there")
+    return opened.st_size
 
 
 def _hash(path: Path) -> str:

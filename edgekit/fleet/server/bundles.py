@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 from edgekit.errors import AbsentError, AuthenticationError, UsageError
 from edgekit.fleet.protocol.bundles import BundleView, Offer, Received, Wanted
 from edgekit.fleet.protocol.wire import API, Page
+from edgekit.fleet.registry.intake import MAX_BUNDLE_BYTES
 from edgekit.fleet.server.asking import After, Limit, Person, Service, bearer, serial_of
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.trust.tokens import PREFIXES
@@ -44,7 +45,7 @@ def offer(body: Offer, person: Person, service: Service) -> Wanted:
 async def receive(
     sha256: Sha256,
     at: Annotated[int, Query(ge=0)],
-    size: Annotated[int, Query(ge=0)],
+    size: Annotated[int, Query(ge=0, le=MAX_BUNDLE_BYTES)],
     person: Person,
     service: Service,
     request: Request,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from edgekit.fleet.service.trust import Trust
 from edgekit.fleet.store.retrying import retried
 from edgekit.fleet.store.tables import BundleFile, BundleRow, Device, Group, Rollout, RolloutDevice
 
+AT_ONCE = 50  # files that are removed while others wait
 LOOSE_S = 86_400.0  # an upload that broke off may go on for a day
 
 
@@ -59,6 +60,7 @@ class Bundles:
         with tempfile.TemporaryDirectory(dir=core.folder, prefix="accept-") as folder:
             place = Path(folder) / "bundle"
             with open_offered(offer, index, core.blobs, place, core.key) as bundle, core.database.write() as session:
+                self._need_files(index)
                 if session.get(BundleRow, digest) is None:
                     row = self._row(session, actor, offer, index, bundle)
                     session.add(row)
@@ -68,6 +70,13 @@ class Bundles:
                     said = {"name": row.name, "size_bytes": row.size_bytes, "signed": signed}
                     core.note(session, actor.name, "bundle.push", digest, **said)
         return self.get(digest)
+
+    def _need_files(self, index: Index) -> None:
+        """Within the transaction behind which `collect` waits: what it has removed since they were verified. Raises
+        UsageError."""
+        for path, entry in index.files.items():
+            if self._core.blobs.size(entry.sha256) is None:
+                raise UsageError(f"{path} ({entry.sha256[:16]}) is not here any more", hint="push again: it goes on")
 
     def _row(self, session: Session, actor: Actor, offer: Offer, index: Index, bundle: Bundle) -> BundleRow:
         contents = {entry.sha256: entry.size_bytes for entry in index.files.values()}
@@ -178,10 +187,17 @@ class Bundles:
         with self._core.database.read() as session:
             held = set(session.scalars(select(BundleFile.sha256).distinct()))
         since = self._core.now() - unchanged_s
-        loose = {sha256 for sha256, changed_at in self._core.blobs.changed() if changed_at <= since} - held
-        for sha256 in loose:
-            self._core.blobs.remove(sha256)
-        return len(loose)
+        loose = sorted({sha256 for sha256, changed_at in self._core.blobs.changed() if changed_at <= since} - held)
+        return sum(self._let_go(loose[start : start + AT_ONCE]) for start in range(0, len(loose), AT_ONCE))
+
+    def _let_go(self, loose: Sequence[str]) -> int:
+        """Of files, those that no bundle holds now: whoever accepts one waits meanwhile, or is waited for."""
+        with self._core.database.write() as session:
+            taken = set(session.scalars(select(BundleFile.sha256).where(BundleFile.sha256.in_(loose))))
+            gone = [sha256 for sha256 in loose if sha256 not in taken]
+            for sha256 in gone:
+                self._core.blobs.remove(sha256)
+        return len(gone)
 
 
 def _bundle(session: Session, digest: str) -> BundleRow:

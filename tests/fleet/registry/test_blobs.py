@@ -6,10 +6,12 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from edgekit.errors import ConflictError, StoreError, UsageError
+from edgekit.fleet.registry import blobs as blobs_module
 from edgekit.fleet.registry.blobs import Blobs, FolderBlobs
 from edgekit.fleet.registry.s3 import S3Blobs, open_blobs
 
@@ -156,3 +158,33 @@ def test_an_address_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
 def test_a_bucket_that_is_not_there_is_told(s3_url: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be used"):
         open_blobs(s3_url.replace("s3://bundles", "s3://nothing"), tmp_path)
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_who_opened_it_before_another_one_went_on_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """Between the opening of the file and the lock the other sender ends, with `left` bytes to come."""
+    blobs, real, came = FolderBlobs(tmp_path), blobs_module._claim, len(DATA) - left
+    blobs.append(SHA256, 0, len(DATA), [DATA[:500]])
+
+    def late(stream: BinaryIO, sha256: str) -> None:
+        monkeypatch.setattr(blobs_module, "_claim", real)
+        FolderBlobs(tmp_path).append(SHA256, 500, len(DATA), [DATA[500:came]])
+        real(stream, sha256)
+
+    monkeypatch.setattr(blobs_module, "_claim", late)
+    with pytest.raises(ConflictError):
+        blobs.append(SHA256, 500, len(DATA), [DATA[500:900]])
+    if left:
+        assert blobs.received(SHA256) == came
+        assert blobs.append(SHA256, came, len(DATA), [DATA[came:]]) == len(DATA)
+    assert blobs.path(SHA256).read_bytes() == DATA
+
+
+def test_every_folder_in_which_a_name_is_new_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(blobs_module, "sync_folder", synced.append)
+    put(FolderBlobs(tmp_path), DATA)
+    whole = tmp_path / "whole"
+    assert {whole / SHA256[:2], whole, tmp_path / "part"} <= set(synced)

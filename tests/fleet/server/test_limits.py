@@ -5,8 +5,11 @@ import json
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
+from edgekit.fleet.registry.intake import MAX_BUNDLE_BYTES
 from edgekit.fleet.server.limits import Limits
+from edgekit.fleet.service import FleetService
 
 Message = dict[str, Any]
 
@@ -86,3 +89,11 @@ def test_every_answer_bears_the_safe_headers_and_keeps_its_own() -> None:
     assert headers[b"cache-control"] == b"max-age=1"
     _, headers, _ = call([b"x" * 200], most_bytes=100)
     assert headers[b"cache-control"] == b"no-store"
+
+
+def test_a_file_larger_than_any_bundle_is_not_begun(http: TestClient, served: FleetService) -> None:
+    sha256 = "a" * 64
+    refused = http.put(f"/v1/blobs/{sha256}", params={"at": 0, "size": MAX_BUNDLE_BYTES + 1}, content=b"x" * 1000)
+    assert refused.status_code == 422 and served.core.blobs.received(sha256) == 0
+    begun = http.put(f"/v1/blobs/{sha256}", params={"at": 0, "size": MAX_BUNDLE_BYTES}, content=b"x" * 1000)
+    assert begun.json() == {"received": 1000, "complete": False}

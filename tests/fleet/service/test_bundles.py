@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from edgekit.fleet.protocol.bundles import Offer
 from edgekit.fleet.protocol.people import GroupOrder
 from edgekit.fleet.protocol.rollouts import RolloutOrder
 from edgekit.fleet.service import FleetService
+from edgekit.fleet.service import bundles as bundles_module
 from edgekit.fleet.service.people import Actor
 from tests.fleet.acting import ADMIN, enroll, files_of, push, says
 from tests.fleet.bundles import make_bundle
@@ -143,3 +145,42 @@ def test_viewers_change_nothing(fleet: FleetService, made: dict[str, Path]) -> N
     with pytest.raises(ForbiddenError):
         fleet.bundles.receive(viewer, "a" * 64, 0, 1, [b"x"])
     assert fleet.bundles.get(digest).digest == digest
+
+
+def test_what_is_accepted_keeps_its_files_while_loose_ones_go(
+    fleet: FleetService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the verification and the transaction somebody else removes loose files."""
+    folder = make_bundle(tmp_path / "net", as_directory=True)
+    fleet.bundles.remove(ADMIN, push(fleet, folder).digest)
+    real = bundles_module.open_offered
+
+    def opened(*arguments: Any) -> Any:
+        found = real(*arguments)
+        fleet.bundles.collect(unchanged_s=-1e9)
+        return found
+
+    monkeypatch.setattr(bundles_module, "open_offered", opened)
+    with pytest.raises(UsageError, match="not here any more"):
+        fleet.bundles.accept(ADMIN, Offer(index=(folder / "index.json").read_text()))
+    assert fleet.bundles.list().items == ()
+    monkeypatch.undo()
+    view = push(fleet, folder)
+    assert fleet.bundles.collect(unchanged_s=-1e9) == 0
+    assert all(fleet.core.blobs.size(one.sha256) == one.size_bytes for one in view.files)
+
+
+def test_loose_files_are_looked_for_again_before_they_go(fleet: FleetService, tmp_path: Path) -> None:
+    """Between the look for loose ones and their end somebody pushes a bundle that holds them."""
+    folder, blobs = make_bundle(tmp_path / "net", as_directory=True), fleet.core.blobs
+    fleet.bundles.remove(ADMIN, push(fleet, folder).digest)
+    real = blobs.changed
+
+    def changed() -> Any:
+        found = list(real())
+        push(fleet, folder)
+        return found
+
+    blobs.changed = changed  # type: ignore[method-assign]
+    assert fleet.bundles.collect(unchanged_s=-1e9) == 0
+    assert all(blobs.size(sha256) is not None for sha256 in files_of(folder).values())
