@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from edgekit.errors import ConflictError, OverloadedError, UsageError
-from edgekit.fleet.server.asking import service_of
+from edgekit.fleet.server.asking import person, service_of
 from edgekit.fleet.service.repeats import Repeats
 
 HEADER = "idempotency-key"
@@ -44,7 +44,9 @@ class RepeatableRoute(APIRoute):
 
 
 async def _once(request: Request, handle: Handler, key: str, tells: bool) -> Response:
-    repeats: Repeats = service_of(request).repeats
+    service = service_of(request)
+    await person(request, service)  # who is not known writes nothing, and hears no answer of before
+    repeats: Repeats = service.repeats
     who = request.headers.get("authorization", "")
     own = hashlib.sha256(f"{who}\n{key}".encode()).hexdigest()
     body = await request.body()

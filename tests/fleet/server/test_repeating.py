@@ -113,3 +113,24 @@ def test_a_claim_is_answered_kept_released_and_given_up(fleet: FleetService, clo
     clock.advance(ABANDONED_S + 1)
     assert repeats.claim("other", "f") is None
     assert repeats.claim("k", "f") is not None
+
+
+def test_who_is_not_known_writes_nothing(
+    http: TestClient, served: FleetService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims: list[str] = []
+    monkeypatch.setattr(served.repeats, "claim", lambda key, what: claims.append(key))
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer ekp_unknown"}):
+        assert http.post("/v1/invitations", json={}, headers={**KEY, **headers}).status_code == 401
+    assert claims == []
+
+
+def test_who_was_removed_hears_no_answer_of_before(
+    http: TestClient, served: FleetService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.rollouts, "pause", lambda actor, key: VIEW)
+    bob = served.people.make(Actor("ada", "admin"), PersonOrder(name="bob", role="operator")).token
+    theirs = {**KEY, "Authorization": f"Bearer {bob}"}
+    assert http.post("/v1/rollouts/latest/pause", headers=theirs).status_code == 200
+    served.people.remove(Actor("ada", "admin"), "bob")
+    assert http.post("/v1/rollouts/latest/pause", headers=theirs).status_code == 401
