@@ -100,7 +100,9 @@ def address_of(scope: Message) -> str:
         found = ipaddress.ip_address(host)
     except ValueError:
         return str(host)
-    if found.version == 6:
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:  # so a socket for both tells of IPv4, whose callers are not one household
+            return str(found.ipv4_mapped)
         return str(ipaddress.ip_network((found, 64), strict=False).network_address)
     return str(found)
 

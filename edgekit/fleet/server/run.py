@@ -13,7 +13,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from edgekit.errors import NodeError
 from edgekit.fleet.server.app import create_app
@@ -21,6 +20,7 @@ from edgekit.fleet.server.asking import TLS
 from edgekit.fleet.server.certificate import LOOK_EVERY_S, ServiceCertificate, own_names
 from edgekit.fleet.server.door import AgentDoor
 from edgekit.fleet.server.guessing import SlowGuessing
+from edgekit.fleet.server.heads import BoundedHeads
 from edgekit.fleet.service import FleetService
 from edgekit.runtimes.host import SWITCH_INTERVAL_S
 from edgekit.runtimes.loopback import is_loopback
@@ -51,7 +51,7 @@ class Listening:
             )
 
 
-class TlsProtocol(HttpToolsProtocol):  # type: ignore[misc]
+class TlsProtocol(BoundedHeads):
     """Tells the application whose certificate the connection was opened with, and whether that counts now.
 
     Its times are judged here at each request, not by the handshake: that would hang up without a word, which a device

@@ -146,3 +146,9 @@ def test_a_real_service_slows_people_and_devices_down(url: str, token: str, monk
             agent.enroll(request)
     agent.close()
     assert httpx.get(f"{url}/v1/health", trust_env=False, timeout=30).status_code == 200
+
+
+def test_callers_over_ipv4_are_told_apart_on_a_socket_for_both() -> None:
+    assert address_of({"client": ("::ffff:192.0.2.1", 1)}) == address_of({"client": ("192.0.2.1", 2)}) == "192.0.2.1"
+    assert address_of({"client": ("2001:db8::1", 1)}) == address_of({"client": ("2001:db8::2", 1)})
+    assert address_of({"client": ("2001:db8::1", 1)}) != address_of({"client": ("2001:db8:0:1::1", 1)})
