@@ -16,19 +16,23 @@ Bucket = Annotated[int, Field(ge=-400, le=400)]
 Counts = Annotated[dict[Bucket, Count], Field(max_length=200)]
 
 
+# Far beyond what is measured, so that sums over a fleet stay numbers whatever one device says.
+Measured = Annotated[float, Field(ge=0, le=1e15)]
+
+
 class LinkSeen(Wire):
     """Medians of the window, as the coordinator measured them while it used the link."""
 
-    bandwidth_mbps: float = Field(gt=0)
-    rtt_ms: float = Field(ge=0)
+    bandwidth_mbps: float = Field(gt=0, le=1e15)
+    rtt_ms: Measured
     loss: float = Field(ge=0, le=1)
 
 
 class Health(Wire):
     """Of the whole device; None where it cannot be read."""
 
-    temperature_c: float | None = None
-    power_w: float | None = Field(default=None, ge=0)
+    temperature_c: float | None = Field(default=None, ge=-1e6, le=1e6)
+    power_w: float | None = Field(default=None, ge=0, le=1e9)
     memory_bytes: Count | None = None
     disk_free_bytes: Count | None = None
 
@@ -55,7 +59,7 @@ class Window(Wire):
     latency: Counts = Field(default_factory=dict)
     confidence: Counts = Field(default_factory=dict)
     inputs: Counts = Field(default_factory=dict)
-    energy_mj: float | None = Field(default=None, ge=0)
+    energy_mj: Measured | None = None
     link: LinkSeen | None = None
     health: Health = Health()
 
