@@ -10,6 +10,7 @@ from edgekit.errors import EdgekitError, SignatureError
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.identity import ROOT, Identity, authority_of, certificate_of, load_identity
 from edgekit.fleet.client import AgentClient, Connection
+from edgekit.fleet.client.agents import MOST_BYTES
 from edgekit.fleet.protocol.agents import Desired, Sync
 from edgekit.fleet.protocol.bundles import Offer
 
@@ -33,7 +34,8 @@ class DeviceClient(AgentClient):
 
     def _connect(self) -> Connection:
         found = self._identity
-        return Connection(found.fleet, found.token, authority_of(self._home), certificate_of(self._home))
+        authority, certificate = authority_of(self._home), certificate_of(self._home)
+        return Connection(found.fleet, found.token, authority, certificate, most_bytes=MOST_BYTES)
 
     def sync(self, sync: Sync) -> Desired:
         """Renews the certificate first, where that is due; where it cannot be done, tries again later."""

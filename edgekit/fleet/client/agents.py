@@ -9,6 +9,8 @@ from edgekit.fleet.client.connection import TIMEOUT_S, Connection
 from edgekit.fleet.protocol.agents import Desired, Enrolled, Enrolment, Renewal, Sync
 from edgekit.fleet.protocol.bundles import Offer
 
+MOST_BYTES = 4 << 20  # of an answer: indexes have one MiB at most
+
 
 class AgentClient:
     """What an agent asks, as the device that it is."""
@@ -16,7 +18,7 @@ class AgentClient:
     def __init__(
         self, url: str, token: str = "", ca: Path | None = None, certificate: tuple[Path, Path] | None = None
     ) -> None:
-        self.connection = Connection(url, token, ca, certificate)
+        self.connection = Connection(url, token, ca, certificate, most_bytes=MOST_BYTES)
 
     def enroll(self, enrolment: Enrolment) -> Enrolled:
         return self.connection.ask(Enrolled, "POST", "/enroll", enrolment)

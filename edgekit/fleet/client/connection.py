@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import ssl
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -31,13 +30,14 @@ from edgekit.runtimes.loopback import is_loopback
 Model = TypeVar("Model", bound=BaseModel)
 
 TIMEOUT_S = 30.0
+MOST_BYTES = 160 << 20  # of an answer that is read whole: a report may have 128 MiB
 STEP_BYTES = 1 << 16  # of what comes: so much is lost at most where a link drops
 _TIMES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class Connection:
     """`url`: https://host:port, or http:// on loopback. `certificate`: (certificate, key) of a device. `repeats`: what
-    broke off is sent once more."""
+    broke off is sent once more. `most_bytes`: of an answer; a longer one is not read to its end."""
 
     def __init__(
         self,
@@ -46,17 +46,20 @@ class Connection:
         ca: Path | None = None,
         certificate: tuple[Path, Path] | None = None,
         repeats: bool = False,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
-        """Raises UsageError for another kind of address, or one to which a token would go in the clear."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise UsageError(f"{url!r:.200} is no address of a fleet", hint="give it like https://fleet:8080")
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
+        """Raises UsageError for another kind of address, one to which a token would go in the clear, and what can be no
+        token."""
+        parts = _parts(url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise UsageError(f"what is sent to {url} could be read on the way", hint="use https://")
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise UsageError("the token holds what no token holds", hint="give it alone, without a line end")
         self.url = url.rstrip("/")
-        self._repeats = repeats
+        self._repeats, self._most_bytes = repeats, most_bytes
         self.skew_s = 0.0  # of this machine's clock ahead of the service's, by its last answer
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # Nothing comes compressed, so that what has come is as long as it looks.
+        headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {token}"} if token else {})}
         self._http = httpx.Client(
             base_url=self.url + API,
             headers=headers,
@@ -82,13 +85,27 @@ class Connection:
         """Once more where the connection broke, unless a body cannot be given twice; the key makes it count once."""
         for is_last in (False, True) if self._repeats and isinstance(options.get("content", ""), str) else (True,):
             try:
-                return self._http.request(method, path, **options)
+                with self._http.stream(method, path, **options) as answer:
+                    told = [(name, answer.headers[name]) for name in ("Date", "Retry-After") if name in answer.headers]
+                    return httpx.Response(answer.status_code, headers=told, content=self._whole(answer))
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
                 if is_last:
                     raise _unreachable(self.url, error) from error
             except httpx.HTTPError as error:
                 raise _unreachable(self.url, error) from error
         raise AssertionError("the last attempt returns or raises")
+
+    def _whole(self, answer: httpx.Response) -> bytes:
+        """Raises RemoteError for one that is too long."""
+        chunks, size = [], 0
+        for chunk in answer.iter_raw(STEP_BYTES):
+            size += len(chunk)
+            if size > self._most_bytes:
+                raise RemoteError(
+                    f"{self.url} answered with more than {self._most_bytes} bytes", hint="is it an edgekit fleet?"
+                )
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def ask(self, kind: type[Model], method: str, path: str, body: BaseModel | None = None, **options: Any) -> Model:
         """The answer as a `kind`. Raises like `call`, and MismatchError for an answer of another kind."""
@@ -106,10 +123,10 @@ class Connection:
         try:
             with self._http.stream("GET", path, headers=headers) as answer:
                 if answer.status_code >= 400:
-                    raise _with_patience(problem_of(answer.status_code, answer.read()), answer)
+                    raise _with_patience(problem_of(answer.status_code, self._whole(answer)), answer)
                 if start and answer.status_code != 206:
                     raise RemoteError(f"{self.url} sent all of {path}, not what is missing", hint="try again")
-                yield from answer.iter_bytes(STEP_BYTES)
+                yield from answer.iter_raw(STEP_BYTES)
         except httpx.HTTPError as error:
             raise _unreachable(self.url, error) from error
 
@@ -118,7 +135,7 @@ class Connection:
         try:
             with self._http.stream("GET", path, params=params) as answer:
                 if answer.status_code >= 400:
-                    raise problem_of(answer.status_code, answer.read())
+                    raise problem_of(answer.status_code, self._whole(answer))
                 yield from answer.iter_lines()
         except httpx.HTTPError as error:
             raise _unreachable(self.url, error) from error
@@ -127,10 +144,22 @@ class Connection:
         self._http.close()
 
 
+def _parts(url: str) -> SplitResult:
+    """Raises UsageError."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/")
+        if known and httpx.URL(url).host and parts.port != 0:  # each of them raises for something else
+            return parts
+    except (ValueError, httpx.InvalidURL):
+        pass
+    raise UsageError(f"{url!r:.200} is no address of a fleet", hint="give it like https://fleet:8080")
+
+
 def problem_of(status: int, body: bytes) -> EdgekitError:
     """The error that the service raised, as it raised it."""
     try:
-        said = Problem.model_validate(json.loads(body))
+        said = Problem.model_validate_json(body)
     except ValueError:
         return RemoteError(f"the fleet answered with status {status}", hint="is it an edgekit fleet?")
     kind = getattr(errors, said.kind, None)
