@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class UnitOptions:
             raise UsageError(f"user {self.user!r:.80}, allowed a name of this system", hint="such as edgekit")
         if re.fullmatch(r"\d+[KMGT]?|\d{1,3}%|infinity", self.memory_max) is None:
             raise UsageError(f"memory {self.memory_max!r:.80}", hint="allowed like 512M, 2G, 80% or infinity")
-        for path in (self.home, self.key):
+        for path in (self.home, self.key, Path(sys.executable)):
             if path is not None and re.search(r"[\s\"'\\%$]", str(path)):
                 raise UsageError(f"{str(path)!r:.200} holds what systemd reads otherwise", hint="take a plain path")
 
@@ -156,12 +155,19 @@ def _make_user(options: UnitOptions) -> list[str]:
         done = [f"made the user {options.user}"]
     try:
         options.home.mkdir(parents=True, exist_ok=True, mode=0o750)
-        for path in (options.home, *options.home.rglob("*")):
-            if not path.is_symlink():
-                shutil.chown(path, options.user)
+        _give(options.home, pwd.getpwnam(options.user).pw_uid)
     except OSError as error:
         raise output_error(options.home, error) from error
     return done
+
+
+def _give(home: Path, user: int) -> None:
+    """The folder and what is in it. By descriptors and never through a link: root does it, and whoever the agent runs
+    as could put a link to somebody else's file there meanwhile."""
+    for _, folders, files, descriptor in os.fwalk(home.resolve()):
+        os.chown(descriptor, user, -1)
+        for name in (*folders, *files):
+            os.chown(name, user, -1, dir_fd=descriptor, follow_symlinks=False)
 
 
 def _call(command: list[str]) -> None:

@@ -17,8 +17,9 @@ from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.orders import write_orders
 from edgekit.fleet.agent.ring import Ring
 from edgekit.fleet.agent.runtime import NoRuntime
+from edgekit.fleet.agent.reached import note_reached
 from edgekit.fleet.agent.status import describe
-from edgekit.fleet.agent.unit import NAME, UnitOptions, install_unit, unit_text
+from edgekit.fleet.agent.unit import NAME, UnitOptions, _give, install_unit, unit_text
 from edgekit.fleet.agent.update import Updater
 from edgekit.fleet.protocol.agents import Desired, PlanOrder
 from edgekit.fleet.protocol.windows import Window
@@ -146,14 +147,55 @@ def test_status_tells_whether_the_agent_runs(enrolled: Home) -> None:
     assert not describe(enrolled).is_running
 
 
+def test_status_tells_whether_the_fleet_is_reached(enrolled: Home) -> None:
+    note_reached(enrolled, 1.8e9)
+    note_reached(enrolled, 1.9e9)  # nothing changed since
+    with enrolled.hold():
+        assert "since 2027-01-15 08:00:00 UTC" in run("status", "--home", str(enrolled.path))[1]
+        note_reached(enrolled, 1.9e9, "this device is not known here")
+        code, said = run("status", "--home", str(enrolled.path))
+        assert "not since 2030-03-17 17:46:40 UTC: this device is not known here" in said
+        code, said = run("status", "--home", str(enrolled.path), "--json")
+        assert json.loads(said)["reached"] == {"since": 1.9e9, "trouble": "this device is not known here"}
+    assert "not known" not in run("status", "--home", str(enrolled.path))[1]  # nobody asks while no agent runs
+
+
 def test_status_of_damaged_files_says_so(enrolled: Home) -> None:
     (enrolled.path / "state.json").write_text("{")
     assert "cannot be read" in describe(enrolled).trouble
     (enrolled.path / "identity.json").write_text("{")
     code, said = run("status", "--home", str(enrolled.path))
-    assert code == 0 and "cannot be read" in said
+    assert code == 0 and "is damaged" in said
 
 
 def test_status_of_a_folder_that_was_never_enrolled_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not enrolled"):
         describe(Home(tmp_path))
+
+
+def test_an_interpreter_where_systemd_reads_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/opt/my environment/bin/python")
+    with pytest.raises(UsageError, match="my environment"):
+        UnitOptions(Path("/var/lib/edgekit"))
+
+
+def test_a_link_to_a_file_of_somebody_else_is_given_away_and_not_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is put there after the look at it: the system is told not to follow any."""
+    secret, home, given = tmp_path / "secret", tmp_path / "home", list[tuple[str, bool]]()
+    secret.write_text("root's")
+    (home / "slots").mkdir(parents=True)
+    (home / "slots" / "link").symlink_to(secret)
+    (home / "plain").write_text("")
+
+    def chown(
+        path: int | str, user: int, group: int, *, dir_fd: int | None = None, follow_symlinks: bool = True
+    ) -> None:
+        if isinstance(path, str):
+            assert dir_fd is not None and "/" not in path
+            given.append((path, follow_symlinks))
+
+    monkeypatch.setattr("os.chown", chown)
+    _give(home, os.getuid())
+    assert sorted(given) == [("link", False), ("plain", False), ("slots", False)]
