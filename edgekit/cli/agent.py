@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from edgekit.cli.output import Cell, Output, facts
 from edgekit.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from edgekit.fleet.agent.reached import Reached
     from edgekit.fleet.agent.status import AgentStatus
 
 
@@ -82,7 +85,7 @@ def enroll(out: Output, token: str, name: str | None, tier: Any, home: Path | No
     identity = enroll_device(place, settings["fleet"], token, own, tier, settings["ca"], again=settings["again"])
     out.emit({"device": identity.device, "name": identity.name, "home": str(place.path)})
     out.table(facts([("device", Cell(identity.name, "bold")), ("id", identity.device), ("home", str(place.path))]))
-    out.remark("next: edgekit agent run")
+    out.remark(f"next: edgekit agent run{f' --home {shlex.quote(str(home))}' if home else ''}")
 
 
 @make_command("edgekit agent run\nedgekit agent run --serve 8101", name="run")
@@ -184,6 +187,7 @@ def _status_rows(found: AgentStatus) -> list[tuple[str, str | Cell]]:
         ("device", Cell(found.name or "-", "bold")),
         ("fleet", found.fleet or found.trouble),
         ("agent", "runs" if found.is_running else "does not run"),
+        *([("reached", _reached(found.reached))] if found.is_running and found.reached else []),
         ("answers", f"{found.bundle} {state.active[:12]}" if state.active else "nothing"),
         ("golden", f"{state.right} of {state.checked} right" if state.checked else "-"),
     ]
@@ -198,6 +202,11 @@ def _status_rows(found: AgentStatus) -> list[tuple[str, str | Cell]]:
     rows.append(("windows", f"{waiting['waiting']} wait, {waiting['bytes'] / 1e3:.0f} kB{dropped}"))
     rows += [("refused", f"{digest[:12]}: {reason}") for digest, reason in state.refused.items()]
     return rows
+
+
+def _reached(reached: Reached) -> str:
+    since = datetime.fromtimestamp(reached.since, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"not since {since}: {reached.trouble}" if reached.trouble else f"since {since}"
 
 
 @make_command("sudo edgekit agent install\nedgekit agent install --serve 8101 --print", name="install")

@@ -12,7 +12,7 @@ machine    what can run here
 trial      a bundle in a process of its own, answering its golden inputs
 runtime    the process that answers requests, from the slots that count
 update     the steps from one bundle to the next, each of which may be the last before the power goes
-orders     what the fleet wants of applications
+orders     what the fleet wants of applications; reached: whether it is reached, for a person who asks
 applications  how a program answers with what its agent has proven; comparison: beside the full model
 tally      what was seen, as sums; spool: what applications saw; node_seen: what the node did; health: how the device is
 collector  makes a window of these every minute

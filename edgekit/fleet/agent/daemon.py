@@ -12,6 +12,7 @@ from typing import Protocol
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.orders import write_orders
+from edgekit.fleet.agent.reached import note_reached
 from edgekit.fleet.agent.update import Updater
 from edgekit.fleet.client import AgentClient
 from edgekit.fleet.protocol.agents import MAX_WAIT_S, Desired, Facts, Slot, Sync
@@ -59,6 +60,7 @@ class Daemon:
         self._wait = wait or self._stopped.wait
         self._client: AgentClient | None = None
         self._told_facts = False
+        self._trouble: str | None = None  # that was written down last
         self._known = 0
         self._retry_s = FIRST_RETRY_S
         updater.report = self.tell
@@ -112,6 +114,7 @@ class Daemon:
         if self._seen is not None:
             self._seen.taken(desired.taken)
         self._updater.heard()
+        self._note_reached("")
         return desired
 
     def _windows(self) -> tuple[Window, ...]:
@@ -150,6 +153,7 @@ class Daemon:
         if asked_s is not None:
             pause_s = max(pause_s, min(LONGEST_RETRY_S, asked_s) * self._choose(1, 1 + JITTER))
         logger.warning("%s (%s); again in %.0f s", error.message, type(error).__name__, pause_s)
+        self._note_reached(error.message)
         self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)
         self._known = 0  # the next answer is to come at once
         if isinstance(error, UnreachableError):
@@ -157,6 +161,11 @@ class Daemon:
         else:
             self._disconnect()  # a certificate that was renewed counts with the next connection
         self._wait(pause_s)
+
+    def _note_reached(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            note_reached(self._home, self._wall(), trouble)
 
     def _has_more(self) -> bool:
         return self._seen is not None and len(self._seen.oldest(MAX_WINDOWS)) == MAX_WINDOWS

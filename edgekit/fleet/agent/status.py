@@ -11,13 +11,14 @@ from edgekit.errors import BundleError, ConflictError, UsageError
 from edgekit.fleet.agent.home import Home, State
 from edgekit.fleet.agent.identity import load_identity
 from edgekit.fleet.agent.orders import Orders, read_orders
+from edgekit.fleet.agent.reached import Reached, read_reached
 from edgekit.fleet.agent.ring import Ring
 
 
 @dataclass(frozen=True)
 class AgentStatus:
     """`bundle`: the name of what answers. `coming_bytes`: what came of the next one so far. `trouble`: why it cannot
-    be told who this is, "" where it can."""
+    be told who this is, "" where it can. `reached`: the fleet, when it was last asked; None before that."""
 
     name: str
     fleet: str
@@ -28,6 +29,7 @@ class AgentStatus:
     plan: Orders
     windows: dict[str, int]
     coming_bytes: int
+    reached: Reached | None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -40,6 +42,7 @@ class AgentStatus:
             "plan": self.plan.model_dump(mode="json"),
             "windows": self.windows,
             "coming_bytes": self.coming_bytes,
+            "reached": None if self.reached is None else self.reached.model_dump(mode="json"),
         }
 
 
@@ -68,6 +71,7 @@ def describe(home: Home) -> AgentStatus:
         read_orders(home.path),
         Ring(home).describe(),
         sum(part.stat().st_size for part in parts),
+        read_reached(home.path),
     )
 
 

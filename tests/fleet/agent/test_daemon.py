@@ -12,6 +12,7 @@ from edgekit.fleet.agent.daemon import LEAST_PAUSE_S, LONGEST_RETRY_S, Daemon
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.identity import facts
 from edgekit.fleet.agent.orders import read_orders
+from edgekit.fleet.agent.reached import read_reached
 from edgekit.fleet.agent.ring import Ring
 from edgekit.fleet.agent.runtime import NoRuntime
 from edgekit.fleet.agent.update import Updater
@@ -100,6 +101,22 @@ def test_questions_that_wait_follow_one_another_and_facts_are_told_once(start: C
     assert [sync.facts is not None for sync in syncs] == [True, False, False, False, False]
     assert [sync.known for sync in syncs] == [0, 1, 1, 1, 1]
     assert set(run.pauses) == {LEAST_PAUSE_S}
+
+
+def test_whether_the_fleet_is_reached_is_written_down_where_it_changes(start: Callable[..., Run]) -> None:
+    run = start(most=4)
+    run.errors = [None, UnreachableError("away"), UnreachableError("away")]
+    told: list[str] = []
+    replace = run.home.replace
+
+    def seen(name: str, data: bytes, mode: int = 0o600) -> None:
+        replace(name, data, mode)
+        if name == "reached.json" and (reached := read_reached(run.home.path)) is not None:
+            told.append(reached.trouble)
+
+    run.home.replace = seen  # type: ignore[method-assign]
+    run.run()
+    assert told == ["", "away", ""]
 
 
 def test_fleet_that_wants_to_be_asked_rarely_is(start: Callable[..., Run], fleet: LocalFleet) -> None:

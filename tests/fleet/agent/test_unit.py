@@ -15,9 +15,9 @@ from edgekit.cli.main import cli
 from edgekit.errors import OutputError, UsageError
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.orders import write_orders
+from edgekit.fleet.agent.reached import note_reached
 from edgekit.fleet.agent.ring import Ring
 from edgekit.fleet.agent.runtime import NoRuntime
-from edgekit.fleet.agent.reached import note_reached
 from edgekit.fleet.agent.status import describe
 from edgekit.fleet.agent.unit import NAME, UnitOptions, _give, install_unit, unit_text
 from edgekit.fleet.agent.update import Updater
@@ -153,9 +153,9 @@ def test_status_tells_whether_the_fleet_is_reached(enrolled: Home) -> None:
     with enrolled.hold():
         assert "since 2027-01-15 08:00:00 UTC" in run("status", "--home", str(enrolled.path))[1]
         note_reached(enrolled, 1.9e9, "this device is not known here")
-        code, said = run("status", "--home", str(enrolled.path))
+        _, said = run("status", "--home", str(enrolled.path))
         assert "not since 2030-03-17 17:46:40 UTC: this device is not known here" in said
-        code, said = run("status", "--home", str(enrolled.path), "--json")
+        _, said = run("status", "--home", str(enrolled.path), "--json")
         assert json.loads(said)["reached"] == {"since": 1.9e9, "trouble": "this device is not known here"}
     assert "not known" not in run("status", "--home", str(enrolled.path))[1]  # nobody asks while no agent runs
 
