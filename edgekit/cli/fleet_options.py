@@ -29,7 +29,7 @@ class Reached:
 
     def open(self) -> FleetClient:
         """Raises UsageError without a token, MissingExtraError."""
-        from edgekit.runtimes.server.tenants import read_token
+        from edgekit.runtimes.token_file import read_token
 
         try:
             from edgekit.fleet.client import FleetClient

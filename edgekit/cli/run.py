@@ -321,7 +321,7 @@ def _connect(
     from edgekit.devices.battery import Battery, read_battery
     from edgekit.planning.plan import PlanLimits
     from edgekit.runtimes.coordinator.connect import connect
-    from edgekit.runtimes.server.tenants import read_token
+    from edgekit.runtimes.token_file import read_token
 
     fits = budget_ms is not None or battery is not None
     policy = remote["policy"] or (f"local:{variant}" if variant else "fit" if fits else "auto")

@@ -102,7 +102,7 @@ def _read(
         raise UsageError("--token-file, --ca or --certificate without --node", hint="name the node to ask")
     token = ""
     if token_file is not None:
-        from edgekit.runtimes.server.tenants import read_token
+        from edgekit.runtimes.token_file import read_token
 
         token = read_token(token_file)
     reading = read_files(sources if sources or nodes else [Path()])

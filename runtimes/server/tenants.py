@@ -19,6 +19,7 @@ from typing import Any
 
 from edgekit.errors import UnknownNameError, UsageError
 from edgekit.runtimes.server.schedule import Tenant
+from edgekit.runtimes.token_file import read_token
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,23 +37,6 @@ class Guest:
 
     tenant: Tenant
     token: str = field(repr=False)
-
-
-def read_token(path: Path) -> str:
-    """The one word of a token file, a caller's or a node's. Raises UsageError where it is missing, empty or no text."""
-    try:
-        lines = path.read_text(encoding="ascii").split()
-    except OSError as error:
-        raise UsageError(f"cannot read the token file {path}: {error.strerror}", hint="check its path") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"the token file {path} is not plain ASCII text", hint="openssl rand -hex 32 > token"
-        ) from error
-    if len(lines) != 1:
-        raise UsageError(
-            f"the token file {path} holds {len(lines)} words, allowed one", hint="openssl rand -hex 32 > token"
-        )
-    return lines[0]
 
 
 def read_tenants(path: Path) -> tuple[Guest, ...]:
