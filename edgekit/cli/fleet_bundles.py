@@ -26,14 +26,22 @@ from edgekit.cli.wording import size_text
 @reach_options
 def push(out: Output, bundle: Path, **settings: Any) -> None:
     """Send a bundle to the registry. What it holds already does not travel; what breaks off goes on."""
+    held: list[bool] = []  # first of all: whether all was there
+
     with reached(settings).open() as client, out.working() as progress:
-        view = client.push(bundle, lambda done, total: progress("send", done, total))
+
+        def seen(done: int, total: int) -> None:
+            held.append(done == total)
+            progress("send", done, total)
+
+        view = client.push(bundle, seen)
+    how = "which were here already" if held[0] else f"of which {size_text(view.new_bytes)} were new"
     out.emit({"bundle": view.model_dump(mode="json")})
     out.table(
         facts(
             [
                 ("bundle", f"{view.name}@sha256:{view.digest}"),
-                ("size", f"{size_text(view.size_bytes)}, of which {size_text(view.new_bytes)} were new"),
+                ("size", f"{size_text(view.size_bytes)}, {how}"),
             ]
         )
     )

@@ -37,6 +37,8 @@ def insights(out: Output, kind: Any, device: str, after: str | None, limit: int,
     of machine; drift is inputs or confidence unlike they were with the same bundle at first."""
     with reached(settings).open() as client:
         page = client.insights(kind, device, after, limit)
+        if device and not page.items:
+            client.device(device)  # nobody of that name is an error, not a device that does not stand out
     out.emit({"insights": [one.model_dump(mode="json") for one in page.items], "next": page.next})
     if not page.items:
         out.line("nobody stands out")

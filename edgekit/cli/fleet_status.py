@@ -36,11 +36,12 @@ def status(out: Output, **settings: Any) -> None:
         }
     )
     silent = overview.devices - overview.connected
+    how = f", {silent:,} of them silent" if silent else ", all connected" if overview.devices else ""
     out.table(
         facts(
             [
                 ("fleet", f"{where.url}, edgekit {overview.version}"),
-                ("devices", f"{overview.devices:,}, {f'{silent:,} of them silent' if silent else 'all connected'}"),
+                ("devices", f"{overview.devices:,}{how}"),
                 ("bundles", f"{overview.bundles:,}"),
                 ("signed", _signed_cell(overview.trust_ends_at)),
             ]

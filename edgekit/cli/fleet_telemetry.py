@@ -65,6 +65,8 @@ def telemetry(out: Output, device: str, group: str, select: str, **settings: Any
         raise UsageError("--device and --group", hint="give one of them")
     if table is not None and columns is not None:
         raise UsageError("--csv and --parquet", hint="give one of them")
+    if out.json and str(table) == "-":
+        raise UsageError("--csv - and --json would both write to stdout", hint="--csv FILE, or leave --json out")
     if select and table is None and columns is None:
         raise UsageError("--select without --csv or --parquet", hint="--group NAME for the table")
     until = time.time()

@@ -136,6 +136,44 @@ def test_json_holds_everything(town: Town, digests: dict[str, str], served: str,
     assert invoke_json("fleet", "rollback")["rollout"]["state"] == "rolling-back"
 
 
+@pytest.mark.parametrize(
+    ("words", "says", "hint"),
+    [
+        (("pause", "zzzz"), "'zzzz' is no rollout, allowed the id", "edgekit fleet status"),
+        (("rollback", "no"), "'no' is no rollout, allowed the id", "edgekit fleet status"),
+        (("groups", "set", "b d", "board=rpi4"), "'b d' is no name, allowed small letters", "plant-3"),
+    ],
+)
+def test_names_that_cannot_be_are_told_in_words(
+    served: str, invoke: Run, words: tuple[str, ...], says: str, hint: str
+) -> None:
+    result = invoke("fleet", *words, code=2)
+    assert says in result.stderr and hint in result.stderr and "pattern" not in result.stderr
+
+
+def test_a_group_of_nobody_is_told_with_what_would_make_it_one(
+    town: Town, digests: dict[str, str], served: str, invoke: Run
+) -> None:
+    town.group("none", "board=other")
+    result = invoke("fleet", "rollout", digests["old"], "--group", "none", code=2)
+    assert "none is labelled board=other" in result.stderr and "devices label NAME KEY=VALUE" in result.stderr
+
+
+def test_a_device_that_does_not_stand_out_is_told_from_one_that_is_not_there(served: str, invoke: Run) -> None:
+    assert lines(invoke("fleet", "insights", "--device", "pi-7")) == ["nobody stands out"]
+    assert "no device nobody" in invoke("fleet", "insights", "--device", "nobody", code=17).stderr
+
+
+def test_a_bundle_that_is_sent_again_was_here(served: str, bundles: dict[str, Path], invoke: Run) -> None:
+    assert "were new" in invoke("fleet", "push", str(bundles["old"])).stdout
+    assert "which were here already" in invoke("fleet", "push", str(bundles["old"])).stdout
+
+
+def test_lines_of_csv_and_json_do_not_mix(served: str, invoke: Run) -> None:
+    assert "--csv FILE" in invoke("fleet", "telemetry", "--csv", "-", "--json", code=2).stderr
+    assert invoke("fleet", "telemetry", "--csv", "-").stdout.startswith("device,sequence,")
+
+
 def test_status_names_groups_rollouts_and_who_stands_out(
     town: Town, digests: dict[str, str], served: str, invoke: Run
 ) -> None:

@@ -32,6 +32,17 @@ STATUSES: tuple[tuple[type[EdgekitError], int], ...] = (
     (UsageError, 400),
 )
 RETRY_AFTER_S = 5
+# What a path's pattern asks for, in words, and where such a thing is found.
+WORDS = {
+    r"^([0-9a-f]{4,32}|latest)$": (
+        "rollout, allowed the id or 4 digits and more of its front, or latest",
+        "edgekit fleet status tells the latest, edgekit fleet events those before",
+    ),
+    r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$": (
+        "name, allowed small letters, digits, and dots, dashes and underscores between them, 63 at most",
+        "like pi or plant-3",
+    ),
+}
 
 
 def answer(status: int, error: str, hint: str = "", kind: str = "") -> Response:
@@ -53,6 +64,9 @@ async def tell_known(request: Request, error: Exception) -> Response:
 async def tell_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    words = WORDS.get(first.get("ctx", {}).get("pattern", ""))
+    if words is not None and first["loc"][0] == "path":
+        return answer(422, f"{first['input']!r:.80} is no {words[0]}", words[1], "UsageError")
     where = ".".join(str(key) for key in first["loc"])
     return answer(422, f"{where}: {first['msg']}", "see /openapi.json", "UsageError")
 

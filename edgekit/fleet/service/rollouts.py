@@ -53,7 +53,10 @@ class Rollouts:
             _check_guards(session, order.guards)
             devices = members(session, group.selector)
             if not devices:
-                raise UsageError(f"the group {order.group} holds no device", hint="edgekit fleet devices --label")
+                raise UsageError(
+                    f"the group {order.group} holds no device: none is labelled {group.selector}",
+                    hint="edgekit fleet devices label NAME KEY=VALUE, or edgekit fleet groups set another selector",
+                )
             _check_tiers(bundle, devices)
             self._refuse_overlap(session, order.group, {device.id for device in devices})
             stages = self._stages(identifier, order, devices)
