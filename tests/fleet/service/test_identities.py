@@ -311,3 +311,13 @@ def test_an_invitation_from_before_it_was_revoked_lets_a_device_in_no_more(fleet
     behind = fleet.devices.invite(ADMIN, InvitationOrder(device="pi-1")).token
     fleet.devices.enroll(Enrolment(token=behind, name="pi-1", request=request(), facts=facts()))
     assert fleet.devices.get("pi-1").standing == "active"
+
+
+def test_a_new_key_makes_a_renewal_that_was_not_used_yet_worthless_too(fleet: FleetService) -> None:
+    first = enroll(fleet, "pi-1")
+    pending = fleet.devices.renew(first.device, Renewal(request=request()), first.token)
+    token = fleet.devices.invite(ADMIN, InvitationOrder(device="pi-1")).token
+    second = fleet.devices.enroll(Enrolment(token=token, name="pi-1", request=request(), facts=facts()))
+    with pytest.raises(AuthenticationError):
+        fleet.devices.identify(serial=serial_of(pending))
+    assert fleet.devices.identify(serial=serial_of(second)) == first.device

@@ -7,6 +7,7 @@ section 1.5.2, Goals for specific attacks to protect against.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -268,3 +269,21 @@ def test_a_folder_that_cannot_be_written_is_told(publisher: Publisher, tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         take(Trusted(tmp_path / "file" / "trust", publisher.root, publisher.get))
+
+
+def test_what_was_seen_is_on_the_disk_before_anything_is_taken_by_it(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut would make an older version new again."""
+    folder, synced, real = tmp_path / "cut", set[tuple[int, int]](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        about = os.fstat(descriptor)
+        synced.add((about.st_ino, about.st_size))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Trusted(folder, publisher.root, publisher.get).refresh()
+    kept = {path.name: path.stat() for path in (*folder.glob("*.json"), folder, folder / "root_history")}
+    assert {"root.json", "timestamp.json", "snapshot.json", "targets.json", "cut"} <= set(kept)
+    assert [name for name, about in kept.items() if (about.st_ino, about.st_size) not in synced] == []
