@@ -88,6 +88,8 @@ def read_golden(data: bytes, pixels: Pixels | None = None) -> tuple[list[Arrays]
     """(inputs, answers), one of each a sample. Raises BundleError."""
     import numpy as np
 
+    if not data.startswith(b"PK"):  # numpy would take it for a pickle, and say how to load that all the same
+        raise BundleError("golden answers cannot be read: they are no .npz", hint="export the bundle again")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in arrays.files}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgekit.bundle.manifest import Manifest
 from edgekit.errors import InputError, SessionError, UsageError
 from edgekit.runtimes.coordinator.parts import DeviceParts
@@ -37,7 +39,10 @@ def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
             hint="pass exactly the inputs that `edgekit inspect` lists",
         )
     for spec in specs:
-        reason = spec.mismatch(feeds[spec.name])
+        array = feeds[spec.name]
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {spec.name!r} is a {type(array).__name__}, allowed a numpy array")
+        reason = spec.mismatch(array)
         if reason is not None:
             raise InputError(f"input {spec.name!r} has {reason}", hint="`edgekit inspect` shows the shapes")
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
 from edgekit.bundle.manifest import Tier
-from edgekit.errors import AuthenticationError, ConflictError, MismatchError, UnreachableError, UsageError
+from edgekit.errors import AuthenticationError, ConflictError, EdgekitError, MismatchError, UnreachableError, UsageError
 from edgekit.fleet.agent.disk import output_error
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.identity import AUTHORITY, DEVICE, IDENTITY, ROOT, Identity, facts
@@ -34,8 +34,18 @@ def enroll(
     bundles stay.
 
     Raises ConflictError where this folder is enrolled already, AuthenticationError where the fleet is not the one of
-    the invitation, and like `AgentClient.enroll`; what was there before then stays."""
+    the invitation, and like `AgentClient.enroll`; what was there before then stays, and what was not is gone."""
+    was_there = home.path.exists()
     home.make()
+    try:
+        return _enroll(home, url, token, name, tier, ca, again)
+    except EdgekitError:
+        if not was_there:
+            home.unmake()
+        raise
+
+
+def _enroll(home: Home, url: str, token: str, name: str, tier: Tier, ca: Path | None, again: bool) -> Identity:
     if (home.path / IDENTITY).exists() and not again:
         raise ConflictError(
             f"{home.path} is enrolled already",

@@ -8,6 +8,7 @@ slots/<digest>                     bundles as folders: the one that counts and o
 state.json                         which one counts, and what became of others
 current                            a link to the slot that counts, for applications
 plan.json                          how the fleet would run it, for applications
+reached.json                       whether the fleet is reached, for a person who asks
 blobs/ part/                       files by content, whole and on their way; slots hold hard links to them
 windows/ spool/                    what was seen, until the fleet has it; what applications see, until the agent has it
 
@@ -19,6 +20,7 @@ the power goes. No slot that it names is ever written to. `current` is made from
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
@@ -77,6 +79,12 @@ class Home:
                     self.disk.sync(folder.parent)
         except OSError as error:
             raise output_error(self.path, error) from error
+
+    def unmake(self) -> None:
+        """What `make` made, as far as nothing came into it."""
+        with contextlib.suppress(OSError):
+            for folder in (self.blobs, self.part, self.slots, self.windows, self.spool, self.path):
+                folder.rmdir()
 
     @contextmanager
     def hold(self) -> Iterator[None]:

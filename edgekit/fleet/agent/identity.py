@@ -50,7 +50,9 @@ def load_identity(home: Home) -> Identity:
             f"{home.path} is not enrolled", hint="edgekit agent enroll --fleet URL --token TOKEN"
         ) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="is this the agent's user?") from error
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", hint="--home names a folder of this user's"
+        ) from error
     except ValidationError as error:  # whose own words show what is in the file, which may be the token
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(key) for key in first["loc"])

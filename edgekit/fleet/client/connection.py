@@ -208,6 +208,10 @@ def _untrusted(url: str, error: ssl.SSLError) -> AuthenticationError:
             f"TLS with {url} fails, its certificate is not trusted here: {error.verify_message}",
             hint="--ca names the authority of the fleet; a device whose fleet was set up anew enrolls again",
         )
+    if "WRONG_VERSION_NUMBER" in reason:
+        return AuthenticationError(
+            f"{url} does not speak TLS", hint=f"for a fleet on this machine: {url.replace('https:', 'http:', 1)}"
+        )
     return AuthenticationError(f"TLS with {url} fails: {reason}", hint="--ca names the authority of the fleet")
 
 

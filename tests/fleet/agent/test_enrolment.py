@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.errors import AuthenticationError
+from edgekit.errors import AuthenticationError, UsageError
 from edgekit.fleet.agent.enrolment import enroll, fetch_authority
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.trust.authority import Authority
@@ -64,7 +64,7 @@ def test_who_adds_an_authority_of_his_own_behind_the_fleets_hears_no_token(tmp_p
         with pytest.raises(AuthenticationError, match="not trusted"):
             enroll(Home(tmp_path / "home"), url, f"eki_secret.{genuine.fingerprint}", "pi-1", "device")
     assert asked == []
-    assert not (tmp_path / "home" / "fleet.pem").exists() and not (tmp_path / "home" / "identity.json").exists()
+    assert not (tmp_path / "home").exists()
 
 
 def test_another_authority_than_the_invited_one_is_refused(tmp_path: Path) -> None:
@@ -76,3 +76,15 @@ def test_another_authority_than_the_invited_one_is_refused(tmp_path: Path) -> No
     ):
         enroll(Home(tmp_path / "home"), url, f"eki_secret.{genuine.fingerprint}", "pi-1", "device")
     assert asked == []
+
+
+def test_enrolment_that_fails_leaves_a_folder_as_it_was(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    (home.path / "note").write_text("mine")
+    with pytest.raises(UsageError, match="no address"):
+        enroll(home, "banana", "eki_secret", "pi-1", "device")
+    assert (home.path / "note").read_text() == "mine"
+    with pytest.raises(UsageError, match="no address"):
+        enroll(Home(tmp_path / "fresh"), "banana", "eki_secret", "pi-1", "device")
+    assert not (tmp_path / "fresh").exists()

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from edgekit.errors import EdgekitError, RemoteError, UsageError
+from edgekit.errors import AuthenticationError, EdgekitError, RemoteError, UsageError
 from edgekit.fleet.client import AgentClient, Connection, problem_of
 from edgekit.fleet.client.agents import MOST_BYTES
 from edgekit.fleet.protocol.agents import Sync
@@ -78,3 +78,10 @@ def test_a_token_that_can_be_none_is_refused_and_not_repeated(behind: str) -> No
 def test_whatever_an_error_says_it_is_told_as_ours(body: bytes) -> None:
     found = problem_of(500, body)
     assert isinstance(found, EdgekitError) and "status 500" in found.message
+
+
+def test_tls_with_a_fleet_that_speaks_none_is_told_with_the_address_to_take(endless: str) -> None:
+    agent = AgentClient(endless.replace("http:", "https:"))
+    with closing(agent), pytest.raises(AuthenticationError, match="does not speak TLS") as told:
+        agent.sync(Sync())
+    assert endless in told.value.hint

@@ -38,8 +38,14 @@ def test_a_request_waits_for_the_handshake_after_a_broken_connection(bundle, clo
 
 @pytest.mark.parametrize(
     "feeds",
-    [{}, {"y": np.zeros((1, 6), np.float32)}, {"x": np.zeros((1, 7), np.float32)}, {"x": np.zeros((1, 6))}],
-    ids=["none", "name", "shape", "dtype"],
+    [
+        {},
+        {"y": np.zeros((1, 6), np.float32)},
+        {"x": np.zeros((1, 7), np.float32)},
+        {"x": np.zeros((1, 6))},
+        {"x": "photo.jpg"},
+    ],
+    ids=["none", "name", "shape", "dtype", "path"],
 )
 def test_feeds_that_do_not_fit_are_input_errors_and_go_nowhere(coordinate, peer, feeds) -> None:
     with pytest.raises(InputError, match="allowed"):
