@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import func, select
 from edgekit.errors import StoreError
 from edgekit.fleet.server.shared_counts import registries
 from edgekit.fleet.service import FleetService
-from edgekit.fleet.service.groups import DEFAULT_INTERVAL_S, INTERVALS_LOST
+from edgekit.fleet.service.glance import Cell
 from edgekit.fleet.store.tables import Device, Rollout
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -76,6 +77,13 @@ def _held(name: str, told: str, registry: CollectorRegistry, together: Any = "li
     return Gauge(f"edgekit_fleet_{name}", told, registry=registry, multiprocess_mode=together)
 
 
+def _state_of(cell: Cell) -> tuple[str, str, str]:
+    """(standing, whether it is connected, phase)"""
+    if cell.state == "revoked":
+        return "revoked", "no", cell.phase
+    return "active", "no" if cell.state == "lost" else "yes", cell.phase
+
+
 class _Counted:
     """Of the whole fleet, counted by the database."""
 
@@ -91,13 +99,8 @@ class _Counted:
         yield from families
 
     def _families(self) -> Iterator[Any]:
-        lost_at = self._service.core.now() - INTERVALS_LOST * DEFAULT_INTERVAL_S
-        heard = (Device.seen_at >= lost_at).label("heard")  # PostgreSQL groups by names, not by what has parameters
-        phase = Device.slot["phase"].as_string().label("phase")
+        states = Counter(map(_state_of, self._service.glances.now().cells))
         with self._service.database.read() as session:
-            states = session.execute(
-                select(Device.standing, heard, phase, func.count()).group_by(Device.standing, heard, phase)
-            ).all()
             running = session.execute(
                 select(Device.running, func.count()).where(Device.standing == "active").group_by(Device.running)
             ).all()
@@ -106,7 +109,7 @@ class _Counted:
         yield _gauge(
             "devices",
             "Devices, by their standing, whether they were heard of lately, and what they do",
-            [((one, "yes" if is_heard else "no", what or ""), count) for one, is_heard, what, count in states],
+            list(states.items()),
             ("standing", "connected", "phase"),
         )
         yield _gauge(

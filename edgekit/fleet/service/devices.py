@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from edgekit.errors import AbsentError, ConflictError, StoreError
@@ -21,7 +21,7 @@ from edgekit.fleet.protocol.windows import Window
 from edgekit.fleet.protocol.wire import Page
 from edgekit.fleet.rollouts.selector import Selector
 from edgekit.fleet.service.core import Core, paged
-from edgekit.fleet.service.groups import DEFAULT_INTERVAL_S, INTERVALS_LOST, is_connected, labels_of, settings_of
+from edgekit.fleet.service.groups import counted, intervals_of, is_connected, labels_of, settings_of
 from edgekit.fleet.service.identities import Identities
 from edgekit.fleet.service.ingest import Intake
 from edgekit.fleet.service.people import Actor
@@ -77,21 +77,22 @@ class Devices(Identities):
         if after is not None:
             query = query.where(Device.name > after)
         with self._core.database.read() as session:
-            found = []
+            found, interval_s = [], intervals_of(session)
             for row in session.scalars(query.execution_options(yield_per=500)):
-                if parsed.holds(labels_of(row)):
-                    found.append(self._view(row, DEFAULT_INTERVAL_S))
+                labels = labels_of(row)
+                if parsed.holds(labels):
+                    found.append(self._view(row, interval_s(labels)))
                 if len(found) > limit:
                     break
         shown, following = paged(found, limit, lambda view: str(view.name))
         return Page[DeviceView](items=tuple(shown), next=following)
 
     def count(self) -> tuple[int, int]:
-        """(active devices, those of them that are connected)."""
-        lost_at = self._core.now() - INTERVALS_LOST * DEFAULT_INTERVAL_S
-        active = select(func.count()).select_from(Device).where(Device.standing == "active")
+        """(active devices, those of them that are connected, each by its own interval)."""
+        now = self._core.now()
         with self._core.database.read() as session:
-            return session.scalar(active) or 0, session.scalar(active.where(Device.seen_at >= lost_at)) or 0
+            interval_s, rows = intervals_of(session), counted(session)
+        return len(rows), sum(is_connected(row, interval_s(labels_of(row)), now) for row in rows)
 
     def change(self, actor: Actor, key: str, change: DeviceChange, version: int | None = None) -> DeviceView:
         """Raises AbsentError, ConflictError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -75,11 +75,11 @@ class Groups:
             row = session.get(Group, name)
             if row is None:
                 raise _absent(session, name)
-            return self._view(row, _counted(session))
+            return self._view(row, counted(session))
 
     def all(self) -> tuple[GroupView, ...]:
         with self._core.database.read() as session:
-            devices = _counted(session)
+            devices = counted(session)
             return tuple(self._view(row, devices) for row in session.scalars(select(Group).order_by(Group.name)))
 
     def _view(self, row: Group, devices: Sequence[Row[Any]]) -> GroupView:
@@ -97,7 +97,7 @@ class Groups:
         )
 
 
-def _counted(session: Session) -> Sequence[Row[Any]]:
+def counted(session: Session) -> Sequence[Row[Any]]:
     """What of the active devices a group is counted by: whole rows of thousands of them take long to read."""
     columns = (Device.name, Device.tier, Device.labels, Device.running, Device.seen_at)
     return list(session.execute(select(*columns).where(Device.standing == "active")))
@@ -122,6 +122,16 @@ def settings_of(session: Session, device: Device) -> tuple[float, float]:
     if not held:
         return DEFAULT_INTERVAL_S, 0.0
     return min(group.interval_s for group in held), max(group.compare_share for group in held)
+
+
+def intervals_of(session: Session) -> Callable[[Mapping[str, str]], float]:
+    """How often a device with such labels is to ask, in seconds: the groups are read once for many devices."""
+    groups = [(Selector.parse(group.selector), group.interval_s) for group in session.scalars(select(Group))]
+
+    def interval_s(labels: Mapping[str, str]) -> float:
+        return min((seconds for selector, seconds in groups if selector.holds(labels)), default=DEFAULT_INTERVAL_S)
+
+    return interval_s
 
 
 def is_connected(device: Device | Row[Any], interval_s: float, now: float) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from edgekit.errors import AbsentError, AuthenticationError, ConflictError, EdgekitError, ForbiddenError, UsageError
 from edgekit.fleet.protocol.agents import Enrolment
-from edgekit.fleet.protocol.people import DeviceChange, InvitationOrder
+from edgekit.fleet.protocol.people import DeviceChange, GroupOrder, InvitationOrder
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store.tables import Device, Event
@@ -110,6 +110,19 @@ def test_what_it_says_is_shown(fleet: FleetService, clock: SettableClock) -> Non
     assert view.latest is not None and view.latest.sequence == 0
     clock.advance(91.0)
     assert not fleet.devices.get("a").connected
+
+
+def test_who_is_connected_is_counted_by_the_interval_of_each(fleet: FleetService, clock: SettableClock) -> None:
+    for name, interval_s in (("slow", 300.0), ("quick", 5.0), ("plain", None)):
+        fleet.devices.sync(enroll(fleet, name, {"site": name}).device, says(DIGEST))
+        if interval_s is not None:
+            fleet.groups.put(ADMIN, name, GroupOrder(selector=f"site={name}", interval_s=interval_s))
+    for seconds, connected in ((10.0, {"slow", "quick", "plain"}), (20.0, {"slow", "plain"}), (100.0, {"slow"})):
+        clock.advance(seconds)
+        views = fleet.devices.list().items
+        assert {view.name for view in views if view.connected} == connected
+        assert all(fleet.devices.get(view.name).connected == view.connected for view in views)
+        assert fleet.devices.count() == (3, len(connected)) == (fleet.overview().devices, fleet.overview().connected)
 
 
 def test_labels_are_changed_as_they_were_read_or_not_at_all(fleet: FleetService) -> None:
