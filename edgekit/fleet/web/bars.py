@@ -47,7 +47,7 @@ def guard_bar(view: GuardView) -> Markup:
     alone."""
     guard = parse_guards(view.text)[0]
     if view.value is None:
-        return Markup('<span class="soft">nothing to judge by yet</span>')
+        return Markup('<span class="soft">{}</span>').format(view.why or "nothing to judge by yet")
     words = f"{said(guard, view.value)}, limit {view.text}"
     if guard.relative:
         return Markup("<span>{}</span>").format(said(guard, view.value))

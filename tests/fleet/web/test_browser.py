@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.fleet.protocol.agents import Slot
+from edgekit.fleet.protocol.people import InvitationOrder
 from edgekit.fleet.server.run import Listening, make_server
 from edgekit.fleet.service import FleetService
 from edgekit.runtimes.listening import open_socket
-from tests.fleet.web.scene import enroll, follow, group, push, say, window
+from tests.fleet.web.scene import ADMIN, enroll, follow, group, push, say, window
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason='playwright is not installed: pip install "edgekit[dev]"'
@@ -176,6 +177,7 @@ def test_what_is_opened_and_where_the_focus_is_survives_a_live_update(page: Page
 
 def test_pages_fit_and_read_well_light_and_dark_wide_and_narrow(browser: object, scene: Scene, tmp_path: Path) -> None:
     rollout = scene.service.rollouts.list().items
+    scene.service.devices.invite(ADMIN, InvitationOrder(labels={"board": "rpi4", "site": "a-plant-far-away"}))
     paths = ["/", "/findings", "/groups", "/groups/pi", "/devices", "/devices/pi-00", "/rollouts", "/rollouts/new",
              "/bundles", f"/bundles/{scene.digest}", "/audit", "/people", "/invitations"]  # fmt: skip
     paths += [f"/rollouts/{one.id}" for one in rollout[:1]]

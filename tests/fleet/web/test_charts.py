@@ -125,7 +125,10 @@ def test_a_guard_shows_its_value_beside_its_limit() -> None:
     bar, limit = re.search(r'm-wrong" width="([\d.]+)"', broken), re.search(r'class="limit" d="M([\d.]+)', broken)
     assert bar is not None and limit is not None and float(bar[1]) / float(limit[1]) == pytest.approx(1.5, abs=0.01)
     assert "0.5 %" in str(guard_bar(GuardView(text="errors<=1%", value=0.005, holds=True, samples=40)))
-    assert "nothing to judge by yet" in str(guard_bar(GuardView(text="errors<=1%", value=None, holds=None, samples=0)))
+    untold = GuardView(text="errors<=1%", value=None, holds=None, samples=0)
+    assert "nothing to judge by yet" in str(guard_bar(untold))
+    told = str(guard_bar(untold.model_copy(update={"why": "0 samples, wanted 20"})))
+    assert "0 samples, wanted 20" in told and "nothing to judge" not in told
     assert "svg" not in str(guard_bar(GuardView(text="p95<=1.2x", value=60.0, holds=True, samples=40)))
     assert "0 %" in str(guard_bar(GuardView(text="errors<=0%", value=0.0, holds=True, samples=40)))
 

@@ -230,6 +230,22 @@ def test_a_device_is_revoked_reinstated_and_removed(admin: Visitor, service: Fle
     assert admin.get("/devices/pi-1").status_code == 404
 
 
+def test_a_person_may_be_added_for_some_days_and_the_page_tells_till_when(
+    admin: Visitor, service: FleetService, clock: SettableClock
+) -> None:
+    assert admin.post("/people", {"name": "ada", "role": "viewer", "days": "2"}).status_code == 200
+    assert admin.post("/people", {"name": "bob", "role": "viewer", "days": " "}).status_code == 200
+    ends = {one.name: one.ends_at for one in service.people.all()}
+    assert ends["ada"] == pytest.approx(clock() + 2 * 86_400, abs=5.0) and ends["bob"] is None
+    ada, bob = re.findall(r'<th scope="row">(?:ada|bob)</th>.*', admin.get("/people").text)
+    assert re.search(r"in \d+ [hd]", ada) and "<td>\N{EN DASH}</td>" in bob
+    for days in ("0", "-1", "nan", "4000", "a week"):
+        refused = admin.post("/people", {"name": "eve", "role": "viewer", "days": days})
+        assert refused.status_code == 400 and "days" in unescape(refused.text), days
+    refused = admin.post("/invitations", {"hours": "0"})
+    assert refused.status_code == 400 and "hours 0, allowed above 0 up to 8760" in unescape(refused.text)
+
+
 def test_tokens_are_told_once_and_work(
     admin: Visitor, service: FleetService, somebody: Callable[[Role], Visitor]
 ) -> None:

@@ -32,6 +32,14 @@ def whole(fields: Mapping[str, str], key: str, default: int) -> int:
     return int(found)
 
 
+def seconds(fields: Mapping[str, str], key: str, unit_s: float, default: float, most: float) -> float:
+    """Of a field that counts in units of `unit_s`, above 0 and up to `most` of them."""
+    found = number(fields, key, default)
+    if not 0 < found <= most:
+        raise UsageError(f"{key.replace('_', ' ')} {found:g}, allowed above 0 up to {most:g}", hint=f"{default:g}")
+    return unit_s * found
+
+
 def share(text: str, what: str) -> float:
     """ "5%" and "0.05" are the same."""
     plain = text.strip()

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from edgekit.fleet.protocol.people import InvitationMade, InvitationOrder, PersonMade, PersonOrder
 from edgekit.fleet.server.pages.answering import Context, Page, invalid, page_router
-from edgekit.fleet.server.pages.fields import labels, name, number, whole
+from edgekit.fleet.server.pages.fields import labels, name, seconds, whole
 from edgekit.fleet.server.sessions import Form
 from edgekit.fleet.service import FleetService
 
@@ -38,7 +38,11 @@ async def add(page: Page, fields: Form) -> Response:
 
     def make() -> PersonMade:
         try:
-            order = PersonOrder(name=name(fields.get("name", ""), "name"), role=fields.get("role", ""))  # type: ignore[arg-type]
+            order = PersonOrder(
+                name=name(fields.get("name", ""), "name"),
+                role=fields.get("role", ""),  # type: ignore[arg-type]
+                valid_s=seconds(fields, "days", 86_400, 90, 3650) if fields.get("days", "").strip() else None,
+            )
         except ValidationError as error:
             raise invalid(error) from error
         return page.service.people.make(page.actor, order)
@@ -70,7 +74,7 @@ async def invite(page: Page, fields: Form) -> Response:
             order = InvitationOrder(
                 labels=labels(fields.get("labels", "")),
                 uses=whole(fields, "uses", 1),
-                valid_s=3600 * number(fields, "hours", 24.0),
+                valid_s=seconds(fields, "hours", 3600, 24, 8760),
             )
         except ValidationError as error:
             raise invalid(error) from error
