@@ -63,6 +63,7 @@ class Updater:
         self._switched_at = now()
         self._runs = self._is_tidy = False
         self._proven: str | None = None
+        self._damaged: str | None = None  # what the disk damaged last while it ran
         self.state = State(tier=tier)
         self.slot = Slot()
         runtime.on_failing = self.leave
@@ -112,9 +113,15 @@ class Updater:
                 self._fall_back(f"the fleet was not reached within {self._hear_s:g} s of the switch to it")
 
     def leave(self, slot: Path, reason: str) -> None:
-        """What runs in `slot` cannot be kept running: back to the one before, where there is one."""
+        """What runs in `slot` cannot be kept running: back to the one before, where there is one. Where the disk has
+        damaged it, it comes anew with the next order, once: a disk that does so again is no reason to load for ever."""
         with self._lock:
             if self.state.active is None or slot.name != self.state.active:
+                return
+            if not self._is_whole(slot.name):
+                reason, again = f"{reason}: it is damaged on this disk", self._damaged != slot.name
+                self._damaged = slot.name
+                self._fall_back(reason, is_refused=not again)
                 return
             if self.state.previous is None or not self._is_whole(self.state.previous):
                 logger.error("%s, and there is no other bundle to fall back to", reason)
@@ -217,7 +224,7 @@ class Updater:
         self._runs = True
         return ""
 
-    def _fall_back(self, reason: str) -> None:
+    def _fall_back(self, reason: str, *, is_refused: bool = True) -> None:
         """To what ran before; to nothing where that is damaged, rather than to what answers wrong."""
         state = self.state
         failed, back = state.active, state.previous
@@ -236,11 +243,14 @@ class Updater:
                 "kept": tuple(one for one in state.kept if one != back),
                 "checked": 0,
                 "right": 0,
-                "refused": self._with(failed, reason),
+                "refused": self._with(failed, reason) if is_refused else state.refused,
             }
         )
         self._run()
-        self._note("failed", failed, reason)
+        if is_refused:
+            self._note("failed", failed, reason)
+        else:
+            self._note("idle")
 
     def _refuse(self, digest: str, reason: str) -> None:
         logger.warning("%s is refused: %s", digest[:16], reason)

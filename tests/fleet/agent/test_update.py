@@ -51,6 +51,15 @@ def updater(home: Home, fleet: LocalFleet, digests: dict[str, str], clock: Setta
     return updater
 
 
+def damage(slot: Path) -> None:
+    """A bit of the part's bytes, wherever links lead to them."""
+    part = next((slot / "parts").iterdir())
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    with part.open("r+b") as stream:
+        stream.write(data)
+
+
 def test_phases_are_told_in_the_order_of_the_steps(home: Home, fleet: LocalFleet, digests: dict[str, str]) -> None:
     told = Told()
     updater = started(home, told=told)
@@ -300,6 +309,29 @@ def test_runtime_that_fails_over_and_over_is_left_for_the_bundle_before(
     assert updater.state.active == digests["old"]
     updater.leave(updater.home.slot(digests["old"]), "the node ended 5 times")  # there is no other
     assert updater.state.active == digests["old"]
+
+
+@pytest.mark.parametrize("has_previous", [False, True])
+def test_what_the_disk_damaged_while_it_ran_comes_anew_once(
+    updater: Updater, fleet: LocalFleet, digests: dict[str, str], has_previous: bool
+) -> None:
+    name = "new" if has_previous else "old"
+    slot = updater.home.slot(digests[name])
+    updater.follow(fleet, digests[name])
+    damage(slot)
+    updater.leave(slot, "the node ended 5 times")
+    assert updater.slot == Slot(running=digests["old"] if has_previous else None)
+    fleet.sent.clear()
+    updater.follow(fleet, digests[name])
+    assert updater.slot == Slot(running=digests[name], checked=4, right=4)
+    assert len(fleet.sent) == 1  # what was damaged, and nothing else
+
+    damage(slot)
+    updater.leave(slot, "the node ended 5 times")
+    assert (updater.slot.phase, updater.slot.reason) == ("failed", "the node ended 5 times: it is damaged on this disk")
+    fleet.sent.clear()
+    updater.follow(fleet, digests[name])
+    assert not fleet.sent
 
 
 def test_one_that_fell_back_answers_right_again_once_it_is_told_to_stay(
