@@ -6,13 +6,14 @@ import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 from tuf.api.metadata import TargetFile
 
-from edgekit.errors import ConflictError, SignatureError
+from edgekit.errors import ConflictError, SignatureError, StoreError
 from edgekit.fleet.service.core import Core
 from edgekit.fleet.service.signed import ends, file_of, is_signed, key_folder, opened, store, targets_due
-from edgekit.fleet.store.tables import BundleRow
+from edgekit.fleet.store.tables import BundleRow, Device
 from edgekit.fleet.trust.keys import ROLES, Algorithm, Role, make_signer
 from edgekit.fleet.trust.repository import LIFETIME_DAYS, Repository, target_of, target_path
 
@@ -32,7 +33,9 @@ class Trust:
 
     def start(self) -> None:
         """The first metadata where there is none, else new versions of what can be signed here: after a restored
-        backup devices know later ones than the database does. Raises StoreError."""
+        backup devices know later ones than the database does. Raises StoreError, also where folder and database are not
+        of one fleet: what one of them signs the devices of the other refuse."""
+        self._belong()
         with self._core.database.write() as session:
             self._core.database.tick(session)
             repository = opened(session, self.folder, self._core.now)
@@ -40,6 +43,24 @@ class Trust:
                 self.begin(session)
             else:
                 self._publish(session, repository, {"targets", *repository.due()})
+
+    def _belong(self) -> None:
+        with self._core.database.read() as session:
+            repository = opened(session, self.folder, self._core.now)
+            is_empty = repository is None and not any(
+                session.scalar(select(exists().select_from(one))) for one in (BundleRow, Device)
+            )
+        where = key_folder(self.folder).folder
+        if is_empty and any(where.glob("*.pem")):
+            raise StoreError(
+                f"{where} holds the keys of a fleet, and the database holds none",
+                hint="--db names the database of that fleet; remove the keys of a first start that was broken off",
+            )
+        if repository is not None and not any(repository.has_key(role) for role in ROLES):
+            raise StoreError(
+                f"the database holds a fleet of which no key lies in {where}",
+                hint="--data names the folder of that fleet; one that was lost comes back by edgekit fleet restore",
+            )
 
     def begin(self, session: Session, algorithm: Algorithm = "ed25519", root_folder: Path | None = None) -> Repository:
         """Keys and the first version of everything; the root's key lies in `root_folder` where given."""

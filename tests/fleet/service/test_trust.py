@@ -219,3 +219,18 @@ def test_a_new_key_is_kept_where_nobody_can_say_whether_it_was_stored(
     monkeypatch.undo()
     assert all(found.here for found in Signing(fleet.trust).show())
     assert Signing(fleet.trust).rotate(role)
+
+
+def test_folder_and_database_of_different_fleets_do_not_serve(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        FleetService(tmp_path / name).close()
+    database = f"sqlite:///{tmp_path / 'ours' / 'fleet.db'}"
+    keys = sorted((tmp_path / "ours" / "trust" / "keys").iterdir())
+    for folder in ("theirs", "nobodys"):
+        with pytest.raises(StoreError, match="a fleet of which no key lies in"):
+            FleetService(tmp_path / folder, database)
+    with pytest.raises(StoreError, match="holds the keys of a fleet, and the database holds none") as told:
+        FleetService(tmp_path / "ours", f"sqlite:///{tmp_path / 'empty.db'}")
+    assert "--db" in told.value.hint
+    assert sorted((tmp_path / "ours" / "trust" / "keys").iterdir()) == keys
+    FleetService(tmp_path / "ours").close()
