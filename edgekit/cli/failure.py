@@ -61,10 +61,22 @@ def _no_room(error: OSError) -> OutputError:
 def _translated(error: click.ClickException) -> UsageError:
     """click's own complaints in our form."""
     if isinstance(error, click.NoSuchOption):
+        if before := _stands_before(error):
+            return UsageError(f"no such option {error.option_name} of `{error.ctx.info_name}`", hint=before)  # type: ignore[union-attr]
         near = f"did you mean {' or '.join(sorted(error.possibilities))}? " if error.possibilities else ""
         return UsageError(f"no such option {error.option_name}", hint=near + _see_help(error))
     message = error.format_message()
     return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=_see_help(error))
+
+
+def _stands_before(error: click.NoSuchOption) -> str:
+    """Where the option is one of a command above: how to write it."""
+    below, above = error.ctx, error.ctx.parent if error.ctx else None
+    while below is not None and above is not None:
+        if any(error.option_name in option.opts for option in above.command.params):
+            return f"it stands before that: {above.command_path} {error.option_name} ... {below.info_name}"
+        below, above = above, above.parent
+    return ""
 
 
 def _see_help(error: click.ClickException) -> str:

@@ -41,13 +41,22 @@ class Reached:
                 "no token for the fleet",
                 hint="--token-file FILE, or EDGEKIT_FLEET_TOKEN; `edgekit fleet serve` tells the first one",
             )
-        return FleetClient(self.url, token, self.ca)
+        if not token.isascii() or len(token.split()) != 1:
+            raise UsageError(
+                "the token in EDGEKIT_FLEET_TOKEN is not one word of plain ASCII", hint="set it as it was told: ekp_..."
+            )
+        return FleetClient(self.url, token.strip(), self.ca)
 
 
 def reach_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--fleet, --token-file, --ca."""
     for decorate in (
-        file_option("--ca", heading="Fleet", help="The authority of its certificate; without, the system's."),
+        file_option(
+            "--ca",
+            heading="Fleet",
+            envvar="EDGEKIT_FLEET_CA",
+            help="The authority of its certificate; else EDGEKIT_FLEET_CA, else the system's.",
+        ),
         file_option("--token-file", heading="Fleet", help="Your token: one word; else EDGEKIT_FLEET_TOKEN."),
         option(
             "--fleet",

@@ -167,8 +167,18 @@ def _keeping(settings: dict[str, Any]) -> Keeping:
     )
 
 
-def _tell(out: Output, service: Any, listening: Any, port: int, folder: Path) -> None:
-    url = f"{'https' if listening.tls else 'http'}://{listening.host}:{port}"
+def url_of(listening: Listening, port: int) -> str:
+    """By which others reach it: what stands for all addresses of a host is none of them."""
+    import socket
+
+    host = listening.host
+    if host in ("", "0.0.0.0", "::"):
+        host = listening.names[0] if listening.names else socket.gethostname()
+    return f"{'https' if listening.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _tell(out: Output, service: Any, listening: Listening, port: int, folder: Path) -> None:
+    url = url_of(listening, port)
     token = service.people.found()
     authority = service.core.authority.certificate_path if listening.tls else None
     told = {"url": url, "data": str(folder), "database": service.database.url.render_as_string(), "token": token}

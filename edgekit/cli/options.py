@@ -43,9 +43,9 @@ def option(*names: str, heading: str, **settings: Any) -> Decorator:
     return click.option(*names, cls=GroupedOption, heading=heading, **settings)
 
 
-def file_option(*names: str, heading: str, help: str) -> Decorator:
+def file_option(*names: str, heading: str, help: str, envvar: str | None = None) -> Decorator:
     """Of a path; whether it is there is told by who reads it."""
-    return option(*names, heading=heading, type=click.Path(path_type=Path), metavar="FILE", help=help)
+    return option(*names, heading=heading, type=click.Path(path_type=Path), metavar="FILE", help=help, envvar=envvar)
 
 
 def certificate_option(*names: str, heading: str, help: str) -> Decorator:

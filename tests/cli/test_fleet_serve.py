@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,8 @@ pytest.importorskip("sqlalchemy")
 
 from sqlalchemy import insert
 
+from edgekit.cli.fleet_serve import url_of
+from edgekit.fleet.server.run import Listening
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.retention import DAY_S
 from edgekit.fleet.store.tables import Event
@@ -58,3 +61,16 @@ def test_it_removes_what_is_older_than_asked_and_ends_in_order_at_sigterm(tmp_pa
     found = sqlite3.connect(tmp_path / "fleet.db")
     assert found.execute("SELECT count(*) FROM leases").fetchone()[0] == 0  # free for the next at once
     found.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "shown"),
+    [
+        ("127.0.0.1", (), "127.0.0.1"),
+        ("::1", (), "[::1]"),
+        ("0.0.0.0", ("fleet.example", "other"), "fleet.example"),
+        ("::", (), socket.gethostname()),
+    ],
+)
+def test_what_is_told_next_names_an_address_that_can_be_reached(host: str, names: tuple[str, ...], shown: str) -> None:
+    assert url_of(Listening(host, tls=True, names=names), 8443) == f"https://{shown}:8443"
