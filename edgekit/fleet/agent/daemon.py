@@ -152,7 +152,8 @@ class Daemon:
         pause_s = self._choose(0.5 * self._retry_s, self._retry_s)
         if asked_s is not None:
             pause_s = max(pause_s, min(LONGEST_RETRY_S, asked_s) * self._choose(1, 1 + JITTER))
-        logger.warning("%s (%s); again in %.0f s", error.message, type(error).__name__, pause_s)
+        fix = f"; {error.hint}" if error.hint and not isinstance(error, UnreachableError) else ""
+        logger.warning("%s (%s%s); again in %.0f s", error.message, type(error).__name__, fix, pause_s)
         self._note_reached(error.message)
         self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)
         self._known = 0  # the next answer is to come at once

@@ -226,7 +226,7 @@ class Directory:
             self.refresh()
             known = self._known.get(device)
         if known is None:
-            raise AuthenticationError("this device is not known here", hint="edgekit agent enroll")
+            raise AuthenticationError("this device is not known here", hint="edgekit agent enroll --again")
         return known
 
     def desired(self, device: str, now: float | None = None) -> Desired:

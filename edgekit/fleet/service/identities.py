@@ -237,5 +237,5 @@ def _named(session: Session, key: str) -> Device:
 def _device(session: Session, device: str) -> Device:
     row = session.get(Device, device)
     if row is None:
-        raise AuthenticationError("this device is not known here", hint="edgekit agent enroll")
+        raise AuthenticationError("this device is not known here", hint="edgekit agent enroll --again")
     return row

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.errors import EdgekitError, OverloadedError, SignatureError, UnreachableError, UsageError
+from edgekit.errors import (
+    AuthenticationError,
+    EdgekitError,
+    OverloadedError,
+    SignatureError,
+    UnreachableError,
+    UsageError,
+)
 from edgekit.fleet.agent.daemon import LEAST_PAUSE_S, LONGEST_RETRY_S, Daemon
 from edgekit.fleet.agent.home import Home
 from edgekit.fleet.agent.identity import facts
@@ -117,6 +124,15 @@ def test_whether_the_fleet_is_reached_is_written_down_where_it_changes(start: Ca
     run.home.replace = seen  # type: ignore[method-assign]
     run.run()
     assert told == ["", "away", ""]
+
+
+def test_what_a_person_has_to_mend_is_told_with_the_fix(
+    start: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(most=2)
+    run.errors = [AuthenticationError("this device is not known here", hint="edgekit agent enroll --again")]
+    run.run()
+    assert "not known here (AuthenticationError; edgekit agent enroll --again); again in" in caplog.text
 
 
 def test_fleet_that_wants_to_be_asked_rarely_is(start: Callable[..., Run], fleet: LocalFleet) -> None:
