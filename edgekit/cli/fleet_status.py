@@ -9,14 +9,15 @@ from edgekit.cli.command import command as make_command
 from edgekit.cli.fleet_insights import insights_table
 from edgekit.cli.fleet_options import reach_options, reached
 from edgekit.cli.fleet_people import day_of
-from edgekit.cli.fleet_rollouts import show_rollout
+from edgekit.cli.fleet_rollouts import STYLES, show_rollout
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 
 if TYPE_CHECKING:
     from edgekit.fleet.protocol.people import GroupView
+    from edgekit.fleet.protocol.rollouts import RolloutView
 
 NEAR_S = 14 * 86_400
-SHOWN = 5  # findings, and bundles of a group
+SHOWN = 5  # findings, rollouts, and bundles of a group
 
 
 @make_command("edgekit fleet status\nedgekit fleet status --json", name="status")
@@ -25,13 +26,15 @@ def status(out: Output, **settings: Any) -> None:
     """Devices, groups, rollouts, and devices that stand out, at a glance."""
     where = reached(settings)
     with where.open() as client:
-        overview, page = client.overview(), client.rollouts(limit=5)
+        overview, page = client.overview(), client.rollouts(limit=SHOWN)
         insights = client.insights(limit=SHOWN)
     going = [one for one in page.items if one.ended_at is None] or list(page.items[:1])
+    ended = [one for one in page.items if one not in going]
     out.emit(
         {
             "overview": overview.model_dump(mode="json"),
             "rollouts": [one.model_dump(mode="json") for one in going],
+            "ended": [one.model_dump(mode="json") for one in ended],
             "insights": [one.model_dump(mode="json") for one in insights.items],
         }
     )
@@ -59,11 +62,19 @@ def status(out: Output, **settings: Any) -> None:
     for view in going:
         out.line()
         show_rollout(out.table, view)
+    if ended:
+        out.line()
+        shown = (Column("ended"), Column("bundle"), Column("group", style="cyan"), Column("state"), Column("because"))
+        out.table(Table(shown, [_ended_row(one) for one in ended]))
     if insights.items:
         out.line()
         out.table(insights_table(insights.items))
         if insights.next is not None:
             out.remark("more: edgekit fleet insights")
+
+
+def _ended_row(one: RolloutView) -> tuple[str, str, str, Cell, str]:
+    return one.id[:8], f"{one.name}@sha256:{one.bundle[:12]}", one.group, Cell(one.state, STYLES[one.state]), one.reason
 
 
 def _signed_cell(ends_at: float | None) -> str | Cell:

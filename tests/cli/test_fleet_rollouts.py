@@ -194,6 +194,19 @@ def test_status_names_groups_rollouts_and_who_stands_out(
     assert lines(invoke("fleet", "insights", "--kind", "drift")) == ["nobody stands out"]
 
 
+def test_status_still_tells_what_ended_while_something_else_goes_on(
+    town: Town, digests: dict[str, str], served: str, invoke: Run, invoke_json: Told
+) -> None:
+    invoke("fleet", "rollout", digests["old"], "--group", "pi", "--steps", "100%", "--soak", "0")
+    invoke("fleet", "rollout", digests["new"], "--group", "pi", "--canary", "10%", "--soak", "900", "--no-wait")
+    text = lines(invoke("fleet", "status"))
+    (row,) = [line for line in text if line.endswith("complete")]
+    assert f"@sha256:{digests['old'][:12]}  pi" in row and "state:    running" in text
+    told = invoke_json("fleet", "status")
+    assert [one["bundle"] for one in told["rollouts"]] == [digests["new"]]
+    assert [one["bundle"] for one in told["ended"]] == [digests["old"]]
+
+
 def test_a_plan_tells_link_latency_choice_and_why(
     town: Town, digests: dict[str, str], served: str, invoke: Run, invoke_json: Told
 ) -> None:
