@@ -18,6 +18,10 @@ _WORDS = {
     "readonly": "read-only",
     "malformed": "damaged",
     "not a database": "damaged",
+    # Of a connection that PostgreSQL refuses, which comes without a code.
+    "does not exist": "refused",
+    "authentication failed": "refused",
+    "pg_hba.conf": "refused",
 }
 
 _HINTS = {
@@ -25,6 +29,7 @@ _HINTS = {
     "full": "nothing was changed: make room where the database lies, and try again",
     "read-only": "nothing was changed: let the service write where the database lies",
     "damaged": "stop the service, keep a copy of the database, and restore a backup: edgekit fleet restore",
+    "refused": "check user, password and name in --db; createdb makes a database, and its user must own it",
     "down": "nothing was changed; is the database running? try again",
 }
 
@@ -51,6 +56,7 @@ _SAID = {
     "full": "is full",
     "read-only": "is read-only",
     "damaged": "is damaged",
+    "refused": "refuses to be used",
     "down": "cannot be used",
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, make_url, select, text
 
 from edgekit.errors import StoreError
 from edgekit.fleet.protocol.people import PersonOrder
@@ -58,6 +58,19 @@ def test_a_server_that_goes_down_and_comes_back_loses_nothing(on_postgresql: Dat
     with on_postgresql.write() as session:
         session.add(person("bob"))
     assert names(on_postgresql) == ["ada", "bob"]
+
+
+@pytest.mark.parametrize("wrong", [{"database": "none-such"}, {"username": "nobody-here"}])
+def test_a_name_that_the_server_does_not_know_is_told_apart_from_one_that_is_down(
+    postgresql_url: str, wrong: dict[str, str]
+) -> None:
+    database = Database(make_url(postgresql_url).set(**wrong).render_as_string(hide_password=False))
+    try:
+        with pytest.raises(StoreError, match=r"refuses to be used.*does not exist") as caught:
+            database.create()
+    finally:
+        database.close()
+    assert "--db" in caught.value.hint and "running" not in caught.value.hint
 
 
 def test_a_change_in_the_middle_of_which_the_server_dies_is_not_there(
