@@ -114,6 +114,7 @@ def serve(out: Output, **settings: Any) -> None:
         from edgekit.fleet.server.shared_counts import forget, shared_counts
         from edgekit.fleet.server.workers import Workers, leave_at
         from edgekit.fleet.service import FleetService
+        from edgekit.fleet.store.alone import alone
         from edgekit.runtimes.listening import open_socket
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "fleet", "serving a fleet") from error
@@ -135,7 +136,7 @@ def serve(out: Output, **settings: Any) -> None:
     service = open_service()
     try:
         server = make_server(service, listening)
-        with open_socket(listening.host, listening.port) as listener:
+        with alone(service.database), open_socket(listening.host, listening.port) as listener:
             _tell(out, service, listening, listener.getsockname()[1], folder)
             if many:
                 service.close()

@@ -17,6 +17,7 @@ pytest.importorskip("sqlalchemy")
 from sqlalchemy import insert
 
 from edgekit.cli.fleet_serve import url_of
+from edgekit.errors import ConflictError
 from edgekit.fleet.server.run import Listening
 from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.retention import DAY_S
@@ -32,7 +33,7 @@ def lines(data: Path, action: str) -> int:
     return int(count)
 
 
-def test_it_removes_what_is_older_than_asked_and_ends_in_order_at_sigterm(tmp_path: Path) -> None:
+def test_it_removes_what_is_older_than_asked_alone_in_its_folder_and_ends_in_order_at_sigterm(tmp_path: Path) -> None:
     service = FleetService(tmp_path)
     with service.database.write() as session:
         for action, days in (("old", 3), ("young", 1)):
@@ -53,6 +54,9 @@ def test_it_removes_what_is_older_than_asked_and_ends_in_order_at_sigterm(tmp_pa
             assert time.monotonic() < ends_at
             time.sleep(0.1)
         assert lines(tmp_path, "young") == 1
+        second = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S)
+        assert second.returncode == ConflictError.exit_code
+        assert "another service serves" in second.stderr and "--data" in second.stderr
     finally:
         process.terminate()
         code = process.wait(WITHIN_S)
