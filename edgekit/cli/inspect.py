@@ -180,6 +180,9 @@ def _role(manifest: Manifest, file: str) -> str:
     codec = next((codec.name for codec in manifest.codecs if codec.tables == file), None)
     if codec is not None:
         return f"tables of {codec}"
+    part = next((golden.part for golden in manifest.golden if golden.file == file), None)
+    if part is not None:
+        return f"golden answers of {part}"
     is_tokenizer = manifest.preprocess is not None and getattr(manifest.preprocess, "tokenizer", None) == file
     return "tokenizer" if is_tokenizer else "asset"
 

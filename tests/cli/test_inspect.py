@@ -8,6 +8,7 @@ import pytest
 from click.testing import Result
 
 from edgekit.bundle import Bundle, describe_file
+from edgekit.bundle.golden import Golden
 from edgekit.bundle.manifest import Codec, Rate, TensorEntry, TextPreprocess
 from edgekit.cli.inspect import _show
 from edgekit.cli.output import Output
@@ -90,13 +91,15 @@ def test_tiers_stand_in_the_order_of_a_request_and_assets_say_what_they_are_for(
 ) -> None:
     feature = TensorEntry(name="x", dtype="float32", shape=("batch", 4))
     rates = (Rate(bytes_mean=9, bytes_p95=9, drop=0.0),)
+    files = ("codec-x.bin", "golden-x.npz", "words.json", "notes.txt")
     codec = Codec(name="feature-x", kind="transform", features=(feature,), tables="codec-x.bin", rates=rates)
     with Bundle.open(bundle) as opened:
         changed = opened.manifest.model_copy(
             update={
                 "tiers": {"cloud": "x86-server", "edge": "jetson-orin-nano"},
-                "assets": tuple(describe_file(name, b"") for name in ("codec-x.bin", "words.json", "notes.txt")),
+                "assets": tuple(describe_file(name, b"") for name in files),
                 "codecs": (codec,),
+                "golden": (Golden(part="model", file="golden-x.npz", samples=1, least_sqnr_db=20.0),),
                 "preprocess": TextPreprocess(tokenizer="words.json", max_length=8),
             }
         )
@@ -106,7 +109,7 @@ def test_tiers_stand_in_the_order_of_a_request_and_assets_say_what_they_are_for(
     assert [line.split(":")[0] for line in lines[2:5]] == ["device", "edge", "cloud"]
     roles = {
         name: next(line for line in lines if f" {name} " in line).split("  ")[0]
-        for name in ("codec-x.bin", "words.json", "notes.txt")
+        for name in files
     }
-    assert roles == {"codec-x.bin": "tables of feature-x", "words.json": "tokenizer", "notes.txt": "asset"}
+    assert list(roles.values()) == ["tables of feature-x", "golden answers of model", "tokenizer", "asset"]
     assert any("torch MB" in line for line in lines)
