@@ -29,6 +29,7 @@ __all__ = ["SERVERS", "Member", "Move", "Situation", "Stage", "decide", "observe
 
 # Devices that go back wait so long for a server that is to take the old bundle again and is not heard of.
 SERVER_WAIT_S = 120.0
+FAILED = {"wrong": "fell back", "lost": "not heard of in time"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Situation:
 class Move:
     """What changes. `ask`: get the new bundle; `revert`: get back what they ran, and `keep` the new one beside it;
     `release`: servers that keep nothing any more. `states`: of devices whose state is another now. `waits`: why
-    nothing goes on, in words."""
+    nothing goes on, in words. `failures`: devices that have just failed, and why."""
 
     state: RolloutState
     stage: int
@@ -65,6 +66,7 @@ class Move:
     keep: tuple[str, ...] = ()
     release: tuple[str, ...] = ()
     states: Mapping[str, DeviceState] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def decide(situation: Situation, now: float) -> Move:
@@ -88,7 +90,17 @@ def decide(situation: Situation, now: float) -> Move:
         state = "left" if member.state == "left" else move.states.get(device, member.state)
         if state != situation.members[device].state:
             changed[device] = state
-    return replace(move, states=changed)
+    failures = {device: _why(seen[device], state) for device, state in changed.items() if state in FAILED}
+    failures |= {
+        device: _why(member, member.state)  # though it is on its way back at once
+        for device, member in seen.items()
+        if member.state in FAILED and member.state != situation.members[device].state
+    }
+    return replace(move, states=changed, failures=failures)
+
+
+def _why(member: Member, state: DeviceState) -> str:
+    return (member.slot.reason if state == "wrong" else "") or FAILED[state]
 
 
 def observe(situation: Situation, now: float) -> dict[str, Member]:

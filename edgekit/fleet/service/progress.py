@@ -13,7 +13,7 @@ from edgekit.fleet.service.core import Core
 from edgekit.fleet.store.tables import Device, Rollout, RolloutDevice
 
 SHOWN_FAILURES = 50
-FAILED = ("wrong", "lost")
+_FAILED = RolloutDevice.failure.is_not(None) & (RolloutDevice.state != "right")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class Failure:
+    """`state`: what the device is in now; it may have gone back since."""
+
     device: str
     state: str
     reason: str
@@ -53,24 +55,25 @@ class Progress:
                 raise AbsentError(f"no rollout {rollout:.32}", hint="the page of rollouts lists them")
             members = select(RolloutDevice.device, RolloutDevice.state).where(RolloutDevice.rollout == rollout)
             states = dict(session.execute(members).tuples().all())
-            reason = Device.slot["reason"].as_string()
             failures = session.execute(
-                select(Device.name, RolloutDevice.state, reason)
+                select(Device.name, RolloutDevice.state, RolloutDevice.failure)
                 .join(RolloutDevice, RolloutDevice.device == Device.id)
-                .where(RolloutDevice.rollout == rollout, RolloutDevice.state.in_(FAILED))
+                .where(RolloutDevice.rollout == rollout, _FAILED)
                 .order_by(Device.name)
                 .limit(SHOWN_FAILURES)
             ).tuples()
+            failed = session.scalar(
+                select(func.count()).select_from(RolloutDevice).where(RolloutDevice.rollout == rollout, _FAILED)
+            )
             shown = tuple(Failure(name, state, said or "") for name, state, said in failures)
             stages = [(one["text"], one["devices"]) for one in row.stages]
-        failed = sum(state in FAILED for state in states.values())
-        return RolloutProgress(tuple(_stage(text, devices, states) for text, devices in stages), shown, failed)
+        return RolloutProgress(tuple(_stage(text, devices, states) for text, devices in stages), shown, failed or 0)
 
     def failing(self, rollouts: Sequence[str]) -> dict[str, int]:
         """Rollout -> devices that failed in it, one query for all."""
         query = (
             select(RolloutDevice.rollout, func.count())
-            .where(RolloutDevice.rollout.in_(rollouts), RolloutDevice.state.in_(FAILED))
+            .where(RolloutDevice.rollout.in_(rollouts), _FAILED)
             .group_by(RolloutDevice.rollout)
         )
         with self._core.database.read() as session:

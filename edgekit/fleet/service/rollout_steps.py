@@ -110,6 +110,9 @@ def carry_out(core: Core, session: Session, row: Rollout, move: Move, now: float
         for start in range(0, len(devices), AT_ONCE):
             some = RolloutDevice.device.in_(devices[start : start + AT_ONCE])
             session.execute(update(RolloutDevice).where(RolloutDevice.rollout == row.id, some).values(**values))
+    if move.failures:
+        failed = [{"rollout": row.id, "device": device, "failure": why} for device, why in move.failures.items()]
+        session.execute(update(RolloutDevice), failed)
     if told or move.release:
         tick = core.database.tick(session)
         _ask(session, row, move.ask, tick)

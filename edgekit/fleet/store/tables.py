@@ -188,7 +188,8 @@ class Rollout(Base):
 
 
 class RolloutDevice(Base):
-    """`previous`: what it should have run before. `asked_at`: when this rollout last told it what to run."""
+    """`previous`: what it should have run before. `asked_at`: when this rollout last told it what to run. `failure`:
+    why it failed, also when it went back since."""
 
     __tablename__ = "rollout_devices"
     __table_args__ = (Index("rollout_devices_by_device", "device"),)
@@ -198,6 +199,7 @@ class RolloutDevice(Base):
     state: Mapped[str] = mapped_column(String(16))
     previous: Mapped[str | None] = mapped_column(String(64))
     asked_at: Mapped[float | None] = mapped_column(Float)
+    failure: Mapped[str | None] = mapped_column(Text)
 
 
 class WindowRow(Base):

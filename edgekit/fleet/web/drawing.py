@@ -58,6 +58,7 @@ def environment() -> Environment:
         static_path=static_path,
         state_words=STATE_WORDS,
         rollout_words=ROLLOUT_WORDS,
+        member_words=bars.MEMBER_WORDS,
         fleet_map=cells.fleet_map,
         stage_bar=bars.stage_bar,
         guard_bar=bars.guard_bar,

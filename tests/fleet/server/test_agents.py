@@ -97,7 +97,8 @@ def test_a_call_that_is_held_is_answered_when_the_orders_change(
 
     def wait() -> None:
         body = json.dumps({"known": 1, "wait_s": 30})
-        answers.append(httpx.post(url + SYNC, content=body, headers=held, timeout=40, trust_env=False).json())
+        while not answers or answers[-1]["generation"] == 1:  # the news of its enrolment may wake it first
+            answers.append(httpx.post(url + SYNC, content=body, headers=held, timeout=40, trust_env=False).json())
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -107,7 +108,8 @@ def test_a_call_that_is_held_is_answered_when_the_orders_change(
         time.sleep(0.01)
     served.devices.change(ADMIN, "pi-1", DeviceChange(labels={"site": "lab"}))
     thread.join(20)
-    assert answers and answers[0]["labels"] == {"site": "lab"} and answers[0]["generation"] == 2
+    assert answers and answers[-1]["labels"] == {"site": "lab"} and answers[-1]["generation"] == 2
+    assert len(answers) <= 2, "what is held is held until there is news"
 
 
 def test_one_waits_as_a_device_and_the_one_before_is_let_go() -> None:

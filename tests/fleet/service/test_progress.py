@@ -43,6 +43,27 @@ def test_stages_are_counted_and_failures_named_with_their_reasons(
     assert len(again.failures) == 1 and again.failed == 2
 
 
+def test_who_failed_stays_named_with_the_reason_when_it_has_gone_back(
+    fleet: FleetService, admin: Actor, tmp_path: Path, clock: SettableClock
+) -> None:
+    digest = push(fleet, tmp_path).digest
+    device = enroll(fleet, "pi-1", board="rpi4")
+    group(fleet)
+    follow(fleet, device)
+    started = fleet.rollouts.start(admin, RolloutOrder(bundle=digest, group="pi", steps=(1.0,), soak_s=0))
+    fleet.rollouts.advance()
+    clock.advance(1)
+    say(fleet, device, Slot(candidate=digest, phase="failed", reason="2 golden answers differ"))
+    fleet.rollouts.advance()
+    clock.advance(1)
+    say(fleet, device, Slot())
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(started.id).state == "rolled-back"
+    (failure,) = fleet.progress.of(started.id).failures
+    assert (failure.device, failure.state, failure.reason) == ("pi-1", "reverted", "2 golden answers differ")
+    assert fleet.progress.failing([started.id]) == {started.id: 1}
+
+
 def test_the_progress_of_nothing_is_absent(fleet: FleetService) -> None:
     with pytest.raises(AbsentError):
         fleet.progress.of("0" * 32)
