@@ -19,6 +19,7 @@ COMMANDS = {
     "devices": ("fleet_devices", "devices", "List devices, show, label, revoke or remove one."),
     "groups": ("fleet_devices", "groups", "List groups; set or remove one."),
     "rollout": ("fleet_rollouts", "rollout", "Take a bundle to a group, step by step, and watch it."),
+    "rollouts": ("fleet_rollout_list", "rollouts", "List rollouts, or show one with its steps and guards."),
     "pause": ("fleet_rollouts", "pause", "Ask no further device."),
     "resume": ("fleet_rollouts", "resume", "Go on with a paused rollout."),
     "rollback": ("fleet_rollouts", "rollback", "Give every device back what it ran before."),

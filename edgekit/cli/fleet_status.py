@@ -9,12 +9,12 @@ from edgekit.cli.command import command as make_command
 from edgekit.cli.fleet_insights import insights_table
 from edgekit.cli.fleet_options import reach_options, reached
 from edgekit.cli.fleet_people import day_of
-from edgekit.cli.fleet_rollouts import STYLES, show_rollout
+from edgekit.cli.fleet_rollout_list import rollouts_table
+from edgekit.cli.fleet_rollouts import show_rollout
 from edgekit.cli.output import Cell, Column, Output, Table, facts
 
 if TYPE_CHECKING:
     from edgekit.fleet.protocol.people import GroupView
-    from edgekit.fleet.protocol.rollouts import RolloutView
 
 NEAR_S = 14 * 86_400
 SHOWN = 5  # findings, rollouts, and bundles of a group
@@ -64,17 +64,12 @@ def status(out: Output, **settings: Any) -> None:
         show_rollout(out.table, view)
     if ended:
         out.line()
-        shown = (Column("ended"), Column("bundle"), Column("group", style="cyan"), Column("state"), Column("because"))
-        out.table(Table(shown, [_ended_row(one) for one in ended]))
+        out.table(rollouts_table(ended))
     if insights.items:
         out.line()
         out.table(insights_table(insights.items))
         if insights.next is not None:
             out.remark("more: edgekit fleet insights")
-
-
-def _ended_row(one: RolloutView) -> tuple[str, str, str, Cell, str]:
-    return one.id[:8], f"{one.name}@sha256:{one.bundle[:12]}", one.group, Cell(one.state, STYLES[one.state]), one.reason
 
 
 def _signed_cell(ends_at: float | None) -> str | Cell:

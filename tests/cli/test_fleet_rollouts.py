@@ -207,6 +207,22 @@ def test_status_still_tells_what_ended_while_something_else_goes_on(
     assert [one["bundle"] for one in told["ended"]] == [digests["old"]]
 
 
+def test_rollouts_are_listed_the_newest_first_and_one_is_shown_whole(
+    town: Town, digests: dict[str, str], served: str, invoke: Run, invoke_json: Told
+) -> None:
+    for name in ("old", "new"):
+        invoke("fleet", "rollout", digests[name], "--group", "pi", "--steps", "100%", "--soak", "0")
+    listed = invoke("fleet", "rollouts", "--limit", "1")
+    newest = lines(listed)[1]
+    assert f"@sha256:{digests['new'][:12]}  pi" in newest and newest.endswith("complete")
+    assert len(lines(listed)) == 2 and "more: --after" in listed.stderr
+    told = invoke_json("fleet", "rollouts")
+    assert [one["bundle"] for one in told["rollouts"]] == [digests["new"], digests["old"]] and told["next"] is None
+    shown = invoke("fleet", "rollouts", told["rollouts"][1]["id"][:8])
+    assert "state:    complete" in lines(shown) and f"@sha256:{digests['old'][:12]}" in shown.stdout
+    assert "no rollout abcd1234" in invoke("fleet", "rollouts", "abcd1234", code=17).stderr
+
+
 def test_a_plan_tells_link_latency_choice_and_why(
     town: Town, digests: dict[str, str], served: str, invoke: Run, invoke_json: Told
 ) -> None:

@@ -107,9 +107,6 @@ def test_tiers_stand_in_the_order_of_a_request_and_assets_say_what_they_are_for(
         _show(Output(), opened, scales=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[2:5]] == ["device", "edge", "cloud"]
-    roles = {
-        name: next(line for line in lines if f" {name} " in line).split("  ")[0]
-        for name in files
-    }
+    roles = {name: next(line for line in lines if f" {name} " in line).split("  ")[0] for name in files}
     assert list(roles.values()) == ["tables of feature-x", "golden answers of model", "tokenizer", "asset"]
     assert any("torch MB" in line for line in lines)
