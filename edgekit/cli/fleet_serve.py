@@ -187,7 +187,7 @@ def _tell(out: Output, service: Any, listening: Listening, port: int, folder: Pa
     rows: list[tuple[str, str | Cell]] = [("fleet", Cell(url, "bold")), ("data", str(folder))]
     rows.append(("database", service.database.url.render_as_string()))
     if authority is not None:
-        rows.append(("authority", f"{authority}: for people, as --ca or EDGEKIT_FLEET_CA; agents know it by their invitation"))
+        rows.append(("authority", f"{authority}: for people, as --ca; agents know it by their invitation"))
     if token is not None:
         rows.append(("token", Cell(f"{token}  (of admin; told this once)", "yellow")))
     out.table(facts(rows))

@@ -135,7 +135,8 @@ class Rollouts:
         row = self._find(session, key)
         if row.state not in allowed:
             raise ConflictError(
-                f"the rollout {row.id[:8]} is {row.state}, allowed {' or '.join(allowed)}", hint="edgekit fleet rollouts lists them"
+                f"the rollout {row.id[:8]} is {row.state}, allowed {' or '.join(allowed)}",
+                hint=f"edgekit fleet rollouts {row.id[:8]} shows it",
             )
         row.state, row.waits, row.settled_at = state, "", None
         row.version += 1
@@ -204,7 +205,8 @@ class Rollouts:
         found = session.scalars(query).all()
         if not found or (len(found) > 1 and key != "latest"):
             raise AbsentError(
-                f"{'several rollouts begin with' if found else 'no rollout'} {key}", hint="edgekit fleet rollouts lists them"
+                f"{'several rollouts begin with' if found else 'no rollout'} {key}",
+                hint="edgekit fleet rollouts lists them",
             )
         return found[0]
 
