@@ -22,7 +22,7 @@ from edgekit.fleet.server.door import AgentDoor
 from edgekit.fleet.server.guessing import SlowGuessing
 from edgekit.fleet.server.heads import BoundedHeads
 from edgekit.fleet.service import FleetService
-from edgekit.runtimes.host import SWITCH_INTERVAL_S
+from edgekit.runtimes.host import SWITCH_INTERVAL_S, collect_all_rarely
 from edgekit.runtimes.loopback import is_loopback
 
 KEEP_ALIVE_S = 75  # longer than a sync waits
@@ -127,6 +127,7 @@ def make_server(service: FleetService, listening: Listening) -> uvicorn.Server:
     # Each system call of the event loop gives the interpreter away, and waits up to so long to have it back while the
     # leader works in its thread: Python's own 5 ms would be paid several times by each call of an agent.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    collect_all_rarely()
     tls: dict[str, Any] = {}
     certificate: ServiceCertificate | None = None
     if listening.tls:
