@@ -187,7 +187,7 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
     Speaks the Open Inference Protocol v2 over REST and gRPC. Traces also go to OTEL_EXPORTER_OTLP_ENDPOINT, where set.
     """
     _check_installed()
-    from edgekit.runtimes.host import SWITCH_INTERVAL_S
+    from edgekit.runtimes.host import SWITCH_INTERVAL_S, collect_all_rarely
     from edgekit.runtimes.server import Node
 
     options = _options(settings)
@@ -196,6 +196,7 @@ def command(out: Output, bundles: tuple[Path, ...], **settings: Any) -> None:
         return
     refuse_ray_options(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    collect_all_rarely()
     ending, before = Ending(), signal.getsignal(signal.SIGHUP)
     wanted = threading.Event()
     try:
