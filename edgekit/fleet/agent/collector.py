@@ -52,14 +52,11 @@ class Collector:
         if self._window_s > 0 and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="edgekit-windows", daemon=True)
             self._thread.start()
-            self._updater.turning = self._turn
+            self._updater.turning = self.collect
 
     def _run(self) -> None:
         while not self._stopped.wait(self._window_s):
             self.collect()
-
-    def _turn(self) -> None:
-        self.collect()
 
     def collect(self) -> list[Window]:
         """The windows that end now, one for each bundle that was used, on the disk and numbered. A device that does

@@ -57,7 +57,7 @@ class Updater:
         self.home, self.tier = home, tier
         self._runtime, self._trial = runtime, trial
         self.report = report
-        self.turning: Callable[[], None] = lambda: None
+        self.turning: Callable[[], object] = lambda: None
         self._hear_s, self._now = hear_s, now
         self._lock = threading.RLock()
         self._switched_at = now()

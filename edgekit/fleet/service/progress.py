@@ -53,8 +53,8 @@ class Progress:
             row = session.get(Rollout, rollout)
             if row is None:
                 raise AbsentError(f"no rollout {rollout:.32}", hint="the page of rollouts lists them")
-            members = select(RolloutDevice.device, RolloutDevice.state).where(RolloutDevice.rollout == rollout)
-            states = dict(session.execute(members).tuples().all())
+            columns = (RolloutDevice.device, RolloutDevice.state, _FAILED.label("failed"))
+            members = session.execute(select(*columns).where(RolloutDevice.rollout == rollout)).all()
             failures = session.execute(
                 select(Device.name, RolloutDevice.state, RolloutDevice.failure)
                 .join(RolloutDevice, RolloutDevice.device == Device.id)
@@ -62,12 +62,11 @@ class Progress:
                 .order_by(Device.name)
                 .limit(SHOWN_FAILURES)
             ).tuples()
-            failed = session.scalar(
-                select(func.count()).select_from(RolloutDevice).where(RolloutDevice.rollout == rollout, _FAILED)
-            )
             shown = tuple(Failure(name, state, said or "") for name, state, said in failures)
             stages = [(one["text"], one["devices"]) for one in row.stages]
-        return RolloutProgress(tuple(_stage(text, devices, states) for text, devices in stages), shown, failed or 0)
+        states = {one.device: one.state for one in members}
+        failed = sum(bool(one.failed) for one in members)
+        return RolloutProgress(tuple(_stage(text, devices, states) for text, devices in stages), shown, failed)
 
     def failing(self, rollouts: Sequence[str]) -> dict[str, int]:
         """Rollout -> devices that failed in it, one query for all."""

@@ -21,6 +21,7 @@ _WORDS = {
     # Of a connection that PostgreSQL refuses, which comes without a code.
     "does not exist": "refused",
     "authentication failed": "refused",
+    "no password supplied": "refused",
     "pg_hba.conf": "refused",
 }
 
@@ -29,7 +30,7 @@ _HINTS = {
     "full": "nothing was changed: make room where the database lies, and try again",
     "read-only": "nothing was changed: let the service write where the database lies",
     "damaged": "stop the service, keep a copy of the database, and restore a backup: edgekit fleet restore",
-    "refused": "check user, password and name in --db; createdb makes a database, and its user must own it",
+    "refused": "check user, password (or ~/.pgpass) and name in --db; createdb makes a database, its user must own it",
     "down": "nothing was changed; is the database running? try again",
 }
 

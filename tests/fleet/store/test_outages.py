@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy.exc import OperationalError
 
 from edgekit.errors import StoreError
 from edgekit.fleet.protocol.people import PersonOrder
@@ -20,6 +21,7 @@ from edgekit.fleet.service import FleetService
 from edgekit.fleet.service.people import Actor
 from edgekit.fleet.store import Database
 from edgekit.fleet.store import database as database_module
+from edgekit.fleet.store.failures import translated
 from edgekit.fleet.store.tables import Event, Person, WindowRow
 from tests.fleet.acting import enroll, says, window
 from tests.fleet.postgresql import Server
@@ -71,6 +73,13 @@ def test_a_name_that_the_server_does_not_know_is_told_apart_from_one_that_is_dow
     finally:
         database.close()
     assert "--db" in caught.value.hint and "running" not in caught.value.hint
+
+
+def test_a_server_that_wants_a_password_is_told_apart_from_one_that_is_down() -> None:
+    said = 'connection to server at "127.0.0.1", port 5432 failed: fe_sendauth: no password supplied'
+    found = translated(OperationalError("", None, Exception(said)))
+    assert found is not None and "no password supplied" in found.message
+    assert "~/.pgpass" in found.hint and "running" not in found.hint
 
 
 def test_a_change_in_the_middle_of_which_the_server_dies_is_not_there(
