@@ -26,7 +26,7 @@ def check_reached(address: str) -> None:
         ) from error
 
 
-def free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int, option: str = "--port") -> int:
     """`port`, or one that is free for 0. Raises NodeError for one that is taken, before Ray is started."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,7 +34,7 @@ def free_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as error:
             raise NodeError(
-                f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port"
+                f"cannot listen on {host}:{port}: {error.strerror}", hint=f"choose another {option}"
             ) from error
         found: int = probe.getsockname()[1]
         return found

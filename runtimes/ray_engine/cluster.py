@@ -8,7 +8,6 @@ its processes know.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -27,13 +26,12 @@ from edgekit.runtimes.ray_engine.settings import (
     APPLICATION,
     check_cpus,
     check_gpus,
-    cluster_settings,
     deployment_settings,
     own_environment,
 )
 from edgekit.runtimes.ray_engine.staging import Deployed, Staging
+from edgekit.runtimes.ray_engine.starting import POLL_S, START_S, start_proxies, start_ray
 
-START_S, POLL_S = 300.0, 0.2
 MAX_WORKERS = 512
 
 
@@ -59,6 +57,8 @@ class RayNode:
             options = replace(
                 options, node=replace(options.node, port=free_port(options.node.host, options.node.port or 0))
             )
+            if options.node.grpc_port:
+                free_port(options.node.host, options.node.grpc_port, "--grpc-port")
         self.options, self.bundles = options, tuple(path.resolve() for path in bundles)
         self._staging = Staging(
             options.node.tier, options.node.key, copies=not options.address, parent=options.temp_dir
@@ -74,7 +74,7 @@ class RayNode:
 
     @property
     def grpc_url(self) -> str:
-        """ "" without a face over gRPC."""
+        """ "" without a face over gRPC, and before the start."""
         if self._face is None:
             return ""
         scheme = "grpcs" if self.options.node.security.certificate else "grpc"
@@ -99,32 +99,18 @@ class RayNode:
         if not options.address:
             # Before Ray is imported, and left set: every later call needs the token too.
             os.environ.update({**settings, **own_environment()})
-            self._open_face()
         import ray
-        from ray import serve
 
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
-            if options.address:
-                ray.init(address=options.address, configure_logging=False, log_to_driver=False)
-            else:
-                ray.init(**cluster_settings(options))
+            start_ray(options)
             self._started = True
-            chain, key = node.security.certificate or (None, None)
-            serve.start(
-                proxy_location="EveryNode",
-                http_options={
-                    "host": node.host,
-                    "port": node.port,
-                    "ssl_certfile": str(chain) if chain else None,
-                    "ssl_keyfile": str(key) if key else None,
-                },
-                controller_options={"runtime_env": {"env_vars": settings}} if options.address else None,
-            )
+            start_proxies(options, settings)
         except Exception as error:  # Ray raises no kind of its own here, but plain ones
             raise NodeError(f"Ray did not start: {_first_line(error)}", hint=_why_not(options)) from error
         if not options.address:
             check_gpus(options, ray.cluster_resources().get("GPU", 0.0))
+            # Not before: gRPC has threads of its own, and a process that Ray forks from among them may die at once.
+            self._open_face()
         self._deploy(self.deployed)
         if self._face is not None:
             self._face.start()
@@ -193,7 +179,10 @@ class RayNode:
         bundles = [(str(entry.path), entry.digest) for entry in deployed]
         deployment = serve.deployment(**deployment_settings(self.options))(serve.ingress()(Replica))
         target = RunTarget(deployment.bind(bundles, self.options), name=APPLICATION, route_prefix="/")
-        (self._handle,) = serve.run_many([target], wait_for_applications_running=False)
+        try:
+            (self._handle,) = serve.run_many([target], wait_for_applications_running=False)
+        except TimeoutError as error:
+            raise NodeError(f"Ray did not deploy: {_first_line(error)}", hint=_why_not(self.options)) from error
         self._wait()
 
     def _wait(self) -> None:

@@ -19,12 +19,14 @@ LOOK_BACK_S = 10.0
 
 
 def own_environment() -> dict[str, str]:
-    """No reports to anybody; a token that nothing but the cluster's own processes have, unless one is set; patience
-    with a proxy on a busy machine, which Ray otherwise ends before it has begun."""
+    """No reports to anybody; a token that nothing but the cluster's own processes have, unless one is set;
+    replicas and proxies with the priority of other processes (Ray's niceness of 15 starves them on a busy machine);
+    patience with a proxy, which Ray otherwise ends before it has begun."""
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        "RAY_worker_niceness": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "150",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
     }
     if "RAY_AUTH_MODE" not in os.environ:

@@ -85,6 +85,8 @@ def test_ports_hosts_and_bundles_are_checked_before_ray_starts(bundle: Path, tmp
         taken.listen()
         port = str(taken.getsockname()[1])
         assert "choose another --port" in invoke(bundle, "--engine", "ray", "--port", port, code=15)
+        words = ("--engine", "ray", "--port", "0", "--grpc-port", port)
+        assert "choose another --grpc-port" in invoke(bundle, *words, code=15)
     assert "without --token-file and --tls" in invoke(bundle, "--engine", "ray", "--host", "0.0.0.0", code=15)
     words = ("--engine", "ray", "--port", "0")
     assert "no part for the tier edge" in invoke(bundle, *words, "--tier", "edge", code=15)

@@ -54,7 +54,9 @@ def start(bundle: Path, token: Path, folder: Path) -> tuple[subprocess.Popen[str
         line = process.stdout.readline()
         assert line, (folder / "errors").read_text()
         text += line
-    return process, json.loads(text)
+    told: dict[str, Any] = json.loads(text)
+    assert "rest" in told, f"{text}{(folder / 'errors').read_text()}"
+    return process, told
 
 
 def load_until_two_answer(url: str, authorization: dict[str, str]) -> dict[str, Any]:
@@ -160,6 +162,9 @@ def play(folder: Path) -> dict[str, Any]:
             client.headers.update(authorization)
             found["before"] = value(client)
             found["load"] = load_until_two_answer(told["rest"], authorization)
+            found["niced"] = [
+                os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, 0) for pid in replica_pids()
+            ]
             found["grpc"] = asked_over_grpc(told["grpc"])
             found["killed"] = call_while_one_is_killed(told["grpc"])
             process.send_signal(signal.SIGHUP)

@@ -92,6 +92,7 @@ def test_the_command_serves_scales_with_load_rolls_over_and_ends_well() -> None:
     assert told["told"]["engine"] == "ray" and told["told"]["replicas"] == {"least": 1, "most": 2}
     assert told["stranger"] == 401
     assert told["load"] == {"replicas": 2, "statuses": [200]}
+    assert set(told["niced"]) == {0}
     assert (told["before"], told["after"]) == (1.0, 2.0)
     assert told["grpc"] == {
         "live": True,

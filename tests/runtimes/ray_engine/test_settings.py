@@ -45,6 +45,10 @@ def test_its_processes_have_a_token_of_their_own_and_report_to_nobody(monkeypatc
     assert "RAY_AUTH_TOKEN" not in own_environment()
 
 
+def test_replicas_are_not_starved_by_their_neighbours() -> None:
+    assert own_environment()["RAY_worker_niceness"] == "0"
+
+
 def test_a_replica_that_is_larger_than_the_machine_is_told_before_anything_starts() -> None:
     check_cpus(RayOptions(cpus=2.0), 2)
     with pytest.raises(NodeError, match="a replica needs 100000 CPUs, this machine has 2"):
