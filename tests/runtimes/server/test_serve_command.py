@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import shutil
@@ -188,6 +189,19 @@ def test_an_open_address_without_token_and_tls_ends_with_15(split_bundle: Path) 
 
 def test_a_bundle_that_is_none_ends_with_9(tmp_path: Path) -> None:
     invoke(tmp_path / "missing.edgekit", code=9)
+
+
+def test_a_nodes_process_switches_threads_soon_and_collects_all_rarely(tmp_path: Path) -> None:
+    thresholds, interval_s = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(700, 10, 10)
+    sys.setswitchinterval(0.005)
+    try:
+        invoke(tmp_path / "missing.edgekit", code=9)  # what it sets for itself comes before the bundles
+        assert gc.get_threshold() == (700, 10, 100)
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    finally:
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval_s)
 
 
 @pytest.mark.parametrize("words", [("--tls", "cert.pem"), ("--upstream", "http://cloud:1"), ("--tier", "moon")])
