@@ -109,15 +109,9 @@ class RayNode:
             raise NodeError(f"Ray did not start: {_first_line(error)}", hint=_why_not(options)) from error
         if not options.address:
             check_gpus(options, ray.cluster_resources().get("GPU", 0.0))
-            # Not before: gRPC has threads of its own, and a process that Ray forks from among them may die at once.
-            self._open_face()
         self._deploy(self.deployed)
-        if self._face is not None:
-            self._face.start()
-
-    def _open_face(self) -> None:
-        options, node = self.options, self.options.node
-        if node.grpc_port is not None:
+        # Not before: gRPC has threads of its own, and a process that Ray forks from among them may die at once.
+        if node.grpc_port is not None and not options.address:
             workers = min(MAX_WORKERS, options.replicas.most * options.max_ongoing + options.max_queued)
             self._face = GrpcFace(
                 lambda *call: through_handle(self._handle)(*call),
@@ -128,6 +122,7 @@ class RayNode:
                 workers,
                 options.retry_s,
             )
+            self._face.start()
 
     def update(self, bundles: Sequence[Path] | None = None) -> bool:
         """Rolls over to what the paths (or `bundles`) hold now; requests meanwhile are answered by one or the other.

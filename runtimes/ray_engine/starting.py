@@ -43,23 +43,20 @@ def start_proxies(options: RayOptions, settings: dict[str, str]) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     node = options.node
     chain, key = node.security.certificate or (None, None)
-    http = {
-        "host": node.host,
-        "port": node.port,
-        "ssl_certfile": str(chain) if chain else None,
-        "ssl_keyfile": str(key) if key else None,
-    }
     until = time.monotonic() + START_S
     try:
         serve.start(
             proxy_location="EveryNode",
-            http_options=http,
+            http_options={
+                "host": node.host,
+                "port": node.port,
+                "ssl_certfile": str(chain) if chain else None,
+                "ssl_keyfile": str(key) if key else None,
+            },
             controller_options={"runtime_env": {"env_vars": settings}} if options.address else None,
         )
     except TimeoutError:
-        # The controller goes on with them; the second call finds it and returns at once.
-        serve.start(proxy_location="EveryNode", http_options=http)
-        _wait_for_proxies(until)
+        _wait_for_proxies(until)  # the controller goes on with them
 
 
 def _wait_for_proxies(until: float) -> None:
